@@ -1,0 +1,42 @@
+# Everything from a bare machine with Python 3.11 or newer, git and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+BOOT := .cache/boot
+SEED ?=
+LIVES ?= 100000
+
+.PHONY: help demo test check sim bench format clean
+
+help: ## list these targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# uv, if there is one, else a private copy of it: the lock file decides every version.
+$(VENV)/.synced: pyproject.toml uv.lock
+	@if uv --version >/dev/null 2>&1; then uv sync --quiet; else \
+	  test -x $(BOOT)/bin/uv || { $(PYTHON) -m venv $(BOOT) && $(BOOT)/bin/pip install --quiet --disable-pip-version-check uv; }; \
+	  $(BOOT)/bin/uv sync --quiet --python $(PYTHON); fi
+	@touch $@
+
+demo: $(VENV)/.synced ## a real bug fix: reproduced, fixed, killed, resumed, certified
+	@$(BIN)/python examples/demo.py
+
+test: $(VENV)/.synced ## all tests, with a short simulation
+	@$(BIN)/pytest -q
+
+check: $(VENV)/.synced ## formatting, lint, types, import contracts
+	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/.synced ## format and fix what can be fixed
+	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --fix --quiet .
+
+sim: $(VENV)/.synced ## long simulation (LIVES=100000, SEED=random): prints its seed
+	@$(BIN)/python -m tests.simulation --lives $(LIVES) --exhaustive $(if $(SEED),--seed $(SEED))
+
+bench: $(VENV)/.synced ## durable steps a second, memory a task, sandbox and tree latencies
+	@$(BIN)/python -m bench
+
+clean: ## remove everything that make made
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,83 @@
+"""The composition root: settings in, adapters out. The only file that names concrete adapters."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from agent_runtime import plugins
+from agent_runtime.bus import LocalBus
+from agent_runtime.clock import SystemClock
+from agent_runtime.errors import ConfigError
+from agent_runtime.ports import Ports, Sandbox, Store
+from agent_runtime.runtime import Runtime
+from agent_runtime.sandboxes.lazy import LazySandbox
+from agent_runtime.settings import Settings, state_dir
+from agent_runtime.stores.memory import MemoryStore
+from agent_runtime.stores.sqlite import SqliteStore
+from agent_runtime.toolbox import PluginToolbox
+from agent_runtime.workspaces import LocalWorkspaces
+from agent_runtime.workspaces.environment import LocalEnvironment
+from agent_runtime.workspaces.verify import Verifier
+
+
+@asynccontextmanager
+async def open_runtime(
+    settings: Settings, *, unsafe_no_sandbox: bool = False
+) -> AsyncIterator[Runtime]:
+    """Put a runtime together and take it apart again.
+
+    No sandbox is probed before the first one is needed. `unsafe_no_sandbox` runs tools without one.
+
+    Raises:
+        ConfigError, StoreBroken: the store or a plug-in setting is not usable; says why.
+    """
+    directory = state_dir(settings)
+    store = await open_store(settings)
+    try:
+        loaded = plugins.load(allowed=settings.plugins)
+        workspaces = LocalWorkspaces(directory)
+        async with PluginToolbox.from_plugins(loaded, state_dir=directory) as toolbox:
+            ports = Ports(
+                store=store,
+                clock=SystemClock(),
+                bus=LocalBus(),
+                toolbox=toolbox,
+                sandbox=open_sandbox(settings, unsafe_no_sandbox=unsafe_no_sandbox),
+                workspaces=workspaces,
+                verifier=Verifier(workspaces),
+                environment=LocalEnvironment(os.environ),
+                plugin_paths=plugins.plugin_paths(loaded),
+            )
+            yield Runtime(ports, state_dir=directory)
+    finally:
+        await store.close()
+
+
+async def open_store(settings: Settings) -> Store:
+    """The store that the URL names."""
+    scheme, _, rest = settings.store.partition("://")
+    match scheme:
+        case "sqlite":
+            return await SqliteStore.open(rest.removeprefix("/") if rest.startswith("//") else rest)
+        case "memory":
+            return MemoryStore()
+        case _:
+            raise ConfigError(
+                f"no store for {settings.store!r}: this version knows sqlite:///path and memory://"
+            )
+
+
+def open_sandbox(settings: Settings, *, unsafe_no_sandbox: bool = False) -> Sandbox:
+    """The best sandbox that works here, chosen when it is first needed."""
+    return LazySandbox(state_dir(settings), setting=settings.bwrap, unsafe=unsafe_no_sandbox)
+
+
+def who() -> str:
+    """Who sits at this command line, for the log."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"

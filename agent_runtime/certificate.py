@@ -1,0 +1,129 @@
+"""What a finished task hands over: result, certificate, and the check that both are what they say.
+
+All of it is a fold of the log; nothing here is stored a second time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from agent_runtime import __version__
+from agent_runtime.loop import events as e
+from agent_runtime.loop.state import State, status_of
+from agent_runtime.types import BlobId, Json, Row, Status
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """The last line of `run --json`. `patch` and `certificate` are paths of files, if there are any."""
+
+    type: str = "result"
+    task_id: str
+    status: str
+    reason: str
+    branch: str | None = None
+    patch: str | None = None
+    certificate: str | None = None
+    failed_checks: list[str] = []
+    protected_files: list[str] = []
+    unknown_effects: list[Json] = []
+
+
+class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a log is what was written. `fault` says what is not, `seq` where, if it is an event."""
+
+    ok: bool
+    task_id: str
+    seq: int | None = None
+    fault: str | None = None
+
+
+def result_of(state: State, *, patch: str | None = None, certificate: str | None = None) -> Result:
+    """The result of a task as far as it is."""
+    status, reason = status_of(state)
+    found = state.verification
+    protected = list(found.protected_changed) if found else []
+    for step in state.steps.values():
+        if step.result is not None and step.result.kind == "refused":
+            protected += [path for path in step.result.paths if path not in protected]
+    return Result(
+        task_id=state.task_id,
+        status=status,
+        reason=reason,
+        patch=patch,
+        certificate=certificate,
+        failed_checks=[c.id for c in found.checks if not c.ok] if found else [],
+        protected_files=protected,
+        unknown_effects=[
+            {"call_id": u.call_id, "tool": u.tool, "message": u.message} for u in state.unknown
+        ],
+    )
+
+
+def certificate_of(state: State, rows: Sequence[Row]) -> dict[str, Json] | None:
+    """These commands gave these results on this tree; None if nothing was verified.
+
+    `log` binds it to the whole history: a cut or changed log has another head.
+    """
+    found = state.verification
+    if found is None or not found.tree:
+        return None
+    workspace = state.workspace
+    status, reason = status_of(state)
+    return {
+        "version": 1,
+        "task_id": state.task_id,
+        "goal": state.task.goal,
+        "status": status,
+        "reason": reason,
+        "base_commit": workspace.base_commit if workspace else "",
+        "base_tree": found.base_tree,
+        "tree": found.tree,
+        "patch_sha256": found.patch_blob,
+        "patch_bytes": found.patch_bytes,
+        "changed": found.changed,
+        "checks": [
+            {
+                "id": check.id,
+                "command": check.command,
+                "exit": check.exit,
+                "expected_exit": check.expected_exit,
+                "passed": check.passed,
+                "min_passed": check.min_passed,
+                "ok": check.ok,
+            }
+            for check in found.checks
+        ],
+        "protected": list(state.protected),
+        "protected_changed": found.protected_changed,
+        "unknown_effects": [u.call_id for u in state.unknown],
+        "log": {"seq": rows[-1].seq, "head": rows[-1].hash},
+        "runtime": __version__,
+    }
+
+
+def blobs_named(events: Sequence[e.AnyEvent]) -> list[tuple[int, BlobId]]:
+    """Every blob that the log names, with the number of the event that does."""
+    named: list[tuple[int, BlobId]] = []
+    for seq, event in enumerate(events, 1):
+        match event:
+            case e.CallReturned(output_blob=blob) if blob:
+                named.append((seq, BlobId(blob)))
+            case e.VerificationEnded(patch_blob=blob) if blob:
+                named.append((seq, BlobId(blob)))
+            case _:
+                pass
+    return named
+
+
+def claims_hold(state: State) -> str | None:
+    """Why the terminal status does not follow from the evidence in the log; None if it does."""
+    if state.conclusion is None or state.conclusion.status is not Status.SUCCEEDED:
+        return None
+    found = state.verification
+    if found is None or not found.checks or not all(check.ok for check in found.checks):
+        return "the task is said to have succeeded, and no verification in the log shows it"
+    if found.protected_changed:
+        return "the task is said to have succeeded, and protected files were changed"
+    return None

@@ -1,0 +1,115 @@
+"""The live view on a terminal: what has happened scrolls by, below it what goes on right now."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from agent_runtime.cli.console import clean, clock_time, lasted, one_line, short
+from agent_runtime.cli.views import STOPPING, decision_lines
+from agent_runtime.cli.words import call_words, phase_words, warns, words, worth_telling
+from agent_runtime.loop import events as e
+from agent_runtime.loop.state import State, StepState, status_of
+from agent_runtime.types import Row, StepStatus
+
+_ROWS_BESIDES_STEPS = 12
+_MARKS = {
+    StepStatus.READY: ("·", "dim"),
+    StepStatus.RUNNING: ("▶", "cyan"),
+    StepStatus.EVALUATING: ("▶", "cyan"),
+    StepStatus.RECOVERING: ("↻", "yellow"),
+    StepStatus.DONE: ("✓", "green"),
+    StepStatus.FAILED: ("✗", "red"),
+    StepStatus.SKIPPED: ("–", "dim"),
+}
+
+
+class LiveView:
+    """Draws with rich. Text of tasks is never read as markup."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False)
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._live.start()
+        self._calls_since: dict[str, int] = {}
+        self._stopping = False
+
+    def event(self, row: Row, event: e.AnyEvent, state: State) -> None:
+        if isinstance(event, e.CallIntended):
+            self._calls_since[event.call_id] = row.at_us
+        if worth_telling(event):
+            line = Text(clean(f"{clock_time(row.at_us)}  "), style="dim")
+            line.append(clean(words(event)), style=_style(event))
+            self._live.console.print(line)
+
+    def tick(self, state: State) -> None:
+        if state.spec is not None:
+            self._live.update(self._picture(state), refresh=True)
+
+    def stopping(self) -> None:
+        self._stopping = True
+
+    def close(self) -> None:
+        self._live.stop()
+
+    def _picture(self, state: State) -> RenderableType:
+        lines = [self._headline(state)]
+        shown = _window(list(state.steps.values()), self._console.height - _ROWS_BESIDES_STEPS)
+        lines += [_step_line(step) for step in shown]
+        if len(shown) < len(state.steps):
+            lines.append(Text(f"    … {len(state.steps)} steps", style="dim"))
+        now_us = time.time_ns() // 1000
+        for call_id, call in state.calls.items():
+            seconds = (now_us - self._calls_since.get(call_id, now_us)) / 1e6
+            doing = clean(call_words(call.intent.tool, call.intent.arguments))
+            lines.append(Text(f"  {lasted(seconds):>6}  {doing}", style="cyan"))
+        for asked in state.approvals.values():
+            lines.append(Text(f"? {one_line(asked.question, 1000)}", style="bold yellow"))
+            lines += [Text(f"    {line}") for line in decision_lines(state.task_id, asked)]
+            lines.append(Text("    or type y or n here, and Enter", style="yellow"))
+        if self._stopping:
+            lines.append(Text(STOPPING, style="bold yellow"))
+        for line in lines:
+            line.no_wrap, line.overflow = True, "ellipsis"
+        return Group(*lines)
+
+    def _headline(self, state: State) -> Text:
+        status, reason = status_of(state)
+        doing = f"waiting: {reason}" if status == "waiting" else phase_words(state.phase)
+        parts = [short(state.task_id), doing, f"{state.usage.steps} calls"]
+        if state.usage.tokens or state.usage.usd:
+            parts.append(f"{state.usage.tokens} tokens, ${state.usage.usd:.2f}")
+        parts.append(lasted((time.time_ns() / 1000 - state.created_at_us) / 1e6))
+        return Text("● " + "  ".join(parts), style="bold")
+
+
+def _style(event: e.AnyEvent) -> str:
+    if isinstance(event, e.PhaseEntered):
+        return "bold"
+    if warns(event):
+        return "yellow"
+    return ""
+
+
+def _step_line(step: StepState) -> Text:
+    mark, style = _MARKS[step.status]
+    line = Text("  ")
+    line.append(f"{mark} {clean(step.spec.id)}", style=style)
+    about = step.spec.goal or call_words(step.spec.tool or "", dict(step.spec.args))
+    line.append(f"  {one_line(about)}", style="dim")
+    if step.attempt > 1:
+        line.append(f"  attempt {step.attempt}", style="yellow")
+    return line
+
+
+def _window(steps: list[StepState], rows_max: int) -> list[StepState]:
+    """The steps around the first one that has not ended, as many as fit."""
+    rows_max = max(rows_max, 3)
+    if len(steps) <= rows_max:
+        return steps
+    first = next((i for i, step in enumerate(steps) if not step.ended), len(steps))
+    start = min(max(first - rows_max // 3, 0), len(steps) - rows_max)
+    return steps[start : start + rows_max]

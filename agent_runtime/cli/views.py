@@ -1,0 +1,87 @@
+"""How a driven task looks: plain lines, or the log's rows as JSON. On a terminal see `live`."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from agent_runtime.cli.console import (
+    clock_time,
+    command,
+    emit_line,
+    note,
+    row_json,
+    say,
+    short,
+)
+from agent_runtime.cli.words import warns, words, worth_telling
+from agent_runtime.loop import events as e
+from agent_runtime.loop.state import State
+from agent_runtime.types import Row
+
+
+class View(Protocol):
+    """Shows a task to whoever started it. A failed write is the caller's to handle."""
+
+    def event(self, row: Row, event: e.AnyEvent, state: State) -> None:
+        """One more stored event; `state` is the fold up to it."""
+
+    def tick(self, state: State) -> None:
+        """A moment has passed."""
+
+    def stopping(self) -> None:
+        """A graceful stop begins."""
+
+    def close(self) -> None:
+        """Nothing follows; safe to call twice."""
+
+
+STOPPING = "stopping; Ctrl-C again kills at once"
+
+
+class PlainView:
+    """One line for every event that is worth telling, flushed."""
+
+    def event(self, row: Row, event: e.AnyEvent, state: State) -> None:
+        if worth_telling(event):
+            mark = "! " if warns(event) else ""
+            say(f"{clock_time(row.at_us)}  {mark}{words(event)}")
+        if isinstance(event, e.ApprovalRequested):
+            for line in decision_lines(state.task_id, event):
+                say(f"          {line}")
+
+    def tick(self, state: State) -> None:
+        pass
+
+    def stopping(self) -> None:
+        note(STOPPING)
+
+    def close(self) -> None:
+        pass
+
+
+class JsonView:
+    """The log's rows, one a line."""
+
+    def event(self, row: Row, event: e.AnyEvent, state: State) -> None:
+        emit_line(row_json(row))
+
+    def tick(self, state: State) -> None:
+        pass
+
+    def stopping(self) -> None:
+        note(STOPPING)
+
+    def close(self) -> None:
+        pass
+
+
+def decision_lines(task_id: str, asked: e.ApprovalRequested) -> list[str]:
+    """The commands that decide what is asked, and what each answer means."""
+    if asked.subject == "unknown_effect":
+        yes, no = "go on as if it had been done", "go on as if it had failed"
+    else:
+        yes, no = "let it run", "refuse it"
+    return [
+        f"{command('approve', short(task_id), asked.approval_id)}   # {yes}",
+        f"{command('deny', short(task_id), asked.approval_id)}   # {no}",
+    ]

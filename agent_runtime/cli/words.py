@@ -1,0 +1,283 @@
+"""Every event in words, for `logs`, `run` and the live view.
+
+`words` is complete: a new event must be given its sentence here. `worth_telling` says which ones a
+person who watches a task wants to read; the rest is the machine's own book-keeping.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import assert_never
+
+from agent_runtime.cli.console import lasted, one_line
+from agent_runtime.loop import events as e
+from agent_runtime.types import Command, Json
+
+ARGUMENT_CHARS = 100
+OUTPUT_CHARS = 160
+
+_PHASES = {
+    "idle": "idle",
+    "task_initiation": "opening the workspace",
+    "analyze_requirements": "reading the repository",
+    "tool_discovery": "finding tools",
+    "planning_phase": "planning",
+    "execution_phase": "working",
+    "tool_transition_evaluation": "evaluating",
+    "toolbelt_activation": "activating tools",
+    "completion_verification": "verifying",
+    "state_cleanup": "cleaning up",
+    "error_handling": "handling an error",
+}
+
+_TOLD_PHASES = frozenset(
+    {
+        "task_initiation",
+        "planning_phase",
+        "execution_phase",
+        "completion_verification",
+        "state_cleanup",
+    }
+)
+"""The others come and go within milliseconds, or are told by what happens in them."""
+
+
+def phase_words(phase: str) -> str:
+    """A phase as people call it."""
+    return _PHASES.get(phase, phase)
+
+
+def call_words(tool: str, arguments: dict[str, Json]) -> str:
+    """A call on one line: the argument that says most, else all of them."""
+    for key in ("command", "path", "pattern", "query", "url", "source", "message", "code"):
+        if key in arguments:
+            return f"{tool} {one_line(_argument(arguments[key]), ARGUMENT_CHARS)}"
+    rest = ", ".join(f"{key}={_argument(value)}" for key, value in arguments.items())
+    return f"{tool} {one_line(rest, ARGUMENT_CHARS)}".rstrip()
+
+
+def command_words(command: Command) -> str:
+    """A check's command as one would type it."""
+    return command if isinstance(command, str) else shlex.join(command)
+
+
+def warns(event: e.AnyEvent) -> bool:
+    """Must a person see this although all goes on?"""
+    match event:
+        case (
+            e.WorkerRestarted()
+            | e.EffectUnknown()
+            | e.CallLost()
+            | e.ApprovalRequested()
+            | e.ApprovalExpired()
+            | e.BudgetExhausted()
+            | e.InitiationFailed()
+            | e.ToolbeltFailed()
+            | e.PreparationFailed()
+            | e.StepFailed()
+            | e.Interrupted()
+        ):
+            return True
+        case e.CallReturned(ok=ok) | e.VerificationEnded(ok=ok):
+            return not ok
+        case e.CleanedUp(problems=problems):
+            return bool(problems)
+        case _:
+            return False
+
+
+def worth_telling(event: e.AnyEvent) -> bool:
+    """Does somebody who watches the task want to read it?"""
+    match event:
+        case e.PhaseEntered(phase=phase):
+            return phase in _TOLD_PHASES
+        case e.LeaseTaken(epoch=epoch):
+            return epoch > 1
+        case e.StepEvaluated(verdict=verdict):
+            return verdict == "toolbelt"
+        case e.CallResolved():
+            return True
+        case e.CleanedUp(problems=problems):
+            return bool(problems)
+        case (
+            e.RequirementsAnalyzed()
+            | e.ToolsDiscovered()
+            | e.TimerFired()
+            | e.ConditionFalse()
+            | e.ModelCallStarted()
+            | e.ModelCallSettled()
+            | e.VerificationStarted()
+            | e.StepSucceeded()
+            | e.TaskConcluded()
+            | e.TaskEnded()
+        ):
+            return False
+        case _:
+            return True
+
+
+def words(event: e.AnyEvent) -> str:
+    """The essentials of an event on one line. Long, because it is the one place that says it."""
+    match event:
+        case e.TaskSubmitted():
+            return f"submitted by {event.submitted_by}: {one_line(event.spec.goal)}"
+        case e.LeaseTaken():
+            taken = f"driven by {event.owner}"
+            return taken if event.epoch == 1 else f"{taken} (owner number {event.epoch})"
+        case e.Interrupted():
+            return f"interrupted: {event.reason}"
+        case e.WorkspaceOpened():
+            return _workspace(event)
+        case e.InitiationFailed():
+            return f"cannot start: {one_line(event.message, 1000)}"
+        case e.RequirementsAnalyzed():
+            languages = ", ".join(map(str, event.facts.get("languages", []))) or "unknown language"
+            return f"{event.facts.get('files', 0)} files, {languages}; protected: " + (
+                one_line(", ".join(event.protected), OUTPUT_CHARS) or "nothing"
+            )
+        case e.ToolsDiscovered():
+            found = f"{len(event.tools)} tools, {len(event.visible)} visible"
+            return f"{found}; problems: {'; '.join(event.problems)}" if event.problems else found
+        case e.ToolbeltActivated():
+            return f"toolbelt {event.toolbelt} is on: {', '.join(event.tools)}"
+        case e.ToolbeltFailed():
+            return f"toolbelt {event.toolbelt} cannot be activated: {one_line(event.message)}"
+        case e.PreparationFailed():
+            return f"{event.step_id}: not started ({event.kind}): {one_line(event.message, 1000)}"
+        case e.ConditionFalse():
+            return f"{event.step_id}: its condition is false"
+        case e.CallReturned():
+            return _returned(event)
+        case e.CallLost():
+            why = "no answer in time" if event.reason == "timeout" else "its worker died"
+            return f"{event.call_id}: no result, {why}: {one_line(event.message)}"
+        case e.CallResolved():
+            return f"{event.call_id}: {_RESOLUTIONS[event.resolution]}" + (
+                f" ({one_line(event.message)})" if event.message else ""
+            )
+        case e.TimerFired():
+            return f"timer {event.timer}"
+        case e.ModelReplied():
+            calls = ", ".join(name for name, _ in event.calls) or "no call"
+            return f"{event.step_id}: the model says {one_line(event.text, 100)!r}, asks {calls}"
+        case e.ModelFailed():
+            return f"{event.step_id}: the model failed ({event.error}): {one_line(event.message)}"
+        case e.VerificationEnded():
+            return _verified(event)
+        case e.CleanedUp():
+            problems = "; ".join(event.problems)
+            return f"cleaned up, but: {one_line(problems, 1000)}" if problems else "cleaned up"
+        case e.CancelRequested():
+            return f"cancel asked for by {event.by}" + _because(event.reason)
+        case e.PauseRequested():
+            return f"pause asked for by {event.by}"
+        case e.ResumeRequested():
+            return f"resume asked for by {event.by}"
+        case e.Steered():
+            return f"{event.by} says: {one_line(event.message)}"
+        case e.ApprovalDecided():
+            done = "approved" if event.decision == "approve" else "denied"
+            return f"{event.approval_id} {done} by {event.by}" + _because(event.message)
+        case e.PhaseEntered():
+            return f"-- {phase_words(event.phase)}"
+        case e.PlanAdopted():
+            return f"plan ({event.source}): {', '.join(step.id for step in event.steps)}"
+        case e.CallIntended():
+            again = f" (attempt {event.attempt})" if event.attempt > 1 else ""
+            return f"{event.step_id}: {call_words(event.tool, event.arguments)}{again}"
+        case e.ApprovalRequested():
+            return f"{event.approval_id} waits for a decision: {one_line(event.question, 1000)}"
+        case e.ApprovalExpired():
+            return f"{event.approval_id} expired: nobody decided in time, which counts as a no"
+        case e.StepEvaluated():
+            return f"{event.step_id}: {event.verdict}" + _because(event.toolbelt or event.reason)
+        case e.RecoveryChosen():
+            what = event.step_id or "task"
+            delay = f" in {lasted(event.delay_ms / 1000)}" if event.delay_ms else ""
+            return f"{what}: {event.strategy}{delay}" + _because(event.reason)
+        case e.StepSucceeded():
+            return f"{event.step_id}: done"
+        case e.StepFailed():
+            instead = f"; {event.fallback} stands in" if event.fallback else ""
+            return f"{event.step_id}: failed ({event.kind}): {one_line(event.reason)}{instead}"
+        case e.StepSkipped():
+            return f"{event.step_id}: skipped" + _because(event.reason)
+        case e.EffectUnknown():
+            return f"{event.call_id}: its effect is unknown: {one_line(event.message, 1000)}"
+        case e.WorkerRestarted():
+            return (
+                "the worker was restarted, its interpreter state and background processes are "
+                f"gone: {one_line(event.reason)}"
+            )
+        case e.ModelCallStarted():
+            return f"{event.step_id}: asking {event.model}"
+        case e.ModelCallSettled():
+            return f"{event.step_id}: a lost model call is charged {event.tokens} tokens"
+        case e.BudgetExhausted():
+            return f"the limit {event.limit} is reached: {event.used:g} of {event.allowed:g}"
+        case e.VerificationStarted():
+            return f"verification {event.attempt} starts"
+        case e.ReplanRequested():
+            return f"planning again: {one_line(event.reason)}"
+        case e.TaskConcluded():
+            return f"decided: {event.status}" + _because(event.reason)
+        case e.TaskEnded():
+            return f"ended: {event.status}" + _because(event.reason)
+        case _:
+            assert_never(event)
+
+
+_RESOLUTIONS = {
+    "rerun": "rolled back where needed, it runs again",
+    "dropped": "undone, it will not run again",
+    "happened": "it did happen",
+    "not_happened": "it did not happen",
+    "unknown": "nobody can tell whether it happened",
+}
+
+
+def _argument(value: Json) -> str:
+    match value:
+        case str():
+            return value
+        case list():
+            return shlex.join(map(str, value))
+        case _:
+            return str(value)
+
+
+def _because(reason: str) -> str:
+    return f": {one_line(reason)}" if reason else ""
+
+
+def _workspace(event: e.WorkspaceOpened) -> str:
+    if not event.path:
+        return "no workspace"
+    parts = [f"workspace at {event.base_commit[:12] or 'no commit'}"]
+    if event.carried:
+        parts.append(f"{len(event.carried)} uncommitted files carried over")
+    if event.python:
+        parts.append(f"python of {event.python} ({event.python_source})")
+    return "; ".join([*parts, *(one_line(text) for text in event.notes)])
+
+
+def _returned(event: e.CallReturned) -> str:
+    how = "ok" if event.ok else event.kind or "failed"
+    if event.exit is not None:
+        how += f", exit {event.exit}"
+    if event.changed:
+        how += f", changed {one_line(', '.join(event.changed), OUTPUT_CHARS)}"
+    lines = [line for line in event.output.splitlines() if line.strip()]
+    # The end of an output says most: a summary, or the error.
+    shown = one_line(lines[-1], OUTPUT_CHARS) if lines else ""
+    return f"{event.call_id}: {how}" + (f" | {shown}" if shown else "")
+
+
+def _verified(event: e.VerificationEnded) -> str:
+    checks = ", ".join(
+        f"{check.id} {'ok' if check.ok else 'NOT ok'} (exit {check.exit})" for check in event.checks
+    )
+    said = f"verification {'passed' if event.ok else 'failed'}: {checks or 'no checks'}"
+    if event.protected_changed:
+        said += f"; protected files changed: {', '.join(event.protected_changed)}"
+    return said + (f"; {one_line(event.message)}" if event.message else "")

@@ -1,0 +1,111 @@
+"""Every operating error of the runtime, and what its caller does about it.
+
+A bug is an `assert` or `IllegalEvent`; an operating error is expected and part of a signature. Each
+message names the thing, the rule and the value, and says what would have worked.
+"""
+
+from __future__ import annotations
+
+
+class AgentRuntimeError(Exception):
+    """Base of all operating errors; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class UsageError(AgentRuntimeError):
+    """The input is wrong (task file, arguments). Nothing was stored; correct it and try again."""
+
+    exit_code = 2
+
+
+class ConfigError(AgentRuntimeError):
+    """The installation or a setting is wrong. Nothing was started; the message says the way out."""
+
+    exit_code = 3
+
+
+class NotFound(AgentRuntimeError):
+    """No such task, blob, tree or tool."""
+
+    exit_code = 5
+
+
+class Conflict(AgentRuntimeError):
+    """Another writer appended first, or the state forbids it. Reload, fold, decide again."""
+
+    exit_code = 6
+
+
+class LeaseHeld(Conflict):
+    """Another live process drives this task. Wait for it, or stop that process."""
+
+
+class LeaseLost(Conflict):
+    """A newer epoch owns the task: stop at once, touch nothing of it any more."""
+
+
+class StoreUnavailable(AgentRuntimeError):
+    """Nothing is known about the write: repeat it with the same `expected` (BUSY, FULL)."""
+
+    exit_code = 7
+
+
+class StoreBroken(AgentRuntimeError):
+    """The store reports damage (IOERR, CORRUPT) or is from a newer version. End the process."""
+
+    exit_code = 3
+
+
+class CorruptLog(AgentRuntimeError):
+    """A stored event or blob is not what was written; `task_id` and `seq` say where."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, task_id: str, seq: int | None = None) -> None:
+        super().__init__(message)
+        self.task_id = task_id
+        self.seq = seq
+
+
+class SandboxUnavailable(AgentRuntimeError):
+    """No sandbox can be started here; the message says what is missing and how to mend it."""
+
+    exit_code = 3
+
+
+class WorkerLost(AgentRuntimeError):
+    """The sandbox died under a call: there is no result. The effect ledger decides what follows."""
+
+
+class DeadlineExceeded(AgentRuntimeError):
+    """A call had no result in time; its sandbox is dead. The effect ledger decides what follows."""
+
+    exit_code = 8
+
+
+class WorkspaceError(AgentRuntimeError):
+    """The repository cannot be opened or used as asked; the message names it and the way out."""
+
+
+class ApplyConflict(Conflict):
+    """The checkout moved and the three-way merge left conflicts; the checkout is as it was."""
+
+
+class ToolRefused(AgentRuntimeError):
+    """The tool will not do this (outside the workspace, protected file, bad argument).
+
+    It is data for the brain, not an exception through the loop. `paths` names protected files.
+    """
+
+    def __init__(self, message: str, *, paths: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.paths = paths
+
+
+class PluginError(AgentRuntimeError):
+    """A plug-in failed to load or start; it is quarantined and the rest goes on."""
+
+
+class IllegalEvent(AssertionError):
+    """The event cannot follow the present state: a bug in `decide`, or a log written by hand."""

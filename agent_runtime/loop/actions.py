@@ -1,0 +1,286 @@
+"""What is to be done next: orders to the shell, derived from the state and from nothing else.
+
+Starting, resuming and replaying are therefore the same code. `next_actions` is asked after every
+change; an action that is not in its answer any more is stopped, and one that is there and does not
+run is started. `key` tells two actions apart: at most one with the same key runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent_runtime.loop import budget, recovery
+from agent_runtime.loop.state import State, StepState, needs_brain
+from agent_runtime.types import Effect, Phase, StepStatus
+
+
+@dataclass(frozen=True, slots=True)
+class OpenWorkspace:
+    """Make or find the working copy."""
+
+    key: str = "workspace"
+
+
+@dataclass(frozen=True, slots=True)
+class Analyze:
+    """Read the facts of the repository."""
+
+    key: str = "analyze"
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoverTools:
+    """Look at every registered tool, and check the given plan against them."""
+
+    key: str = "discover"
+
+
+@dataclass(frozen=True, slots=True)
+class ActivateToolbelt:
+    """Initialise what is behind a toolbelt."""
+
+    toolbelt: str
+
+    @property
+    def key(self) -> str:
+        return f"toolbelt:{self.toolbelt}"
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareCall:
+    """Make a step's next call ready (condition, templates, schema, tree). Changes nothing."""
+
+    step_id: str
+    call_id: str
+
+    @property
+    def key(self) -> str:
+        return f"prepare:{self.call_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class RunCall:
+    """Run an intended call; it has `seconds` until it is lost."""
+
+    call_id: str
+    run: int
+    seconds: float
+
+    @property
+    def key(self) -> str:
+        return f"call:{self.call_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class ResolveCall:
+    """Find out about a call without a result, once its sandbox is dead.
+
+    `again`: if repeating is safe, it may run again under the same id.
+    """
+
+    call_id: str
+    again: bool
+
+    @property
+    def key(self) -> str:
+        return f"resolve:{self.call_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class WaitTimer:
+    """Wait `delay_ms`, or until `until_us`."""
+
+    timer: str
+    delay_ms: int = 0
+    until_us: int = 0
+
+    @property
+    def key(self) -> str:
+        return f"timer:{self.timer}"
+
+
+@dataclass(frozen=True, slots=True)
+class AskModel:
+    """Ask for one turn; its reservation is stored."""
+
+    step_id: str
+    turn: int
+
+    @property
+    def key(self) -> str:
+        return f"model:{self.step_id}.{self.turn}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Run the objectives' checks on a clean checkout."""
+
+    attempt: int
+
+    @property
+    def key(self) -> str:
+        return f"verify:{self.attempt}"
+
+
+@dataclass(frozen=True, slots=True)
+class CleanUp:
+    """End every process of the task and remove its working copy."""
+
+    key: str = "cleanup"
+
+
+Action = (
+    OpenWorkspace
+    | Analyze
+    | DiscoverTools
+    | ActivateToolbelt
+    | PrepareCall
+    | RunCall
+    | ResolveCall
+    | WaitTimer
+    | AskModel
+    | Verify
+    | CleanUp
+)
+
+
+def next_actions(state: State) -> tuple[Action, ...]:
+    """Everything that should be going on now, in a fixed order. Empty: ended, waiting or paused."""
+    if state.ended or not state.alive:
+        return ()
+    if state.conclusion is not None:
+        return () if state.cleaned else (CleanUp(),)
+    actions: list[Action] = [_for_call(state, call_id) for call_id in state.calls]
+    if state.stopping:
+        return tuple(actions)
+    actions += [
+        AskModel(step.spec.id, step.turn)
+        for step in state.steps.values()
+        if step.asking is not None and step.asked_in_epoch == state.epoch
+    ]
+    if state.paused:
+        return tuple(actions)
+    if state.trouble is not None:
+        if state.trouble.timer:
+            actions.append(WaitTimer(state.trouble.timer, delay_ms=state.trouble.delay_ms))
+        return tuple(actions)
+    match state.stage:
+        case Phase.TASK_INITIATION:
+            actions.append(OpenWorkspace())
+        case Phase.ANALYZE_REQUIREMENTS:
+            actions.append(Analyze())
+        case Phase.TOOL_DISCOVERY:
+            actions.append(DiscoverTools())
+        case Phase.EXECUTION:
+            actions += _for_steps(state)
+        case Phase.COMPLETION_VERIFICATION if state.verification is None:
+            actions.append(Verify(state.verifications))
+        case _:
+            pass
+    return tuple(actions)
+
+
+def _for_call(state: State, call_id: str) -> Action:
+    call = state.calls[call_id]
+    step = state.steps[call.intent.step_id]
+    if call.epoch == state.epoch and not call.lost and not state.stopping:
+        asked = step.spec.timeout_seconds or budget.CALL_SECONDS
+        return RunCall(call_id, call.runs, min(asked, budget.seconds_left(state)))
+    # What timed out goes through error handling; only a call that must keep its id (its idempotency
+    # key, its remote task) is made again right here.
+    keeps_id = call.intent.effect in (Effect.IDEMPOTENT, Effect.TASK)
+    after_timeout = keeps_id and call.runs < recovery.TIMEOUT_TRIES
+    again = (
+        not state.stopping
+        and (call.lost != "timeout" or after_timeout)
+        and call.runs <= recovery.RERUNS_MAX
+        and step.deaths < recovery.DEATHS_MAX
+        and budget.attempt_fits(state) is None
+    )
+    return ResolveCall(call_id, again)
+
+
+def _for_steps(state: State) -> list[Action]:
+    actions: list[Action] = [
+        WaitTimer(step.timer, delay_ms=step.delay_ms) for step in state.steps.values() if step.timer
+    ]
+    actions += [
+        WaitTimer(f"approval:{a.approval_id}", until_us=a.expires_at_us)
+        for a in state.approvals.values()
+    ]
+    if state.abort is not None:
+        return [] if state.calls else actions
+    wanted = {s.wants_toolbelt for s in state.steps.values() if s.wants_toolbelt}
+    actions += [ActivateToolbelt(name) for name in sorted(wanted)]
+    actions += [PrepareCall(step.spec.id, step.call_id) for step in _preparable(state)]
+    return actions
+
+
+def _preparable(state: State) -> list[StepState]:
+    """Ready steps whose next call may be made ready now.
+
+    Writing calls of one workspace never overlap: a step that may write waits for the lane. A step
+    that needs the model has the task to itself.
+    """
+    lane_free = not _lane_is_taken(state)
+    chosen: list[StepState] = []
+    for step in state.steps.values():
+        if step.spec.tool is None and not step.ended and runnable(state, step):
+            if may_converse(state, step) and step.status is StepStatus.READY and step.queue:
+                return [step] if not step.approval_id and lane_free else []
+            break  # the conversation comes first; later steps wait for its end
+        if step.status is not StepStatus.READY or step.approval_id or not runnable(state, step):
+            continue
+        if step.spec.tool is None or step.condition_false:
+            continue
+        if may_write(step):
+            if not lane_free:
+                continue
+            lane_free = False
+        chosen.append(step)
+    return chosen
+
+
+def may_write(step: StepState) -> bool:
+    """Unknown until its templates are filled counts as writing."""
+    stated = None if step.alternative else step.spec.effect
+    return (stated or step.effect) is not Effect.READ
+
+
+def _lane_is_taken(state: State) -> bool:
+    return bool(state.approvals) or any(
+        call.intent.effect is not Effect.READ for call in state.calls.values()
+    )
+
+
+def runnable(state: State, step: StepState) -> bool:
+    """Is it awake, and has everything that it needs come out well?"""
+    return step.awake and all(standing(state, need) == "good" for need in step.spec.needs)
+
+
+def may_converse(state: State, step: StepState) -> bool:
+    """Does the model's step have the task to itself?"""
+    return not any(
+        other is not step
+        and other.status in (StepStatus.RUNNING, StepStatus.EVALUATING, StepStatus.RECOVERING)
+        for other in state.steps.values()
+    )
+
+
+def standing(state: State, step_id: str) -> str:
+    """How a step stands for those that need it: good, bad or open. A fallback stands in."""
+    step = state.steps[step_id]
+    match step.status:
+        case StepStatus.DONE:
+            return "good"
+        case StepStatus.SKIPPED:
+            return "good" if step.satisfied else "bad"
+        case StepStatus.FAILED:
+            return standing(state, step.spec.fallback) if step.spec.fallback else "bad"
+        case _:
+            return "open"
+
+
+def waits_for_brain(state: State) -> bool:
+    """Planning cannot go on without a model or a plan."""
+    return state.stage is Phase.PLANNING and needs_brain(state)

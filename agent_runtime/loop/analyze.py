@@ -1,0 +1,79 @@
+"""Facts of a repository from the names of its files: languages, test commands, what is protected.
+
+Pure: the shell hands in the list of paths. Nothing of the repository is run, nothing is guessed
+that is not said in `facts`.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from agent_runtime.loop.events import RequirementsAnalyzed
+from agent_runtime.protect import DEFAULT_PATTERNS
+from agent_runtime.types import Json, TaskSpec
+
+LANGUAGES = {
+    ".py": "Python", ".js": "JavaScript", ".mjs": "JavaScript", ".ts": "TypeScript",
+    ".tsx": "TypeScript", ".jsx": "JavaScript", ".rs": "Rust", ".go": "Go", ".java": "Java",
+    ".kt": "Kotlin", ".c": "C", ".h": "C", ".cc": "C++", ".cpp": "C++", ".hpp": "C++",
+    ".cs": "C#", ".rb": "Ruby", ".php": "PHP", ".swift": "Swift", ".scala": "Scala",
+    ".sh": "Shell", ".lua": "Lua", ".ex": "Elixir", ".hs": "Haskell",
+}  # fmt: skip
+
+TEST_COMMANDS = (
+    ("pytest.ini", "python -m pytest"),
+    ("tox.ini", "python -m pytest"),
+    ("conftest.py", "python -m pytest"),
+    ("package.json", "npm test"),
+    ("Cargo.toml", "cargo test"),
+    ("go.mod", "go test ./..."),
+    ("Makefile", "make test"),
+)
+"""A file at the top of the repository, and the command that it suggests."""
+
+FILES_NAMED_MAX = 20
+
+
+def analyze(task: TaskSpec, paths: Sequence[str]) -> RequirementsAnalyzed:
+    """The facts, and the protected patterns: defaults, objectives' test files, the task's own."""
+    known = set(paths)
+    languages = Counter(
+        LANGUAGES[suffix] for p in paths if (suffix := PurePosixPath(p).suffix) in LANGUAGES
+    )
+    goal_words = {w.strip("`'\".,:;()") for w in task.goal.split()}
+    facts: dict[str, Json] = {
+        "files": len(paths),
+        "languages": [name for name, _ in languages.most_common(5)],
+        "test_commands": list(
+            dict.fromkeys(command for name, command in TEST_COMMANDS if name in known)
+        ),
+        "files_named_in_goal": sorted(goal_words & known)[:FILES_NAMED_MAX],
+        "objectives": [o.id for o in task.objectives],
+    }
+    tested = _tested_paths(task, known)
+    facts["test_files"] = tested
+    # Order matters: what the task says comes last, so that `!pattern` can release a default.
+    protected = [*DEFAULT_PATTERNS, *tested, *task.protect]
+    return RequirementsAnalyzed(facts=facts, protected=list(dict.fromkeys(protected)))
+
+
+def _tested_paths(task: TaskSpec, known: set[str]) -> list[str]:
+    """Files and directories of the repository that the objectives' commands name."""
+    directories = {str(parent) for path in known for parent in PurePosixPath(path).parents}
+    found: list[str] = []
+    for objective in task.objectives:
+        command = objective.check.command
+        try:
+            words = shlex.split(command) if isinstance(command, str) else command
+        except ValueError:
+            words = str(command).split()
+        for word in words:
+            path = word.split("::", 1)[0].removeprefix("./").rstrip("/")
+            if path in known:
+                found.append(f"/{path}")
+            elif path in directories and path != ".":
+                found.append(f"/{path}/**")
+    return list(dict.fromkeys(found))

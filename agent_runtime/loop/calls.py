@@ -1,0 +1,316 @@
+"""One tool call, from its preparation to its result, and what is done when there is none.
+
+`prepare` changes nothing. `run` is only reached with the intent in the log. `resolve` is the effect
+ledger: it proves the sandbox dead, then does what the call's effect class allows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+
+import anyio
+
+from agent_runtime import schema
+from agent_runtime.errors import (
+    AgentRuntimeError,
+    DeadlineExceeded,
+    SandboxUnavailable,
+    ToolRefused,
+    UsageError,
+    WorkerLost,
+    WorkspaceError,
+)
+from agent_runtime.loop import events as e
+from agent_runtime.loop.actions import PrepareCall, ResolveCall, RunCall
+from agent_runtime.loop.discover import has_template, refusal
+from agent_runtime.loop.hands import Hands
+from agent_runtime.loop.outcomes import CallPrepared, Outcome
+from agent_runtime.loop.state import StepState
+from agent_runtime.ports import ProbingTool
+from agent_runtime.toolkit import cap
+from agent_runtime.types import (
+    BlobId,
+    Effect,
+    EffectPolicy,
+    FailureKind,
+    Json,
+    StepStatus,
+    TaskId,
+    ToolCall,
+    ToolInfo,
+    ToolResult,
+    TreeId,
+)
+
+log = logging.getLogger(__name__)
+
+Performed = tuple[Outcome, Mapping[BlobId, bytes]]
+
+RENDER_SECONDS = 10.0
+"""Deadline of filling one step's templates."""
+GRACE_SECONDS = 5.0
+"""What a tool that watches its own time-out has to report it, before the sandbox is killed."""
+PROBE_SECONDS = 60.0
+CHANGED_MAX = 500
+"""Paths that a result names; the trees have them all."""
+
+
+async def prepare(action: PrepareCall, hands: Hands) -> Outcome:
+    """Condition, templates, permission, schema, effect, tree: everything before the intent."""
+    step = hands.state.steps[action.step_id]
+    try:
+        if step.spec.when is not None and step.attempt == 0 and not await _condition(step, hands):
+            return e.ConditionFalse(step_id=action.step_id)
+        return await _prepared(action, step, hands)
+    except UsageError as error:
+        return _unprepared(action, "bad_input", str(error))
+    except (WorkerLost, DeadlineExceeded) as error:
+        await hands.end_worker()
+        return _unprepared(action, "transient", f"while its templates were filled: {error}")
+    except (SandboxUnavailable, WorkspaceError) as error:
+        return _unprepared(action, "refused", str(error))
+
+
+async def _prepared(action: PrepareCall, step: StepState, hands: Hands) -> Outcome:
+    name = step.tool
+    assert name is not None
+    task = hands.state.task
+    info = hands.ports.toolbox.find(name)
+    if info is None:
+        near = schema.nearest(name, list(hands.state.tools))
+        hint = f"; did you mean {near!r}?" if near else ""
+        return _unprepared(action, "not_found", f"no tool is called {name!r}{hint}")
+    if why := refusal(task, info):
+        return _unprepared(action, "denied", why)
+    arguments: Json = dict(step.args)
+    # A model's arguments are data: only a plan's author writes templates.
+    if step.spec.tool is not None and has_template(arguments):
+        arguments = await _render(arguments, hands)
+    if problems := schema.check(arguments, info.parameters):
+        return _unprepared(action, "bad_input", f"{name}: " + "; ".join(problems))
+    stated = None if step.alternative else step.spec.effect
+    policy = EffectPolicy(network=task.policy.network, stated=stated)
+    effect = stated or hands.ports.toolbox.get(name).effect(arguments, policy)
+    tree_before = ""
+    if effect is not Effect.READ and info.where == "worker":
+        tree_before = await hands.ports.workspaces.snapshot(_task_id(hands))
+    return CallPrepared(
+        step_id=action.step_id,
+        call_id=action.call_id,
+        tool=name,
+        arguments=arguments,
+        effect=effect,
+        tree_before=tree_before,
+    )
+
+
+def _unprepared(action: PrepareCall, kind: FailureKind, message: str) -> e.PreparationFailed:
+    return e.PreparationFailed(step_id=action.step_id, kind=kind, message=message)
+
+
+async def _condition(step: StepState, hands: Hands) -> bool:
+    text = step.spec.when or ""
+    if "{{" not in text:
+        text = "{{ " + text + " }}"
+    value = await _render(text, hands)
+    if isinstance(value, str):
+        return value.strip().lower() not in ("", "false", "0", "no", "none")
+    return bool(value)
+
+
+async def _render(template: Json, hands: Hands) -> Json:
+    session = await hands.worker()
+    variables = {"steps": _step_results(hands, str(template)), "goal": hands.state.task.goal}
+    return await session.render(template, variables, deadline_seconds=RENDER_SECONDS)
+
+
+def _step_results(hands: Hands, text: str) -> dict[str, Json]:
+    """Results of the steps that a template may mean; a fallback's stands for its owner's."""
+    results: dict[str, Json] = {}
+    for step_id, step in hands.state.steps.items():
+        standing = step
+        if step.status is StepStatus.FAILED and step.spec.fallback:
+            standing = hands.state.steps[step.spec.fallback]
+        if step_id in text and standing.status is StepStatus.DONE and standing.result:
+            found = standing.result
+            results[step_id] = {"output": found.output, "exit": found.exit, "ok": found.ok}
+    return results
+
+
+# ---- running -----------------------------------------------------------------------------
+
+
+async def run(action: RunCall, hands: Hands) -> Performed:
+    """Run an intended call. Whatever a tool does wrong is data; no result is `CallLost`."""
+    intent = hands.state.calls[action.call_id].intent
+    info = hands.ports.toolbox.find(intent.tool)
+    if info is None:
+        missing = f"tool {intent.tool!r} is not installed any more"
+        return e.CallReturned(call_id=action.call_id, ok=False, output=missing,
+                              kind="not_found"), {}  # fmt: skip
+    call = _tool_call(action, intent, hands)
+    try:
+        if info.toolbelt in hands.state.toolbelts:
+            await hands.use_toolbelt(info.toolbelt)
+        result = await _execute(info, call, hands, action.seconds)
+    except (DeadlineExceeded, TimeoutError) as error:
+        await hands.end_worker()
+        message = str(error) or f"no answer within {action.seconds:g} s"
+        return e.CallLost(call_id=action.call_id, reason="timeout", message=message), {}
+    except WorkerLost as error:
+        await hands.end_worker()
+        return e.CallLost(call_id=action.call_id, reason="worker_died", message=str(error)), {}
+    except AgentRuntimeError as error:
+        # The sandbox or a module did not start: nothing of the call has run.
+        result = ToolResult(ok=False, kind="refused", output=str(error))
+    if result.kind == "timeout":
+        # The tool ended its own process; what it left half-done is the effect ledger's business.
+        if intent.effect is not Effect.READ:
+            await hands.end_worker()
+        message = cap(result.output, 2000) or f"it timed out after {action.seconds:g} s"
+        return e.CallLost(call_id=action.call_id, reason="timeout", message=message), {}
+    return await _returned(intent, result, hands)
+
+
+async def _execute(info: ToolInfo, call: ToolCall, hands: Hands, seconds: float) -> ToolResult:
+    if info.where == "worker":
+        session = await hands.worker()
+        return await session.call(info, call, deadline_seconds=seconds + GRACE_SECONDS)
+    tool = hands.ports.toolbox.get(info.name)
+    with anyio.fail_after(seconds):
+        try:
+            return await tool.execute(call)
+        except ToolRefused as error:
+            return ToolResult(ok=False, kind="refused", output=str(error), paths=error.paths)
+        except TimeoutError:
+            raise
+        except Exception as error:  # the border to a plug-in: it becomes data
+            log.exception("tool %r failed in call %s", info.name, call.call_id)
+            message = f"{info.name!r} failed with {type(error).__name__}: {error}"
+            return ToolResult(ok=False, kind="internal", output=message)
+
+
+async def _returned(intent: e.CallIntended, result: ToolResult, hands: Hands) -> Performed:
+    blobs: dict[BlobId, bytes] = {}
+    output = cap(result.output)
+    blob_id = ""
+    full = result.raw if result.raw is not None else result.output.encode("utf-8", "replace")
+    if result.raw is not None or output != result.output:
+        blob_id = hashlib.sha256(full).hexdigest()
+        blobs[BlobId(blob_id)] = full
+    tree_after, changed = "", list[str]()
+    if intent.tree_before:
+        before = TreeId(intent.tree_before)
+        workspaces, task_id = hands.ports.workspaces, _task_id(hands)
+        after = await workspaces.snapshot(task_id)
+        tree_after = after
+        if after != before:
+            changed = [c.path for c in await workspaces.changes(task_id, before, after)]
+    returned = e.CallReturned(
+        call_id=intent.call_id,
+        ok=result.ok,
+        output=output.encode("utf-8", "replace").decode(),
+        exit=result.exit,
+        kind=result.kind or ("" if result.ok else "failed"),
+        output_blob=blob_id,
+        output_bytes=len(full),
+        tree_after=tree_after,
+        changed=changed[:CHANGED_MAX],
+        paths=list(result.paths),
+        data=result.data,
+    )
+    return returned, blobs
+
+
+def _tool_call(action: RunCall, intent: e.CallIntended, hands: Hands) -> ToolCall:
+    state = hands.state
+    step = state.steps[intent.step_id]
+    return ToolCall(
+        call_id=intent.call_id,
+        tool=intent.tool,
+        arguments=intent.arguments,
+        workspace=state.workspace.mount if state.workspace else "",
+        task_id=state.task_id,
+        agent_id=state.task_id,
+        idempotency_key=_idempotency_key(state.task_id, intent, step),
+        protected=state.protected,
+        env=dict(state.task.environment.env),
+        timeout_seconds=action.seconds,
+        memory={"goal": state.task.goal},
+    )
+
+
+def _idempotency_key(task_id: str, intent: e.CallIntended, step: StepState) -> str:
+    """The same for every run of a call and for its repetition after a time-out.
+
+    Another one after a known failure, which a server may have remembered under the old key, and
+    for the alternative. A model's calls are never repeated by the runtime: each has its own.
+    """
+    if intent.turn is not None:
+        return f"{task_id}/{intent.call_id}"
+    way = "alternative" if step.alternative else "first"
+    return f"{task_id}/{intent.step_id}/{way}/{step.known_failures}"
+
+
+# ---- the effect ledger -------------------------------------------------------------------
+
+
+async def resolve(action: ResolveCall, hands: Hands) -> e.CallResolved:
+    """What can be known about a call without a result; its sandbox is proven dead first."""
+    call = hands.state.calls[action.call_id]
+    intent = call.intent
+    await hands.end_worker()
+    await hands.ports.sandbox.reap(hands.state.task_id)
+
+    def resolved(resolution: str, message: str = "") -> e.CallResolved:
+        text = message or call.message or "its owner died before the result was stored"
+        return e.CallResolved(
+            call_id=action.call_id,
+            resolution=resolution,  # type: ignore[arg-type]  # one of its literals, from below
+            message=text,
+        )
+
+    repeat = "rerun" if action.again else "dropped"
+    match intent.effect:
+        case Effect.READ:
+            return resolved(repeat)
+        case Effect.WORKSPACE:
+            if hands.in_place or not intent.tree_before:
+                return resolved("unknown", "the user's own directory is never rolled back")
+            await hands.ports.workspaces.restore(_task_id(hands), TreeId(intent.tree_before))
+            return resolved(repeat)
+        case Effect.IDEMPOTENT | Effect.TASK:
+            # Under the same key: the receiver recognises it, or re-attaches to its own task.
+            return resolved("rerun" if action.again else "unknown")
+        case Effect.PROBE:
+            happened = await _probe(intent, action, hands)
+            if happened is None:
+                return resolved("unknown", "its probe could not tell")
+            if happened:
+                return resolved("happened", "its probe found that it had happened")
+            return resolved("rerun" if action.again else "not_happened")
+        case Effect.ONCE:
+            return resolved("unknown")
+
+
+async def _probe(intent: e.CallIntended, action: ResolveCall, hands: Hands) -> bool | None:
+    """Ask a daemon tool's probe; one that fails or takes too long could not tell."""
+    info = hands.ports.toolbox.find(intent.tool)
+    if info is None or info.where != "daemon":
+        return None
+    tool = hands.ports.toolbox.get(intent.tool)
+    if not isinstance(tool, ProbingTool):
+        return None
+    look = RunCall(action.call_id, 0, PROBE_SECONDS)
+    try:
+        with anyio.fail_after(PROBE_SECONDS):
+            return await tool.probe(_tool_call(look, intent, hands))
+    except Exception:  # the border to a plug-in: not knowing is an answer
+        log.exception("the probe of tool %r failed for call %s", intent.tool, intent.call_id)
+        return None
+
+
+def _task_id(hands: Hands) -> TaskId:
+    return hands.lease.task_id

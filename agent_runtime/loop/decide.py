@@ -1,0 +1,499 @@
+"""What follows from what came back: `decide(state, outcome, at_us) -> events`.
+
+An outcome is recorded first; then `settle` is asked, again and again, what follows from the state
+alone, until nothing does. All of it is one append: after a crash the log holds all of a decision or
+nothing of it. Whenever the derived phase changes, `PhaseEntered` says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from agent_runtime.loop import budget, recovery
+from agent_runtime.loop import events as e
+from agent_runtime.loop.actions import may_converse, runnable, standing
+from agent_runtime.loop.outcomes import CallPrepared, Outcome, Woken
+from agent_runtime.loop.state import State, StepState, evolve, needs_brain
+from agent_runtime.types import Effect, Phase, Status, StepSpec, StepStatus, Strategy
+
+REPLANS_MAX = 2
+"""Plans after the first: a third failed verification says that more of the same will not help."""
+
+STAGE_OF = {
+    e.WorkspaceOpened: Phase.TASK_INITIATION,
+    e.RequirementsAnalyzed: Phase.ANALYZE_REQUIREMENTS,
+    e.ToolsDiscovered: Phase.TOOL_DISCOVERY,
+    e.ToolbeltActivated: Phase.EXECUTION,
+    e.ToolbeltFailed: Phase.EXECUTION,
+    e.VerificationEnded: Phase.COMPLETION_VERIFICATION,
+}
+"""Outcomes that belong to one stage only."""
+
+WITHOUT_RERUN = {
+    Effect.IDEMPOTENT: "unknown",
+    Effect.TASK: "unknown",
+    Effect.PROBE: "not_happened",
+}
+"""How a call ends that may not run again; the others were never done, or undone."""
+
+Events = tuple[e.AnyEvent, ...]
+
+
+def decide(state: State, outcome: Outcome, at_us: int) -> Events:
+    """Everything to append because of `outcome`, in order; all of it is stored at `at_us`."""
+    return advance(state, outcome, at_us)[0]
+
+
+def advance(state: State, outcome: Outcome, at_us: int) -> tuple[Events, State]:
+    """As `decide`, and the state that the events lead to."""
+    decided: list[e.AnyEvent] = []
+
+    def add(events: Events, state: State) -> State:
+        for event in events:
+            decided.append(event)
+            state = evolve(state, event, at_us)
+            if state.shown is not state.phase and not state.ended:
+                told = e.PhaseEntered(phase=state.phase, previous=state.shown)
+                decided.append(told)
+                state = evolve(state, told, at_us)
+        return state
+
+    state = add(_record(state, outcome, at_us), state)
+    while more := settle(state, at_us):
+        state = add(more, state)
+    return tuple(decided), state
+
+
+def _record(state: State, outcome: Outcome, at_us: int) -> Events:
+    """The events that an outcome itself is."""
+    match outcome:
+        case Woken():
+            return ()
+        case CallPrepared():
+            return _intend(state, outcome, at_us)
+        case e.CallResolved(resolution="rerun") if budget.attempt_fits(state) is not None:
+            # A neighbour has spent the last attempt since the ledger looked.
+            effect = state.calls[outcome.call_id].intent.effect
+            instead = WITHOUT_RERUN.get(effect, "dropped")
+            return _record(state, msgspec.structs.replace(outcome, resolution=instead), at_us)
+        case e.CallResolved(resolution="unknown"):
+            intent = state.calls[outcome.call_id].intent
+            unknown = e.EffectUnknown(
+                call_id=outcome.call_id,
+                step_id=intent.step_id,
+                tool=intent.tool,
+                message=(
+                    f"It is unknown whether {intent.tool!r} ({outcome.call_id}) took effect: "
+                    f"{outcome.message}. It is not run again; look before you act."
+                ),
+            )
+            return (outcome, unknown)
+        case e.PreparationFailed() | e.ConditionFalse():
+            # Preparing changes nothing: if the step has gone on meanwhile, nothing is lost.
+            step = state.steps[outcome.step_id]
+            return (outcome,) if _may_start(state) and step.status is StepStatus.READY else ()
+        case e.ModelReplied() | e.ModelFailed():
+            return (outcome,) if state.steps[outcome.step_id].asking is not None else ()
+        case e.InitiationFailed():
+            return (outcome,) if state.conclusion is None else ()
+        case _:
+            # Only facts about calls and people are kept whatever happens; what a stage was to find
+            # out is of no use when a cancel has already ended that stage.
+            stage = STAGE_OF.get(type(outcome), state.stage)
+            return (outcome,) if stage is state.stage else ()
+
+
+def _may_start(state: State) -> bool:
+    return not (state.stopping or state.paused or state.abort or state.conclusion)
+
+
+def _intend(state: State, prepared: CallPrepared, at_us: int) -> Events:
+    step = state.steps[prepared.step_id]
+    stale = step.status is not StepStatus.READY or step.call_id != prepared.call_id
+    if stale or step.approval_id or not _may_start(state):
+        return ()
+    if exhausted := budget.attempt_fits(state):
+        return (exhausted,)
+    approval_id = ""
+    match state.task.policy.approvals.get(prepared.tool, "allow"):
+        case "deny":
+            return (
+                e.PreparationFailed(
+                    step_id=prepared.step_id,
+                    kind="denied",
+                    message=f"policy.approvals denies {prepared.tool!r}",
+                ),
+            )
+        case "ask":
+            digest = call_digest(prepared)
+            if step.granted is None or step.granted[1] != digest:
+                return (_ask(state, step, prepared, digest, at_us),)
+            approval_id = step.granted[0]
+        case "allow":
+            pass
+    return (
+        e.CallIntended(
+            step_id=prepared.step_id,
+            call_id=prepared.call_id,
+            attempt=step.attempt + 1,
+            tool=prepared.tool,
+            arguments=dict(prepared.arguments),
+            effect=prepared.effect,
+            tree_before=prepared.tree_before,
+            approval_id=approval_id,
+            turn=step.turn if step.spec.tool is None else None,
+        ),
+    )
+
+
+def call_digest(prepared: CallPrepared) -> str:
+    """What an approval is bound to: tool, arguments and the tree they would meet."""
+    bound = [prepared.tool, dict(prepared.arguments), prepared.tree_before]
+    return hashlib.sha256(msgspec.json.encode(bound, order="sorted")).hexdigest()
+
+
+def _ask(
+    state: State, step: StepState, prepared: CallPrepared, digest: str, at_us: int
+) -> e.ApprovalRequested:
+    return e.ApprovalRequested(
+        approval_id=f"a{state.approvals_made + 1}",
+        step_id=step.spec.id,
+        subject="call",
+        tool=prepared.tool,
+        arguments=dict(prepared.arguments),
+        digest=digest,
+        tree_before=prepared.tree_before,
+        expires_at_us=at_us + int(state.task.policy.approval_seconds * 1e6),
+        question=f"May step {step.spec.id!r} call {prepared.tool!r}?",
+    )
+
+
+# ---- what follows from the state alone ---------------------------------------------------
+
+
+def settle(state: State, at_us: int) -> Events:
+    """The next decision that needs no outcome, or nothing."""
+    if state.ended or not state.alive:
+        return ()
+    if state.conclusion is not None:
+        return _finish(state)
+    if state.worker_gone:
+        return (e.WorkerRestarted(reason=state.worker_gone),)
+    if lost := _unanswered(state):
+        return lost
+    if late := sorted(state.expired & state.approvals.keys()):
+        return (e.ApprovalExpired(approval_id=late[0]),)
+    if state.stopping:
+        return _stop(state)
+    if state.stage not in (Phase.IDLE, Phase.COMPLETION_VERIFICATION):
+        if exhausted := budget.time_is_up(state):
+            return (exhausted,)
+    if state.paused:
+        return ()
+    if state.trouble is not None:
+        return _settle_trouble(state)
+    match state.stage:
+        case Phase.PLANNING:
+            return _plan(state)
+        case Phase.EXECUTION:
+            return _settle_steps(state, at_us)
+        case Phase.COMPLETION_VERIFICATION:
+            return _judge(state)
+        case _:
+            return ()
+
+
+def _finish(state: State) -> Events:
+    assert state.conclusion is not None
+    if state.cleaned is None:
+        return ()
+    return (e.TaskEnded(status=state.conclusion.status, reason=state.conclusion.reason),)
+
+
+def _unanswered(state: State) -> Events:
+    """Model calls that nobody waits for any more: charged at their reservation."""
+    for step in state.steps.values():
+        asked = step.asking
+        if asked is not None and (state.stopping or step.asked_in_epoch != state.epoch):
+            return (
+                e.ModelCallSettled(
+                    step_id=step.spec.id,
+                    turn=asked.turn,
+                    tokens=asked.reserved_tokens,
+                    usd=asked.reserved_usd,
+                ),
+            )
+    return ()
+
+
+def _stop(state: State) -> Events:
+    if state.calls:
+        return ()  # first the effect ledger closes every open call
+    if state.cancel is not None:
+        by = state.cancel.by + (f": {state.cancel.reason}" if state.cancel.reason else "")
+        return (e.TaskConcluded(status=Status.CANCELLED, reason=f"cancelled by {by}"),)
+    assert state.exhausted is not None
+    over = state.exhausted
+    reason = f"budget_exhausted: limits.{over.limit} is {over.allowed:g}, used {over.used:g}"
+    if over.limit == "crashes":
+        reason = f"crash_loop: {over.used:g} owners died at the same point"
+    return (e.TaskConcluded(status=Status.FAILED, reason=reason),)
+
+
+def _settle_trouble(state: State) -> Events:
+    assert state.trouble is not None
+    if state.trouble.timer:
+        return ()
+    choice = recovery.choose_for_task(state.trouble)
+    failure = state.trouble.failure
+    chosen = e.RecoveryChosen(
+        step_id="",
+        strategy=choice.strategy,
+        kind=failure.kind,
+        reason=failure.message,
+        delay_ms=choice.delay_ms,
+    )
+    if choice.strategy is Strategy.ABORT:
+        return (chosen, e.TaskConcluded(status=Status.FAILED, reason=failure.message))
+    return (chosen,)
+
+
+def _plan(state: State) -> Events:
+    """A given plan is adopted, a task with a model gets one step; without either it waits."""
+    if state.discovery is not None and state.discovery.problems:
+        reason = "plan_rejected: " + "; ".join(state.discovery.problems)
+        return (e.TaskConcluded(status=Status.FAILED, reason=reason),)
+    attempt = state.plan_attempts + 1
+    if state.task.plan is not None:
+        return (e.PlanAdopted(steps=list(state.task.plan.steps), source="given", attempt=attempt),)
+    if needs_brain(state):
+        return ()
+    goal = state.replan_reason or state.task.goal
+    work = StepSpec(id="work" if attempt == 1 else f"work_{attempt}", goal=goal)
+    return (e.PlanAdopted(steps=[work], source="single", attempt=attempt),)
+
+
+def _settle_steps(state: State, at_us: int) -> Events:
+    for step in state.steps.values():
+        if decided := _settle_step(state, step, at_us):
+            return decided
+    live = [s for s in state.steps.values() if not s.ended]
+    if state.abort is not None:
+        if live:
+            return ()
+        reason = f"step {state.abort.step_id!r} failed ({state.abort.kind}): {state.abort.reason}"
+        return (e.TaskConcluded(status=Status.FAILED, reason=reason),)
+    if not live:
+        return (e.VerificationStarted(attempt=state.verifications + 1),)
+    if all(not s.awake and s.status is StepStatus.READY for s in live):
+        return tuple(
+            e.StepSkipped(step_id=s.spec.id, reason="fallback was not needed", satisfied=True)
+            for s in live
+        )
+    return ()
+
+
+def _settle_step(state: State, step: StepState, at_us: int) -> Events:
+    step_id = step.spec.id
+    match step.status:
+        case StepStatus.EVALUATING if step.result is not None and not step.wants_toolbelt:
+            return _evaluate(state, step, at_us)
+        case StepStatus.RECOVERING if state.abort is not None:
+            return (e.StepSkipped(step_id=step_id, reason="the task is aborted"),)
+        case StepStatus.EVALUATING if state.abort is not None:
+            return (e.StepSkipped(step_id=step_id, reason="the task is aborted"),)
+        case StepStatus.RECOVERING if not step.timer:
+            return _recover(state, step)
+        case StepStatus.READY:
+            return _settle_ready(state, step)
+        case _:
+            return ()
+
+
+def _settle_ready(state: State, step: StepState) -> Events:
+    step_id = step.spec.id
+    if state.abort is not None:
+        return (e.StepSkipped(step_id=step_id, reason="the task is aborted"),)
+    if step.condition_false:
+        return (e.StepSkipped(step_id=step_id, reason="its condition was false", satisfied=True),)
+    for need in step.spec.needs:
+        if standing(state, need) == "bad":
+            return (e.StepSkipped(step_id=step_id, reason=f"step {need!r} did not succeed"),)
+    if not runnable(state, step):
+        return ()
+    tool = step.tool
+    if tool is None:
+        return _take_turn(state, step)
+    known = state.tools.get(tool)
+    if known is not None and known.toolbelt not in state.toolbelts:
+        return (
+            e.StepEvaluated(
+                step_id=step_id,
+                verdict="toolbelt",
+                toolbelt=known.toolbelt,
+                reason=f"{tool!r} belongs to the toolbelt {known.toolbelt!r}",
+            ),
+        )
+    return ()
+
+
+def _take_turn(state: State, step: StepState) -> Events:
+    if not may_converse(state, step):
+        return ()
+    if exhausted := budget.turn_fits(state):
+        return (exhausted,)
+    return (
+        e.ModelCallStarted(
+            step_id=step.spec.id,
+            turn=step.turn + 1,
+            model=state.task.model or "",
+            reserved_tokens=budget.TURN_TOKENS,
+            reserved_usd=budget.TURN_USD,
+        ),
+    )
+
+
+def _evaluate(state: State, step: StepState, at_us: int) -> Events:
+    """The transition rule after an attempt: good, failed, or go on with the conversation."""
+    assert step.result is not None
+    if step.spec.tool is None:
+        return _evaluate_turn(step)
+    if step.result.unknown and not step.result.judged:
+        return _judge_unknown(state, step, at_us)
+    step_id = step.spec.id
+    reason = _shortfall(step)
+    if not reason:
+        why = step.result.reason if step.result.judged else ""
+        return (
+            e.StepEvaluated(step_id=step_id, verdict="good", reason=why),
+            e.StepSucceeded(step_id=step_id),
+        )
+    return (
+        e.StepEvaluated(
+            step_id=step_id, verdict="failed", kind=step.result.kind or "failed", reason=reason
+        ),
+    )
+
+
+def _evaluate_turn(step: StepState) -> Events:
+    step_id, result = step.spec.id, step.result
+    assert result is not None
+    if step.finished:
+        return (
+            e.StepEvaluated(step_id=step_id, verdict="good"),
+            e.StepSucceeded(step_id=step_id),
+        )
+    if step.queue or result.ok:
+        # What goes wrong in a tool is data for the model.
+        return (e.StepEvaluated(step_id=step_id, verdict="continue"),)
+    return (
+        e.StepEvaluated(step_id=step_id, verdict="failed", kind=result.kind, reason=result.reason),
+    )
+
+
+def _judge_unknown(state: State, step: StepState, at_us: int) -> Events:
+    step_id = step.spec.id
+    assert step.result is not None
+    match state.task.policy.unknown_effect:
+        case "fail":
+            return (
+                e.StepEvaluated(
+                    step_id=step_id,
+                    verdict="failed",
+                    kind="unknown_effect",
+                    reason=step.result.reason,
+                ),
+            )
+        case "continue":
+            return (
+                e.StepEvaluated(
+                    step_id=step_id, verdict="good", reason="unknown effect; the policy goes on"
+                ),
+                e.StepSucceeded(step_id=step_id),
+            )
+        case "ask":
+            if step.approval_id:
+                return ()
+            if state.abort is not None:
+                return (e.StepSkipped(step_id=step_id, reason="the task is aborted"),)
+            approval_id = f"a{state.approvals_made + 1}"
+            return (
+                e.ApprovalRequested(
+                    approval_id=approval_id,
+                    step_id=step_id,
+                    subject="unknown_effect",
+                    tool=step.tool or "",
+                    arguments={},
+                    digest="",
+                    expires_at_us=at_us + int(state.task.policy.approval_seconds * 1e6),
+                    question=(
+                        f"{step.result.reason} Approve to go on as if step {step_id!r} had "
+                        "succeeded, deny to treat it as failed."
+                    ),
+                ),
+            )
+
+
+def _shortfall(step: StepState) -> str:
+    """Why the result is not what the step expects; empty if it is."""
+    result, expect = step.result, step.spec.expect
+    assert result is not None
+    if expect is None or result.judged:
+        return "" if result.ok else result.reason or "it failed"
+    if result.exit is None and not result.ok:
+        return result.reason or "it failed"
+    if expect.exit is not None and result.exit != expect.exit:
+        return f"exit {result.exit}, expected {expect.exit}: {result.reason[-300:]}"
+    if expect.exit is None and not result.ok:
+        return result.reason or "it failed"
+    if expect.contains is not None and expect.contains not in result.output:
+        return f"its output does not contain {expect.contains!r}"
+    return ""
+
+
+def _recover(state: State, step: StepState) -> Events:
+    assert step.failure is not None
+    failure = step.failure
+    effect = step.spec.effect or step.effect or step.last_effect
+    choice = recovery.choose(step, effect=effect)
+    chosen = e.RecoveryChosen(
+        step_id=step.spec.id,
+        strategy=choice.strategy,
+        kind=failure.kind,
+        reason=failure.reason,
+        delay_ms=choice.delay_ms,
+    )
+    if choice.strategy in (Strategy.RETRY, Strategy.ALTERNATIVE):
+        return (chosen,)
+    fallback = step.spec.fallback if choice.strategy is Strategy.FALLBACK else None
+    failed = e.StepFailed(
+        step_id=step.spec.id, kind=failure.kind, reason=failure.reason, fallback=fallback or ""
+    )
+    return (chosen, failed)
+
+
+def _judge(state: State) -> Events:
+    """The runtime has verified: only this decides that a task succeeded."""
+    found = state.verification
+    if found is None:
+        return ()
+    if (
+        found.ok
+        and found.checks
+        and all(check.ok for check in found.checks)
+        and not found.protected_changed
+    ):
+        return (e.TaskConcluded(status=Status.SUCCEEDED, reason="every check passed"),)
+    if found.protected_changed:
+        reason = "protected_file_changed: " + ", ".join(found.protected_changed)
+    elif not found.checks:
+        reason = found.message or "no_objectives: nothing says when this task is done"
+    else:
+        failing = [c for c in found.checks if not c.ok]
+        reason = "check_failed: " + "; ".join(f"{c.id} ({c.reason})" for c in failing)
+    if state.task.model is not None and state.task.plan is None:
+        if state.plan_attempts <= REPLANS_MAX:
+            return (e.ReplanRequested(reason=f"Verification failed: {reason}"),)
+    return (e.TaskConcluded(status=Status.UNVERIFIED, reason=reason),)

@@ -1,0 +1,95 @@
+"""Ranking registered tools against a goal, and checking a given plan against them. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from agent_runtime import schema
+from agent_runtime.loop.events import DiscoveredTool, ToolsDiscovered
+from agent_runtime.ports import Toolbox
+from agent_runtime.types import Effect, EffectPolicy, Json, StepSpec, TaskSpec, ToolInfo
+
+VISIBLE_MAX = 40
+"""Tools that a brain sees from the start: more of them costs tokens and wrong choices."""
+
+
+def discover(task: TaskSpec, toolbox: Toolbox) -> ToolsDiscovered:
+    """Every tool that the task may use, what it sees at first, and what is wrong with its plan."""
+    given = [info for info in toolbox.all() if refusal(task, info) is None]
+    wanted = set(_words(task.goal))
+    ranked = sorted(given, key=lambda t: (t.toolbelt != "standard", -_score(t, wanted), t.name))
+    visible = [t.name for t in ranked if t.toolbelt == "standard"][:VISIBLE_MAX]
+    effects: dict[str, Effect] = {}
+    problems: list[str] = []
+    for step in task.plan.steps if task.plan else ():
+        problems += _plan_problems(task, step, toolbox)
+        if not problems and step.tool is not None and not has_template(step.args):
+            policy = EffectPolicy(network=task.policy.network, stated=step.effect)
+            effects[step.id] = toolbox.get(step.tool).effect(step.args, policy)
+    return ToolsDiscovered(
+        tools=[DiscoveredTool(name=t.name, toolbelt=t.toolbelt, where=t.where) for t in ranked],
+        visible=visible,
+        effects=effects,
+        problems=problems,
+    )
+
+
+def refusal(task: TaskSpec, info: ToolInfo) -> str | None:
+    """Why a task may not use a tool, with the way out; None if it may."""
+    if info.where == "daemon" and info.name not in task.policy.tools:
+        return (
+            f"tool {info.name!r} runs outside the sandbox and is given to a task only by name: "
+            f"add it to policy.tools"
+        )
+    allowed = task.policy.toolbelts
+    if info.toolbelt != "standard" and allowed is not None and info.toolbelt not in allowed:
+        return (
+            f"tool {info.name!r} belongs to the toolbelt {info.toolbelt!r}, and policy.toolbelts "
+            f"allows only {allowed!r}"
+        )
+    if info.where == "worker" and task.workspace is None:
+        return f"tool {info.name!r} needs a workspace: add workspace.repo to the task"
+    return None
+
+
+def has_template(value: Json) -> bool:
+    """Does any string in a JSON value hold a `{{ … }}` expression?"""
+    match value:
+        case str():
+            return "{{" in value
+        case dict():
+            return any(has_template(v) for v in value.values())
+        case list() | tuple():
+            return any(has_template(v) for v in value)
+        case _:
+            return False
+
+
+def _plan_problems(task: TaskSpec, step: StepSpec, toolbox: Toolbox) -> list[str]:
+    problems: list[str] = []
+    ways: Sequence[tuple[str | None, dict[str, Json]]] = [(step.tool, step.args)]
+    if step.alternative is not None:
+        ways = [*ways, (step.alternative.tool, step.alternative.args)]
+    for name, args in ways:
+        if name is None:
+            continue
+        info = toolbox.find(name)
+        if info is None:
+            near = schema.nearest(name, [t.name for t in toolbox.all()])
+            hint = f"; did you mean {near!r}?" if near else ""
+            problems.append(f"step {step.id!r}: no tool is called {name!r}{hint}")
+            continue
+        if why := refusal(task, info):
+            problems.append(f"step {step.id!r}: {why}")
+        if not has_template(args):
+            problems += [f"step {step.id!r}: {p}" for p in schema.check(args, info.parameters)]
+    return problems
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z]{3,}", text.lower())
+
+
+def _score(info: ToolInfo, wanted: set[str]) -> int:
+    return len(wanted & set(_words(f"{info.name.replace('_', ' ')} {info.description}")))

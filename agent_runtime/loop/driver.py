@@ -1,0 +1,98 @@
+"""The loop: keep going what `next_actions` wants, stop what it no longer wants, commit the rest.
+
+Nothing is decided here. Starting a task, resuming it after a crash and reacting to a cancel are the
+same few lines, because actions are derived from the state.
+"""
+
+from __future__ import annotations
+
+import anyio
+
+from agent_runtime.loop import events as e
+from agent_runtime.loop.actions import Action, next_actions
+from agent_runtime.loop.hands import Hands
+from agent_runtime.loop.journal import Journal
+from agent_runtime.loop.perform import perform
+from agent_runtime.loop.state import State
+from agent_runtime.ports import Ports
+from agent_runtime.types import Lease
+
+COMMIT_SECONDS_MAX = 60.0
+"""How long a commit may take although its task is being cancelled: lock waits and retries."""
+
+
+async def drive(lease: Lease, ports: Ports, stop: anyio.Event | None = None) -> State:
+    """Drive one task until it ends, waits or is paused, or `stop` is set; return its last state.
+
+    When `stop` is set, running calls are stopped and `Interrupted` says that it was on purpose.
+
+    Raises:
+        LeaseLost, StoreUnavailable, StoreBroken, CorruptLog: the task goes no further here.
+    """
+    journal = Journal(lease, ports.store, ports.clock, ports.bus)
+    await journal.open()
+    async with Hands(journal, ports) as hands:
+        await _Loop(journal, hands, stop or anyio.Event()).run()
+    return journal.state
+
+
+class _Loop:
+    """The actions of one task that are going on."""
+
+    def __init__(self, journal: Journal, hands: Hands, stop: anyio.Event) -> None:
+        self._journal, self._hands, self._stop = journal, hands, stop
+        self._running: dict[str, anyio.CancelScope] = {}
+        self._changed = anyio.Event()
+        self._outside = False
+
+    async def run(self) -> None:
+        journal = self._journal
+        unsubscribe = self._hands.ports.bus.subscribe(journal.lease.task_id, self._heard)
+        try:
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(self._await_stop)
+                while True:
+                    self._changed = anyio.Event()
+                    if self._outside:
+                        self._outside = False
+                        await journal.refresh()
+                    wanted = {} if self._stop.is_set() else self._wanted()
+                    unwanted = [key for key in self._running if key not in wanted]
+                    for key in unwanted:
+                        self._running[key].cancel()
+                    if not unwanted:
+                        for key, action in wanted.items():
+                            if key not in self._running:
+                                scope = self._running[key] = anyio.CancelScope()
+                                tg.start_soon(self._act, action, scope)
+                    if not self._running:
+                        break
+                    await self._changed.wait()
+                tg.cancel_scope.cancel()
+        finally:
+            unsubscribe()
+        if self._stop.is_set() and journal.state.alive:
+            await journal.commit(e.Interrupted(reason="stopped by its owner"))
+
+    def _wanted(self) -> dict[str, Action]:
+        return {action.key: action for action in next_actions(self._journal.state)}
+
+    async def _act(self, action: Action, scope: anyio.CancelScope) -> None:
+        try:
+            with scope:
+                outcome, blobs = await perform(action, self._hands)
+                # What came back is a fact: it is stored although the action is not wanted any more.
+                with anyio.fail_after(COMMIT_SECONDS_MAX, shield=True):
+                    await self._journal.commit(outcome, blobs)
+        finally:
+            del self._running[action.key]
+            self._changed.set()
+
+    async def _await_stop(self) -> None:
+        await self._stop.wait()
+        self._changed.set()
+
+    def _heard(self, seq: int) -> None:
+        if seq > self._journal.state.seq:
+            self._outside = True
+            self._changed.set()

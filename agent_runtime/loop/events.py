@@ -1,0 +1,478 @@
+"""Every event a log can hold: frozen, tagged by type name, past tense. Names are a public contract.
+
+*Inputs* are facts from outside the core (a lease was taken, a call returned, a person decided);
+*decisions* are what the core made of them. Replay feeds the inputs and compares the decisions.
+A changed field needs a new `schema` number, an upcaster in `codec` and a golden file.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import msgspec
+
+from agent_runtime.types import (
+    Effect,
+    FailureKind,
+    Json,
+    Phase,
+    Status,
+    StepSpec,
+    Strategy,
+    TaskSpec,
+)
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all events. `schema` is the number of the stored form."""
+
+    schema: ClassVar[int] = 1
+
+
+# ---- inputs ------------------------------------------------------------------------------
+
+
+class TaskSubmitted(Event, frozen=True, kw_only=True):
+    """The first event of every log."""
+
+    spec: TaskSpec
+    submitted_by: str
+    loop_version: int
+
+
+class LeaseTaken(Event, frozen=True, kw_only=True):
+    """A process began to drive the task. Without an `Interrupted` before it, the last one died."""
+
+    epoch: int
+    owner: str
+
+
+class Interrupted(Event, frozen=True, kw_only=True):
+    """The owner stopped gracefully; open calls are resolved by the next one and cost nothing."""
+
+    reason: str
+
+
+class WorkspaceOpened(Event, frozen=True, kw_only=True):
+    """The working copy exists. Empty strings: the task has no workspace."""
+
+    path: str = ""
+    mount: str = ""
+    base_commit: str = ""
+    base_tree: str = ""
+    branch: str = ""
+    carried: list[str] = []
+    notes: list[str] = []
+    python: str = ""
+    python_source: str = ""
+
+
+class InitiationFailed(Event, frozen=True, kw_only=True):
+    """A task-wide action (opening, analysing, discovering) failed."""
+
+    kind: FailureKind
+    message: str
+
+
+class RequirementsAnalyzed(Event, frozen=True, kw_only=True):
+    """Facts of the repository, and the patterns that are protected from now on."""
+
+    facts: dict[str, Json]
+    protected: list[str]
+
+
+class DiscoveredTool(msgspec.Struct, frozen=True, kw_only=True):
+    """A tool as discovery found it: enough to decide about toolbelts."""
+
+    name: str
+    toolbelt: str
+    where: str
+
+
+class ToolsDiscovered(Event, frozen=True, kw_only=True):
+    """Every registered tool, ranked; `visible` are those the brain sees from the start."""
+
+    tools: list[DiscoveredTool]
+    visible: list[str]
+    effects: dict[str, Effect]
+    """Effect of each planned step whose arguments hold no template, by step id."""
+    problems: list[str] = []
+    """Why the given plan cannot run with these tools (unknown tool, bad arguments)."""
+
+
+class ToolbeltActivated(Event, frozen=True, kw_only=True):
+    """The modules behind the toolbelt live, its tools can be called."""
+
+    toolbelt: str
+    tools: list[str]
+
+
+class ToolbeltFailed(Event, frozen=True, kw_only=True):
+    """The toolbelt could not be activated."""
+
+    toolbelt: str
+    message: str
+
+
+class PreparationFailed(Event, frozen=True, kw_only=True):
+    """A step's call could not be made ready (template, schema, denied); nothing was started."""
+
+    step_id: str
+    kind: FailureKind
+    message: str
+    paths: list[str] = []
+
+
+class ConditionFalse(Event, frozen=True, kw_only=True):
+    """A step's `when` was false."""
+
+    step_id: str
+
+
+class CallReturned(Event, frozen=True, kw_only=True):
+    """The result of a call. `output` is what the brain sees; the full text is in `output_blob`."""
+
+    call_id: str
+    ok: bool
+    output: str
+    exit: int | None = None
+    kind: FailureKind = ""
+    output_blob: str = ""
+    output_bytes: int = 0
+    tree_after: str = ""
+    changed: list[str] = []
+    paths: list[str] = []
+    data: Json = None
+
+
+class CallLost(Event, frozen=True, kw_only=True):
+    """A call of this owner has no result. The effect ledger decides what follows."""
+
+    call_id: str
+    reason: Literal["timeout", "worker_died"]
+    message: str
+
+
+class CallResolved(Event, frozen=True, kw_only=True):
+    """What the effect ledger found out about a call without a result; its sandbox is dead.
+
+    rerun: it runs again under the same id (a workspace call after `tree_before` was restored);
+    dropped: it will not run again, and its workspace effect was undone; happened and not_happened:
+    its probe looked; unknown: nobody can tell.
+    """
+
+    call_id: str
+    resolution: Literal["rerun", "dropped", "happened", "not_happened", "unknown"]
+    message: str = ""
+
+
+class TimerFired(Event, frozen=True, kw_only=True):
+    """A delay or an expiry has passed."""
+
+    timer: str
+
+
+class ModelReplied(Event, frozen=True, kw_only=True):
+    """One turn's answer: only the new message, not the history."""
+
+    step_id: str
+    turn: int
+    text: str
+    calls: list[tuple[str, dict[str, Json]]]
+    tokens: int
+    usd: float
+
+
+class ModelFailed(Event, frozen=True, kw_only=True):
+    """A turn without an answer."""
+
+    step_id: str
+    turn: int
+    error: str
+    message: str
+    retry_after_seconds: float | None = None
+
+
+class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One objective's check, as the runtime saw it."""
+
+    id: str
+    command: str | list[str]
+    expected_exit: int
+    exit: int
+    ok: bool
+    passed: int | None = None
+    min_passed: int | None = None
+    output: str = ""
+    output_blob: str = ""
+    reason: str = ""
+
+
+class VerificationEnded(Event, frozen=True, kw_only=True):
+    """The runtime ran every check on a clean checkout of `tree` = `base_tree` + `patch_blob`."""
+
+    ok: bool
+    tree: str
+    base_tree: str
+    checks: list[CheckResult]
+    protected_changed: list[str]
+    patch_blob: str
+    patch_bytes: int
+    changed: list[str]
+    message: str = ""
+
+
+class CleanedUp(Event, frozen=True, kw_only=True):
+    """Every process of the task is dead and its working copy is gone, but for `problems`."""
+
+    problems: list[str]
+
+
+class CancelRequested(Event, frozen=True, kw_only=True):
+    """Somebody wants the task to stop for good."""
+
+    by: str
+    reason: str = ""
+
+
+class PauseRequested(Event, frozen=True, kw_only=True):
+    """Somebody wants the task to stop after its present calls."""
+
+    by: str
+
+
+class ResumeRequested(Event, frozen=True, kw_only=True):
+    """Somebody wants a paused task to go on."""
+
+    by: str
+
+
+class Steered(Event, frozen=True, kw_only=True):
+    """A message from a person to the brain."""
+
+    by: str
+    message: str
+
+
+class ApprovalDecided(Event, frozen=True, kw_only=True):
+    """A person's answer to one `ApprovalRequested`; single use."""
+
+    approval_id: str
+    decision: Literal["approve", "deny"]
+    by: str
+    message: str = ""
+
+
+# ---- decisions ---------------------------------------------------------------------------
+
+
+class PhaseEntered(Event, frozen=True, kw_only=True):
+    """The task's derived phase changed."""
+
+    phase: Phase
+    previous: Phase
+
+
+class PlanAdopted(Event, frozen=True, kw_only=True):
+    """The steps to run. `source`: given, model or single."""
+
+    steps: list[StepSpec]
+    source: Literal["given", "model", "single"]
+    attempt: int
+
+
+class CallIntended(Event, frozen=True, kw_only=True):
+    """A call is about to run: after a crash, the log shows that it may have."""
+
+    step_id: str
+    call_id: str
+    attempt: int
+    tool: str
+    arguments: dict[str, Json]
+    effect: Effect
+    tree_before: str = ""
+    approval_id: str = ""
+    turn: int | None = None
+
+
+class ApprovalRequested(Event, frozen=True, kw_only=True):
+    """A person must decide. `digest` binds the answer to tool, arguments and tree."""
+
+    approval_id: str
+    step_id: str
+    subject: Literal["call", "unknown_effect"]
+    tool: str
+    arguments: dict[str, Json]
+    digest: str
+    tree_before: str = ""
+    expires_at_us: int
+    question: str
+
+
+class ApprovalExpired(Event, frozen=True, kw_only=True):
+    """Nobody decided in time; it counts as denied."""
+
+    approval_id: str
+
+
+class StepEvaluated(Event, frozen=True, kw_only=True):
+    """The transition rule looked at a step: good, failed, or is another toolbelt needed?"""
+
+    step_id: str
+    verdict: Literal["good", "failed", "toolbelt", "continue"]
+    toolbelt: str = ""
+    kind: FailureKind = ""
+    reason: str = ""
+
+
+class RecoveryChosen(Event, frozen=True, kw_only=True):
+    """What error handling does about a failure; `step_id` is empty for a task-wide one."""
+
+    step_id: str
+    strategy: Strategy
+    kind: FailureKind
+    reason: str
+    delay_ms: int = 0
+
+
+class StepSucceeded(Event, frozen=True, kw_only=True):
+    """The step is done; its result can be used by later ones."""
+
+    step_id: str
+
+
+class StepFailed(Event, frozen=True, kw_only=True):
+    """The step has failed for good. `fallback` names the step that stands in for it."""
+
+    step_id: str
+    kind: FailureKind
+    reason: str
+    fallback: str = ""
+
+
+class StepSkipped(Event, frozen=True, kw_only=True):
+    """The step will not run."""
+
+    step_id: str
+    reason: str
+    satisfied: bool = False
+    """True when its own condition skipped it: those that need it still run."""
+
+
+class EffectUnknown(Event, frozen=True, kw_only=True):
+    """A call of effect `once` (or an undecided probe) has no result and is never run again."""
+
+    call_id: str
+    step_id: str
+    tool: str
+    message: str
+
+
+class WorkerRestarted(Event, frozen=True, kw_only=True):
+    """The sandbox's worker is a new one: interpreter state and background processes are gone."""
+
+    reason: str
+
+
+class ModelCallStarted(Event, frozen=True, kw_only=True):
+    """A model is about to be asked; its reservation counts until it is settled."""
+
+    step_id: str
+    turn: int
+    model: str
+    reserved_tokens: int
+    reserved_usd: float
+
+
+class ModelCallSettled(Event, frozen=True, kw_only=True):
+    """A model call without an answer (crash, cancel) is charged at its reservation."""
+
+    step_id: str
+    turn: int
+    tokens: int
+    usd: float
+
+
+class BudgetExhausted(Event, frozen=True, kw_only=True):
+    """A limit is reached: nothing new starts."""
+
+    limit: Literal["steps", "usd", "tokens", "seconds", "crashes"]
+    used: float
+    allowed: float
+
+
+class VerificationStarted(Event, frozen=True, kw_only=True):
+    """All steps have ended; the runtime is about to run the checks."""
+
+    attempt: int
+
+
+class ReplanRequested(Event, frozen=True, kw_only=True):
+    """Verification failed; the plan is made anew with the reason."""
+
+    reason: str
+
+
+class TaskConcluded(Event, frozen=True, kw_only=True):
+    """The terminal decision; the first one wins. Cleanup follows."""
+
+    status: Status
+    reason: str
+
+
+class TaskEnded(Event, frozen=True, kw_only=True):
+    """The terminal event. Nothing follows it; the task is idle again."""
+
+    status: Status
+    reason: str
+    phase: Phase = Phase.IDLE
+
+
+InputEvent = (
+    TaskSubmitted
+    | LeaseTaken
+    | Interrupted
+    | WorkspaceOpened
+    | InitiationFailed
+    | RequirementsAnalyzed
+    | ToolsDiscovered
+    | ToolbeltActivated
+    | ToolbeltFailed
+    | PreparationFailed
+    | ConditionFalse
+    | CallReturned
+    | CallLost
+    | CallResolved
+    | TimerFired
+    | ModelReplied
+    | ModelFailed
+    | VerificationEnded
+    | CleanedUp
+    | CancelRequested
+    | PauseRequested
+    | ResumeRequested
+    | Steered
+    | ApprovalDecided
+)
+DecisionEvent = (
+    PhaseEntered
+    | PlanAdopted
+    | CallIntended
+    | ApprovalRequested
+    | ApprovalExpired
+    | StepEvaluated
+    | RecoveryChosen
+    | StepSucceeded
+    | StepFailed
+    | StepSkipped
+    | EffectUnknown
+    | WorkerRestarted
+    | ModelCallStarted
+    | ModelCallSettled
+    | BudgetExhausted
+    | VerificationStarted
+    | ReplanRequested
+    | TaskConcluded
+    | TaskEnded
+)
+AnyEvent = InputEvent | DecisionEvent

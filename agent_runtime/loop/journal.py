@@ -1,0 +1,205 @@
+"""One task's log in its owner's hands: load and fold it, decide, commit, catch up with others.
+
+`Journal` is the only place that appends the owner's events. A commit decides on the newest state:
+when somebody else's fact came first, the tail is loaded and the outcome is decided anew, so a
+fact is never lost and an announcement that no longer fits is dropped. `append_fact` is for
+everybody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import anyio
+import msgspec
+
+from agent_runtime.errors import Conflict, LeaseLost, StoreUnavailable
+from agent_runtime.loop import codec
+from agent_runtime.loop import events as e
+from agent_runtime.loop.decide import advance
+from agent_runtime.loop.outcomes import Outcome, Woken
+from agent_runtime.loop.state import FOLD_VERSION, State, evolve, fold, status_of
+from agent_runtime.ports import Bus, Clock, Store
+from agent_runtime.types import BlobId, Lease, Row, Seq, TaskId, TaskSummary
+
+APPEND_TRIES = 6
+"""One and five more, waiting 50 ms and twice as long each time: a full disk, a long lock."""
+APPEND_DELAY_SECONDS = 0.05
+SNAPSHOT_EVENTS = 500
+"""Events between two snapshots: folding that many takes a few milliseconds."""
+
+
+class _Snapshot(msgspec.Struct, frozen=True):
+    head: str
+    state: State
+
+
+_snapshot_encode = msgspec.msgpack.Encoder().encode
+_snapshot_decode = msgspec.msgpack.Decoder(_Snapshot).decode
+
+
+class Journal:
+    """The log of a task that this process drives."""
+
+    def __init__(self, lease: Lease, store: Store, clock: Clock, bus: Bus) -> None:
+        self.lease = lease
+        self.state = State(task_id=lease.task_id)
+        self._head = codec.GENESIS
+        self._store, self._clock, self._bus = store, clock, bus
+        self._lock = anyio.Lock()
+        self._snapshot_seq = 0
+
+    async def open(self) -> None:
+        """Load, check and fold the log, and record that this owner took the task.
+
+        Raises:
+            CorruptLog: the log is not what was written; nothing is touched.
+            LeaseLost: somebody newer owns the task.
+        """
+        task_id = self.lease.task_id
+        saved = await self._store.load_snapshot(task_id, FOLD_VERSION)
+        if saved is not None:
+            try:
+                snapshot = _snapshot_decode(saved[1])
+            except msgspec.MsgspecError:
+                pass  # a snapshot is only a shortcut: without it the whole log is folded
+            else:
+                self.state, self._head = snapshot.state, snapshot.head
+                self._snapshot_seq = self.state.seq
+        await self._catch_up()
+        if self.state.ended:
+            return  # its last owner died between the terminal event and giving the lease back
+        await self.commit(e.LeaseTaken(epoch=self.lease.epoch, owner=self.lease.owner))
+
+    async def commit(self, outcome: Outcome, blobs: Mapping[BlobId, bytes] = {}) -> None:
+        """Decide about `outcome` on the newest state and store what follows, all or nothing.
+
+        Raises:
+            LeaseLost: stop, and touch nothing of the task any more.
+            StoreUnavailable: the log cannot be written; the task must not go on without it.
+        """
+        async with self._lock:
+            while True:
+                at_us = max(self._clock.now_us(), self.state.at_us)
+                events, state = advance(self.state, outcome, at_us)
+                if not events:
+                    return
+                rows = codec.encode(
+                    self.lease.task_id,
+                    events,
+                    after=self.state.seq,
+                    head=self._head,
+                    at_us=at_us,
+                )
+                try:
+                    await self._append(rows, state, blobs)
+                except LeaseLost:
+                    raise
+                except Conflict:
+                    await self._catch_up()
+                    continue
+                self.state, self._head = state, rows[-1].hash
+                self._bus.publish(self.lease.task_id, state.seq)
+                await self._keep_snapshot()
+                return
+
+    async def refresh(self) -> None:
+        """Read what others have appended, and decide what follows from it."""
+        async with self._lock:
+            await self._catch_up()
+        await self.commit(Woken())
+
+    async def _append(self, rows: list[Row], state: State, blobs: Mapping[BlobId, bytes]) -> None:
+        summary = summarize(state, rows[-1].hash)
+        for attempt in range(1, APPEND_TRIES + 1):
+            try:
+                await self._store.append(
+                    self.lease.task_id,
+                    Seq(self.state.seq),
+                    rows,
+                    epoch=self.lease.epoch,
+                    summary=summary,
+                    blobs=blobs,
+                )
+                return
+            except StoreUnavailable:
+                # Nothing is known about the write; the same rows again are recognised by hash.
+                if attempt == APPEND_TRIES:
+                    raise
+                await anyio.sleep(APPEND_DELAY_SECONDS * 2 ** (attempt - 1))
+
+    async def _catch_up(self) -> None:
+        rows = await self._store.load(self.lease.task_id, self.state.seq)
+        if not rows:
+            return
+        self._head = codec.check_chain(
+            rows, task_id=self.lease.task_id, after=self.state.seq, head=self._head
+        )
+        self.state = fold(((codec.decode(row), row.at_us) for row in rows), self.state)
+
+    async def _keep_snapshot(self) -> None:
+        if self.state.seq - self._snapshot_seq < SNAPSHOT_EVENTS:
+            return
+        self._snapshot_seq = self.state.seq
+        data = _snapshot_encode(_Snapshot(self._head, self.state))
+        try:
+            await self._store.save_snapshot(
+                self.lease.task_id, Seq(self.state.seq), FOLD_VERSION, data
+            )
+        except StoreUnavailable:
+            pass  # a shortcut only; the next one may fit
+
+
+async def append_fact(
+    store: Store,
+    clock: Clock,
+    bus: Bus,
+    task_id: TaskId,
+    make: Callable[[State], e.InputEvent],
+) -> State:
+    """Append one fact from outside the loop, as `make` finds it right on the newest state.
+
+    Raises:
+        Conflict: raised by `make`, because the state forbids it.
+        NotFound: no such task.
+    """
+    while True:
+        rows = await store.load(task_id)
+        head = codec.check_chain(rows, task_id=task_id)
+        state = fold(((codec.decode(row), row.at_us) for row in rows), State(task_id=task_id))
+        event = make(state)
+        at_us = max(clock.now_us(), state.at_us)
+        after = evolve(state, event, at_us)
+        fact = codec.encode(task_id, [event], after=state.seq, head=head, at_us=at_us)
+        try:
+            await store.append(
+                task_id,
+                Seq(state.seq),
+                fact,
+                epoch=None,
+                summary=summarize(after, fact[-1].hash),
+            )
+        except Conflict:
+            continue  # somebody was faster: look at the newest state again
+        bus.publish(task_id, after.seq)
+        return after
+
+
+def summarize(state: State, head_hash: str) -> TaskSummary:
+    """The row of `ps` for a state."""
+    status, reason = status_of(state)
+    task = state.task
+    return TaskSummary(
+        task_id=state.task_id,
+        status=status,
+        phase=state.phase,
+        reason=reason,
+        goal=task.goal,
+        seq=state.seq,
+        head_hash=head_hash,
+        created_at_us=state.created_at_us,
+        updated_at_us=state.at_us,
+        labels=task.labels,
+        priority=task.priority,
+        repo=task.workspace.repo if task.workspace else "",
+    )

@@ -1,0 +1,249 @@
+"""Doing one action: the shell's side of every order that the core can give.
+
+Returns what came back and the blobs it names. Operating errors become outcomes here, so that the
+core decides about them; only the log's own errors go through.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Coroutine
+from typing import assert_never
+
+import anyio
+
+from agent_runtime.errors import (
+    AgentRuntimeError,
+    NotFound,
+    PluginError,
+    SandboxUnavailable,
+    WorkspaceError,
+)
+from agent_runtime.loop import actions as a
+from agent_runtime.loop import calls
+from agent_runtime.loop import events as e
+from agent_runtime.loop.analyze import analyze
+from agent_runtime.loop.budget import TURN_TOKENS, seconds_left
+from agent_runtime.loop.calls import Performed
+from agent_runtime.loop.discover import discover
+from agent_runtime.loop.hands import Hands
+from agent_runtime.loop.outcomes import Outcome
+from agent_runtime.ports import CheckOutcome, ModelRequest
+from agent_runtime.types import BlobId, TreeId
+
+log = logging.getLogger(__name__)
+
+EMPTY_TREE = TreeId("4b825dc642cb6eb9a060e54bf8d69288fbee4904")
+"""Git's id of the tree without entries."""
+MODEL_SECONDS = 600.0
+CHANGED_MAX = 2000
+
+
+async def perform(action: a.Action, hands: Hands) -> Performed:
+    """Do `action` and return its outcome and the blobs that belong to it."""
+    match action:
+        case a.OpenWorkspace():
+            return await _guarded(_open_workspace(hands))
+        case a.Analyze():
+            return await _guarded(_analyze(hands))
+        case a.DiscoverTools():
+            return discover(hands.state.task, hands.ports.toolbox), {}
+        case a.ActivateToolbelt(toolbelt):
+            return await _activate(toolbelt, hands), {}
+        case a.PrepareCall():
+            return await calls.prepare(action, hands), {}
+        case a.RunCall():
+            return await calls.run(action, hands)
+        case a.ResolveCall():
+            return await calls.resolve(action, hands), {}
+        case a.WaitTimer():
+            return await _wait(action, hands), {}
+        case a.AskModel(step_id, turn):
+            return await _ask_model(step_id, turn, hands), {}
+        case a.Verify():
+            return await _verify(hands)
+        case a.CleanUp():
+            return e.CleanedUp(problems=await hands.clean_up()), {}
+        case _:
+            assert_never(action)
+
+
+async def _guarded(opening: Coroutine[None, None, Outcome]) -> Performed:
+    """Task-wide trouble is an outcome: error handling decides."""
+    try:
+        return await opening, {}
+    except (WorkspaceError, NotFound) as error:
+        return e.InitiationFailed(kind="not_found", message=str(error)), {}
+    except OSError as error:
+        return e.InitiationFailed(kind="transient", message=f"{type(error).__name__}: {error}"), {}
+
+
+async def _open_workspace(hands: Hands) -> Outcome:
+    task = hands.state.task
+    if task.workspace is None:
+        return e.WorkspaceOpened()
+    opened = await hands.ports.workspaces.open(hands.lease.task_id, task.workspace)
+    python, source = hands.ports.environment.python(task)
+    return e.WorkspaceOpened(
+        path=opened.path,
+        mount=opened.mount,
+        base_commit=opened.base_commit,
+        base_tree=opened.base_tree,
+        branch=opened.branch,
+        carried=list(opened.carried),
+        notes=list(opened.notes),
+        python=python,
+        python_source=source,
+    )
+
+
+async def _analyze(hands: Hands) -> Outcome:
+    workspace = hands.state.workspace
+    paths: list[str] = []
+    if workspace is not None and workspace.base_tree:
+        base = TreeId(workspace.base_tree)
+        found = await hands.ports.workspaces.changes(hands.lease.task_id, EMPTY_TREE, base)
+        paths = [change.path for change in found]
+    return analyze(hands.state.task, paths)
+
+
+async def _activate(toolbelt: str, hands: Hands) -> Outcome:
+    try:
+        names = await hands.use_toolbelt(toolbelt)
+    except (NotFound, PluginError) as error:
+        return e.ToolbeltFailed(toolbelt=toolbelt, message=str(error))
+    return e.ToolbeltActivated(toolbelt=toolbelt, tools=names)
+
+
+async def _wait(action: a.WaitTimer, hands: Hands) -> Outcome:
+    if action.until_us:
+        # Wall time may jump either way: look again at least once a minute.
+        while (left := (action.until_us - hands.ports.clock.now_us()) / 1e6) > 0:
+            await anyio.sleep(min(left, 60.0))
+    else:
+        await anyio.sleep(action.delay_ms / 1000)
+    return e.TimerFired(timer=action.timer)
+
+
+async def _ask_model(step_id: str, turn: int, hands: Hands) -> Outcome:
+    state = hands.state
+
+    def failed(error: str, message: str, after: float | None = None) -> e.ModelFailed:
+        return e.ModelFailed(
+            step_id=step_id, turn=turn, error=error, message=message, retry_after_seconds=after
+        )
+
+    model = hands.ports.model
+    if model is None:
+        return failed("auth", f"no adapter can reach the model {state.task.model!r}")
+    visible = [t for name in _visible(hands) if (t := hands.ports.toolbox.find(name))]
+    request = ModelRequest(
+        model=state.task.model or "",
+        messages=state.messages,
+        tools=tuple(visible),
+        tokens_max=TURN_TOKENS,
+    )
+    seconds = min(MODEL_SECONDS, seconds_left(state))
+    try:
+        with anyio.fail_after(seconds):
+            answer = await model.complete(request)
+    except TimeoutError:
+        return failed("transport", f"no answer within {seconds:g} s")
+    except Exception as error:  # the border to an adapter: it becomes data
+        log.exception("the model adapter failed")
+        return failed("internal", f"the adapter failed with {type(error).__name__}: {error}")
+    if answer.error:
+        return failed(answer.error, answer.text, answer.retry_after_seconds)
+    return e.ModelReplied(
+        step_id=step_id,
+        turn=turn,
+        text=answer.text,
+        calls=[(name, dict(arguments)) for name, arguments in answer.calls],
+        tokens=answer.tokens,
+        usd=answer.usd,
+    )
+
+
+def _visible(hands: Hands) -> list[str]:
+    """Tools in the order they appeared: activating a toolbelt appends, it never reorders."""
+    state = hands.state
+    first = state.discovery.visible if state.discovery else []
+    later = [
+        name
+        for name, tool in state.tools.items()
+        if tool.toolbelt != "standard" and tool.toolbelt in state.toolbelts
+    ]
+    return [*first, *sorted(later)]
+
+
+async def _verify(hands: Hands) -> Performed:
+    """Every process of the task is dead first; then the checks run on a clean checkout."""
+    state, ports, task_id = hands.state, hands.ports, hands.lease.task_id
+    await hands.end_worker()
+    workspace = state.workspace
+    if workspace is None or not workspace.path:
+        return _nothing_verified("no_workspace: a task without a repository has no branch"), {}
+    try:
+        await ports.sandbox.reap(state.task_id)
+        base = TreeId(workspace.base_tree)
+        found = await ports.verifier.verify(
+            task_id,
+            objectives=state.task.objectives,
+            base=base,
+            tree=await ports.workspaces.snapshot(task_id),
+            protected=state.protected,
+            sandbox=ports.sandbox,
+            sandbox_spec=hands.check_spec,
+        )
+        patch = await ports.workspaces.patch(task_id, base, found.tree)
+        changed = [c.path for c in await ports.workspaces.changes(task_id, base, found.tree)]
+    except (WorkspaceError, SandboxUnavailable, AgentRuntimeError, OSError) as error:
+        return _nothing_verified(f"verification_failed: {error}"), {}
+    blobs: dict[BlobId, bytes] = {}
+    verified = e.VerificationEnded(
+        ok=found.ok and bool(found.checks),
+        tree=found.tree,
+        base_tree=base,
+        checks=[_check_result(check) for check in found.checks],
+        protected_changed=list(found.protected_changed),
+        patch_blob=_keep(patch, blobs),
+        patch_bytes=len(patch),
+        changed=changed[:CHANGED_MAX],
+        message="" if found.checks else "no_objectives: nothing says when this task is done",
+    )
+    return verified, blobs
+
+
+def _check_result(check: CheckOutcome) -> e.CheckResult:
+    return e.CheckResult(
+        id=check.id,
+        command=check.command,
+        expected_exit=check.expected_exit,
+        exit=check.exit,
+        ok=check.ok,
+        passed=check.passed,
+        min_passed=check.min_passed,
+        output=check.output,
+        reason=check.reason,
+    )
+
+
+def _nothing_verified(message: str) -> e.VerificationEnded:
+    return e.VerificationEnded(
+        ok=False,
+        tree="",
+        base_tree="",
+        checks=[],
+        protected_changed=[],
+        patch_blob="",
+        patch_bytes=0,
+        changed=[],
+        message=message,
+    )
+
+
+def _keep(data: bytes, blobs: dict[BlobId, bytes]) -> str:
+    blob_id = BlobId(hashlib.sha256(data).hexdigest())
+    blobs[blob_id] = data
+    return blob_id

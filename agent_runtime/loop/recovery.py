@@ -1,0 +1,91 @@
+"""What error handling does about a failure: one table, one function.
+
+Transient failures are retried, permanent ones are not; where another way was given it is tried
+next. Order: retry, alternative approach, fallback, abort.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from agent_runtime.loop.state import StepState, Trouble
+from agent_runtime.types import Effect, FailureKind, Strategy
+
+REPEAT_SAFE = frozenset({Effect.READ, Effect.WORKSPACE, Effect.IDEMPOTENT})
+"""Effects whose call may be made again after a time-out (a workspace is rolled back first)."""
+
+TIMEOUT_TRIES = 2
+"""Tries of a call that timed out, in all; a third would only cost the same time again."""
+TIMEOUT_DELAY_MS = 500
+
+TRANSIENT_DELAYS_MS = (1000, 2000, 4000)
+"""Waits before the tries after the first: model errors, lost calls, a workspace that is locked."""
+
+RETRY_DELAY_MS = 100
+RETRY_DELAY_MS_MAX = 10_000
+"""A step's own `retry` backs off exponentially between these."""
+
+RERUNS_MAX = 5
+"""Runs of one call under the same id after crashes: a call that kills its owner must end."""
+DEATHS_MAX = 3
+"""Runs of one step that killed their worker."""
+
+PERMANENT: frozenset[FailureKind] = frozenset(
+    {"refused", "bad_input", "not_found", "denied", "unknown_effect", "internal"}
+)
+"""Doing the same again cannot help."""
+
+RULES: Mapping[FailureKind, str] = {
+    "failed": "retry as often as the step says, backing off",
+    "timeout": "two tries 500 ms apart, only where repeating is safe",
+    "transient": "three more tries after 1, 2 and 4 s",
+    "refused": "permanent",
+    "bad_input": "permanent",
+    "not_found": "permanent",
+    "denied": "permanent",
+    "unknown_effect": "permanent: it is never run again",
+    "internal": "permanent",
+}
+"""The table of the docs: kind of failure -> when the same way is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A strategy, and how long to wait before it."""
+
+    strategy: Strategy
+    delay_ms: int = 0
+
+
+def choose(step: StepState, *, effect: Effect | None) -> Choice:
+    """What to do about a step in `recovering`; its failure is counted already."""
+    assert step.failure is not None
+    again = _same_way(step, step.failure.kind, effect)
+    if again is not None:
+        return Choice(Strategy.RETRY, again)
+    if step.spec.alternative is not None and not step.alternative:
+        return Choice(Strategy.ALTERNATIVE)
+    if step.spec.fallback is not None:
+        return Choice(Strategy.FALLBACK)
+    return Choice(Strategy.ABORT)
+
+
+def choose_for_task(trouble: Trouble) -> Choice:
+    """What to do when opening, analysing or discovering failed."""
+    if trouble.failure.kind == "transient" and trouble.attempts <= len(TRANSIENT_DELAYS_MS):
+        return Choice(Strategy.RETRY, TRANSIENT_DELAYS_MS[trouble.attempts - 1])
+    return Choice(Strategy.ABORT)
+
+
+def _same_way(step: StepState, kind: FailureKind, effect: Effect | None) -> int | None:
+    """Delay in ms before the same call is made again, or None."""
+    match kind:
+        case "failed" if step.known_failures <= step.spec.retry:
+            return min(RETRY_DELAY_MS << (step.known_failures - 1), RETRY_DELAY_MS_MAX)
+        case "timeout" if step.timeouts < TIMEOUT_TRIES and effect in REPEAT_SAFE:
+            return TIMEOUT_DELAY_MS
+        case "transient" if step.transients <= len(TRANSIENT_DELAYS_MS):
+            return TRANSIENT_DELAYS_MS[step.transients - 1]
+        case _:
+            return None

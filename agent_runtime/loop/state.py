@@ -1,0 +1,712 @@
+"""The state of a task: the fold of its log, and `evolve`, which folds one event.
+
+Everything here is frozen; mappings are replaced, never changed. `evolve` checks every event against
+the tables in `phases`. What an event *means* for what comes next is in `decide` and `actions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, assert_never
+
+import msgspec
+
+from agent_runtime.errors import IllegalEvent
+from agent_runtime.loop import events as e
+from agent_runtime.loop import phases
+from agent_runtime.loop.prompts import Message, note, opening, reply, tool_result
+from agent_runtime.types import (
+    ENDED_STEPS,
+    Effect,
+    FailureKind,
+    Json,
+    Phase,
+    Status,
+    StepSpec,
+    StepStatus,
+    TaskSpec,
+)
+
+# Structs, not dataclasses: an event costs one `replace` of the state and one of a step; msgspec's
+# is some twenty times faster than the one of `dataclasses`, and a snapshot is one call.
+replace = msgspec.structs.replace
+
+FOLD_VERSION = 1
+"""Of the folded state's shape: a snapshot with another number is dropped."""
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What a step's last attempt came to, before it is evaluated."""
+
+    ok: bool
+    output: str = ""
+    exit: int | None = None
+    kind: FailureKind = ""
+    reason: str = ""
+    paths: tuple[str, ...] = ()
+    unknown: bool = False
+    """The call's effect is unknown (see `EffectUnknown`)."""
+    judged: bool = False
+    """A person or the policy said how to go on after an unknown effect."""
+
+
+class StepState(msgspec.Struct, frozen=True):
+    """One step of the plan. `known_failures`, `timeouts` and `deaths` are counted apart."""
+
+    spec: StepSpec
+    status: StepStatus = StepStatus.READY
+    attempt: int = 0
+    known_failures: int = 0
+    timeouts: int = 0
+    deaths: int = 0
+    transients: int = 0
+    awake: bool = True
+    """A fallback sleeps until its owner fails."""
+    alternative: bool = False
+    effect: Effect | None = None
+    """Known before the call is prepared only if its arguments hold no template."""
+    last_effect: Effect | None = None
+    """Of the attempt that ran last."""
+    condition_false: bool = False
+    result: Result | None = None
+    failure: e.StepEvaluated | None = None
+    wants_toolbelt: str = ""
+    timer: str = ""
+    delay_ms: int = 0
+    approval_id: str = ""
+    granted: tuple[str, str] | None = None
+    """(approval id, digest) of an approval that is not used yet."""
+    satisfied: bool = False
+    turn: int = 0
+    asking: e.ModelCallStarted | None = None
+    asked_in_epoch: int = 0
+    queue: tuple[tuple[str, Mapping[str, Json]], ...] = ()
+    queue_index: int = 0
+    finished: bool = False
+    """The model's last turn asked for no call."""
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED_STEPS
+
+    @property
+    def tool(self) -> str | None:
+        """The tool of the next call; None when it is the model's turn."""
+        if self.spec.tool is None:
+            return self.queue[self.queue_index][0] if self.queue_index < len(self.queue) else None
+        if self.alternative and self.spec.alternative is not None:
+            return self.spec.alternative.tool
+        return self.spec.tool
+
+    @property
+    def args(self) -> Mapping[str, Json]:
+        """The next call's arguments, templates not yet filled."""
+        if self.spec.tool is None:
+            return self.queue[self.queue_index][1]
+        if self.alternative and self.spec.alternative is not None:
+            return self.spec.alternative.args
+        return self.spec.args
+
+    @property
+    def call_id(self) -> str:
+        """Id of the next call."""
+        if self.spec.tool is None:
+            return f"{self.spec.id}.t{self.turn}.{self.queue_index}"
+        return f"{self.spec.id}.{self.attempt + 1}"
+
+
+class CallState(msgspec.Struct, frozen=True):
+    """An open call: intended, not yet returned or given up."""
+
+    intent: e.CallIntended
+    epoch: int
+    runs: int = 1
+    lost: str = ""
+    """Reason of a `CallLost`; empty while it runs."""
+    message: str = ""
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What was spent. `steps` counts attempts when they start; `running_us` running time only."""
+
+    steps: int = 0
+    tokens: int = 0
+    usd: float = 0.0
+    reserved_tokens: int = 0
+    reserved_usd: float = 0.0
+    running_us: int = 0
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """A task-wide failure that error handling has yet to deal with."""
+
+    failure: e.InitiationFailed
+    attempts: int
+    timer: str = ""
+    delay_ms: int = 0
+
+
+class State(msgspec.Struct, frozen=True):
+    """Where a task stands. Two equal logs give equal states."""
+
+    task_id: str = ""
+    spec: TaskSpec | None = None
+    seq: int = 0
+    at_us: int = 0
+    created_at_us: int = 0
+    stage: Phase = Phase.IDLE
+    """The phase without what is derived: never a step's sub-phase nor error_handling."""
+    phase: Phase = Phase.IDLE
+    shown: Phase = Phase.IDLE
+    """The phase that the log's last `PhaseEntered` told."""
+    epoch: int = 0
+    owner: str = ""
+    alive: bool = False
+    """A lease was taken and no `Interrupted` followed."""
+    crashes: int = 0
+    """Owners that died since something last came back."""
+    workspace: e.WorkspaceOpened | None = None
+    analysis: e.RequirementsAnalyzed | None = None
+    tools: Mapping[str, e.DiscoveredTool] = {}
+    discovery: e.ToolsDiscovered | None = None
+    toolbelts: frozenset[str] = frozenset({"standard"})
+    plan_attempts: int = 0
+    replan_reason: str = ""
+    steps: Mapping[str, StepState] = {}
+    calls: Mapping[str, CallState] = {}
+    approvals: Mapping[str, e.ApprovalRequested] = {}
+    approvals_made: int = 0
+    expired: frozenset[str] = frozenset()
+    unknown: tuple[e.EffectUnknown, ...] = ()
+    worker_used: bool = False
+    """A worker of this epoch has run a call: its loss must be told."""
+    worker_gone: str = ""
+    """Why the worker is a new one, until `WorkerRestarted` says so."""
+    verifications: int = 0
+    verification: e.VerificationEnded | None = None
+    usage: Usage = Usage()
+    exhausted: e.BudgetExhausted | None = None
+    trouble: Trouble | None = None
+    trouble_attempts: int = 0
+    cancel: e.CancelRequested | None = None
+    paused: bool = False
+    abort: e.StepFailed | None = None
+    messages: tuple[Message, ...] = ()
+    conclusion: e.TaskConcluded | None = None
+    cleaned: e.CleanedUp | None = None
+    ended: bool = False
+
+    @property
+    def task(self) -> TaskSpec:
+        """The task file. Only after the first event."""
+        assert self.spec is not None
+        return self.spec
+
+    @property
+    def stopping(self) -> bool:
+        """Nothing new may start, and calls without a result are not run again."""
+        return self.cancel is not None or self.exhausted is not None
+
+    @property
+    def protected(self) -> tuple[str, ...]:
+        return tuple(self.analysis.protected) if self.analysis else ()
+
+
+def evolve(state: State, event: e.AnyEvent, at_us: int) -> State:
+    """Fold one event that is stored at `at_us`. Raises `IllegalEvent` when the tables forbid it."""
+    if state.ended:
+        raise IllegalEvent(f"{type(event).__name__} after the task's end")
+    changes = _changes(state, event, at_us)
+    changes["seq"] = state.seq + 1
+    changes["at_us"] = at_us
+    if "usage" not in changes and state.alive and at_us > state.at_us:
+        changes["usage"] = _clocked(state, at_us)
+    after = replace(state, **changes)
+    phase = _derived_phase(after)
+    if phase is not after.phase:
+        after = replace(after, phase=phase)
+    if not phases.legal(state.phase, type(event), phase):
+        raise IllegalEvent(f"{type(event).__name__} cannot lead from {state.phase} to {phase}")
+    return after
+
+
+def fold(records: Iterable[tuple[e.AnyEvent, int]], state: State | None = None) -> State:
+    """Fold (event, at_us) pairs in order."""
+    folded = state or State()
+    for event, at_us in records:
+        folded = evolve(folded, event, at_us)
+    return folded
+
+
+def status_of(state: State) -> tuple[Status, str]:
+    """The status a user sees, and its reason."""
+    if state.ended:
+        assert state.conclusion is not None
+        return state.conclusion.status, state.conclusion.reason
+    if state.epoch == 0:
+        return Status.PENDING, ""
+    if state.conclusion is not None:
+        return Status.RUNNING, "cleaning up"
+    if state.cancel is not None:
+        return Status.RUNNING, "cancelling"
+    busy = bool(state.calls) or any(s.asking for s in state.steps.values())
+    if state.paused and not busy:
+        return Status.PAUSED, ""
+    if state.approvals and not busy:
+        subjects = {a.subject for a in state.approvals.values()}
+        return Status.WAITING, "unknown_effect" if "unknown_effect" in subjects else "approval"
+    if state.stage is Phase.PLANNING and needs_brain(state):
+        return Status.WAITING, "brain"
+    return Status.RUNNING, ""
+
+
+def needs_brain(state: State) -> bool:
+    """No plan was given and no model either: somebody must think."""
+    return state.task.plan is None and state.task.model is None
+
+
+def _derived_phase(state: State) -> Phase:
+    if state.trouble is not None and state.conclusion is None:
+        return Phase.ERROR_HANDLING
+    if state.stage is not Phase.EXECUTION:
+        return state.stage
+    evaluating = toolbelt = False
+    for step in state.steps.values():
+        if step.status is StepStatus.RECOVERING:
+            return Phase.ERROR_HANDLING
+        if step.status is StepStatus.EVALUATING:
+            evaluating = True
+            toolbelt = toolbelt or bool(step.wants_toolbelt)
+    if toolbelt:
+        return Phase.TOOLBELT_ACTIVATION
+    return Phase.TOOL_TRANSITION_EVALUATION if evaluating else Phase.EXECUTION
+
+
+def _clocked(state: State, at_us: int, usage: Usage | None = None) -> Usage:
+    # Waiting for a person is not running; the gap after a crash is nobody's.
+    used = usage or state.usage
+    if not state.alive or (state.approvals and not state.calls):
+        return used
+    return replace(used, running_us=used.running_us + at_us - state.at_us)
+
+
+def _moved(
+    state: State, step_id: str, event: e.Event, to: StepStatus, **changes: Any
+) -> dict[str, Any]:
+    """Changes of `state` in which one step goes to `to`, checked against the step table."""
+    step = state.steps[step_id]
+    if to not in phases.STEP_TRANSITIONS[step.status].get(type(event), ()):
+        raise IllegalEvent(
+            f"{type(event).__name__} cannot lead step {step_id!r} from {step.status} to {to}"
+        )
+    return {"steps": {**state.steps, step_id: replace(step, status=to, **changes)}}
+
+
+def _without(calls: Mapping[str, CallState], call_id: str) -> dict[str, CallState]:
+    return {k: v for k, v in calls.items() if k != call_id}
+
+
+def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
+    """What one event changes. Long, because it is the one place that says it."""
+    match event:
+        case e.TaskSubmitted():
+            return {
+                "spec": event.spec,
+                "created_at_us": at_us,
+                "messages": (opening(event.spec),),
+            }
+        case e.LeaseTaken():
+            died = state.alive
+            return {
+                "epoch": event.epoch,
+                "owner": event.owner,
+                "alive": True,
+                "crashes": state.crashes + 1 if died else state.crashes,
+                "stage": Phase.TASK_INITIATION if state.stage is Phase.IDLE else state.stage,
+                "worker_used": False,
+                "worker_gone": "the runtime was restarted" if state.worker_used else "",
+                # The time between the last event and now belongs to nobody.
+                "usage": state.usage,
+            }
+        case e.Interrupted():
+            return {"alive": False, "usage": _clocked(state, at_us)}
+        case e.WorkspaceOpened():
+            return {"workspace": event, "stage": Phase.ANALYZE_REQUIREMENTS, "crashes": 0,
+                    "trouble_attempts": 0}  # fmt: skip
+        case e.RequirementsAnalyzed():
+            return {"analysis": event, "stage": Phase.TOOL_DISCOVERY, "crashes": 0,
+                    "trouble_attempts": 0}  # fmt: skip
+        case e.ToolsDiscovered():
+            return {
+                "discovery": event,
+                "tools": {t.name: t for t in event.tools},
+                "stage": Phase.PLANNING,
+                "crashes": 0,
+            }
+        case e.InitiationFailed():
+            attempts = state.trouble_attempts + 1
+            return {
+                "trouble": Trouble(event, attempts),
+                "trouble_attempts": attempts,
+                "crashes": 0,
+            }
+        case e.PlanAdopted():
+            fallbacks = {s.fallback for s in event.steps if s.fallback}
+            effects = state.discovery.effects if state.discovery else {}
+            return {
+                "stage": Phase.EXECUTION,
+                "plan_attempts": event.attempt,
+                "steps": {
+                    s.id: StepState(s, awake=s.id not in fallbacks, effect=effects.get(s.id))
+                    for s in event.steps
+                },
+            }
+        case e.PhaseEntered():
+            if event.phase is not state.phase:
+                raise IllegalEvent(f"PhaseEntered tells {event.phase}, the fold {state.phase}")
+            return {"shown": event.phase}
+        case e.CallIntended():
+            step = state.steps[event.step_id]
+            usage = replace(state.usage, steps=state.usage.steps + 1)
+            return {
+                **_moved(
+                    state, event.step_id, event, StepStatus.RUNNING,
+                    attempt=event.attempt, granted=None, result=None, last_effect=event.effect,
+                ),
+                "calls": {**state.calls, event.call_id: CallState(event, state.epoch)},
+                "usage": _clocked(state, at_us, usage),
+                "worker_used": state.worker_used or _in_worker(state, step.tool),
+            }  # fmt: skip
+        case e.CallReturned():
+            return _returned(state, event)
+        case e.CallLost():
+            call = state.calls[event.call_id]
+            given_up = replace(call, lost=event.reason, message=event.message)
+            return {
+                "calls": {**state.calls, event.call_id: given_up},
+                "crashes": 0,
+                "worker_gone": event.message if state.worker_used else "",
+            }
+        case e.CallResolved():
+            return _resolved(state, event)
+        case e.EffectUnknown():
+            return {
+                "unknown": (*state.unknown, event),
+                "messages": (*state.messages, note(event.message)),
+            }
+        case e.WorkerRestarted():
+            return {
+                "worker_gone": "",
+                "messages": (*state.messages, note(f"The worker was restarted: {event.reason}")),
+            }
+        case e.PreparationFailed():
+            step = state.steps[event.step_id]
+            result = Result(False, event.message, None, event.kind, event.message,
+                            tuple(event.paths))  # fmt: skip
+            changes = _moved(
+                state, event.step_id, event, StepStatus.EVALUATING,
+                result=result, attempt=step.attempt + 1,
+            )  # fmt: skip
+            if step.spec.tool is None:
+                changes = _answered(state, changes, event.step_id, event.message)
+            return {**changes, "crashes": 0}
+        case e.ConditionFalse():
+            return _moved(state, event.step_id, event, StepStatus.READY, condition_false=True)
+        case e.StepEvaluated():
+            return _evaluated(state, event)
+        case e.RecoveryChosen():
+            return _recovery(state, event)
+        case e.TimerFired():
+            return _timer(state, event)
+        case e.StepSucceeded():
+            return _moved(state, event.step_id, event, StepStatus.DONE, satisfied=True)
+        case e.StepSkipped():
+            return {
+                **_moved(
+                    state, event.step_id, event, StepStatus.SKIPPED, satisfied=event.satisfied
+                ),
+                "approvals": {
+                    k: a for k, a in state.approvals.items() if a.step_id != event.step_id
+                },
+            }
+        case e.StepFailed():
+            failed = _moved(state, event.step_id, event, StepStatus.FAILED)
+            if event.fallback:
+                stand_in = replace(failed["steps"][event.fallback], awake=True)
+                failed["steps"][event.fallback] = stand_in
+                return failed
+            return {**failed, "abort": state.abort or event}
+        case e.ToolbeltActivated():
+            steps = dict(state.steps)
+            for step_id, step in state.steps.items():
+                if step.wants_toolbelt == event.toolbelt:
+                    steps[step_id] = replace(step, status=StepStatus.READY, wants_toolbelt="")
+            return {"steps": steps, "toolbelts": state.toolbelts | {event.toolbelt}, "crashes": 0}
+        case e.ToolbeltFailed():
+            failed: dict[str, Any] = {"steps": state.steps}
+            for step_id, step in state.steps.items():
+                if step.wants_toolbelt == event.toolbelt:
+                    result = Result(False, event.message, None, "not_found", event.message)
+                    without = replace(step, wants_toolbelt="", result=result)
+                    failed["steps"] = {**failed["steps"], step_id: without}
+                    if step.spec.tool is None:
+                        failed = _answered(state, failed, step_id, event.message)
+            return {**failed, "crashes": 0}
+        case e.ApprovalRequested():
+            step = state.steps[event.step_id]
+            return {
+                **_moved(state, event.step_id, event, step.status, approval_id=event.approval_id),
+                "approvals": {**state.approvals, event.approval_id: event},
+                "approvals_made": state.approvals_made + 1,
+            }
+        case e.ApprovalDecided():
+            asked = state.approvals.get(event.approval_id)
+            if asked is not None and at_us >= asked.expires_at_us:
+                return _approval(state, event, event.approval_id, "deny", "the answer came too late")
+            return _approval(state, event, event.approval_id, event.decision, event.message)
+        case e.ApprovalExpired():
+            return _approval(state, event, event.approval_id, "deny", "nobody decided in time")
+        case e.ModelCallStarted():
+            usage = replace(
+                state.usage,
+                steps=state.usage.steps + 1,
+                reserved_tokens=state.usage.reserved_tokens + event.reserved_tokens,
+                reserved_usd=state.usage.reserved_usd + event.reserved_usd,
+            )
+            return {
+                **_moved(
+                    state, event.step_id, event, StepStatus.RUNNING, asking=event,
+                    asked_in_epoch=state.epoch, turn=event.turn, queue=(), queue_index=0,
+                ),
+                "usage": _clocked(state, at_us, usage),
+            }  # fmt: skip
+        case e.ModelReplied():
+            return _replied(state, event, at_us)
+        case e.ModelFailed():
+            step = state.steps[event.step_id]
+            result = Result(False, "", None, _model_failure(event.error), event.message)
+            # An error answer costs nothing that we know of: the reservation is given back.
+            return {
+                **_moved(
+                    state, event.step_id, event, StepStatus.EVALUATING, asking=None, result=result
+                ),
+                "usage": _clocked(state, at_us, _settled(state.usage, step.asking, 0, 0.0)),
+                "crashes": 0,
+            }
+        case e.ModelCallSettled():
+            step = state.steps[event.step_id]
+            lost = Result(False, "", None, "transient", "the model call had no answer")
+            return {
+                **_moved(
+                    state, event.step_id, event, StepStatus.EVALUATING, asking=None, result=lost
+                ),
+                "usage": _settled(state.usage, step.asking, event.tokens, event.usd),
+            }
+        case e.BudgetExhausted():
+            return {"exhausted": state.exhausted or event}
+        case e.VerificationStarted():
+            return {
+                "stage": Phase.COMPLETION_VERIFICATION,
+                "verifications": event.attempt,
+                "verification": None,
+            }
+        case e.VerificationEnded():
+            return {"verification": event, "crashes": 0}
+        case e.ReplanRequested():
+            return {
+                "stage": Phase.PLANNING,
+                "replan_reason": event.reason,
+                "messages": (*state.messages, note(event.reason)),
+            }
+        case e.CancelRequested():
+            return {"cancel": state.cancel or event}
+        case e.PauseRequested():
+            return {"paused": True}
+        case e.ResumeRequested():
+            return {"paused": False}
+        case e.Steered():
+            return {"messages": (*state.messages, note(event.message))}
+        case e.TaskConcluded():
+            return {"conclusion": event, "stage": Phase.STATE_CLEANUP, "approvals": {}}
+        case e.CleanedUp():
+            return {"cleaned": event}
+        case e.TaskEnded():
+            return {"ended": True, "stage": Phase.IDLE, "alive": False,
+                    "usage": _clocked(state, at_us)}  # fmt: skip
+        case _:
+            assert_never(event)
+
+
+def _in_worker(state: State, tool: str | None) -> bool:
+    known = state.tools.get(tool or "")
+    return known is not None and known.where == "worker"
+
+
+def _answered(state: State, changes: dict[str, Any], step_id: str, text: str) -> dict[str, Any]:
+    """A call of a model's turn got its answer: into the history, on to the next call."""
+    step: StepState = changes["steps"][step_id]
+    step = replace(step, queue_index=step.queue_index + 1)
+    changes["steps"] = {**changes["steps"], step_id: step}
+    changes["messages"] = (*state.messages, tool_result(text))
+    return changes
+
+
+def _returned(state: State, event: e.CallReturned) -> dict[str, Any]:
+    call = state.calls[event.call_id]
+    step_id = call.intent.step_id
+    result = Result(
+        event.ok, event.output, event.exit, event.kind, event.output[-500:], tuple(event.paths)
+    )
+    changes = _moved(state, step_id, event, StepStatus.EVALUATING, result=result)
+    if state.steps[step_id].spec.tool is None:
+        changes = _answered(state, changes, step_id, event.output)
+    return {**changes, "calls": _without(state.calls, event.call_id), "crashes": 0}
+
+
+def _resolved(state: State, event: e.CallResolved) -> dict[str, Any]:
+    call = state.calls[event.call_id]
+    step_id = call.intent.step_id
+    if event.resolution == "rerun":
+        again = replace(call, epoch=state.epoch, runs=call.runs + 1, lost="", message="")
+        step = state.steps[step_id]
+        return {
+            **_moved(
+                state, step_id, event, StepStatus.RUNNING,
+                deaths=step.deaths + (1 if call.lost == "worker_died" else 0),
+            ),
+            "calls": {**state.calls, event.call_id: again},
+            "usage": replace(state.usage, steps=state.usage.steps + 1),
+            "worker_used": state.worker_used or _in_worker(state, call.intent.tool),
+        }  # fmt: skip
+    message = event.message or call.message
+    match event.resolution:
+        case "happened":
+            result = Result(True, event.message)
+        case "unknown":
+            result = Result(False, message, None, "unknown_effect", message, unknown=True)
+        case "dropped" | "not_happened":
+            kind: FailureKind = "timeout" if call.lost == "timeout" else "transient"
+            result = Result(False, message, None, kind, message)
+        case _:
+            assert_never(event.resolution)
+    changes = _moved(state, step_id, event, StepStatus.EVALUATING, result=result)
+    if state.steps[step_id].spec.tool is None:
+        changes = _answered(state, changes, step_id, message)
+    return {**changes, "calls": _without(state.calls, event.call_id)}
+
+
+def _evaluated(state: State, event: e.StepEvaluated) -> dict[str, Any]:
+    match event.verdict:
+        case "good":
+            return _moved(state, event.step_id, event, StepStatus.EVALUATING)
+        case "continue":
+            return _moved(state, event.step_id, event, StepStatus.READY, result=None)
+        case "toolbelt":
+            return _moved(
+                state, event.step_id, event, StepStatus.EVALUATING, wants_toolbelt=event.toolbelt
+            )
+        case "failed":
+            step = state.steps[event.step_id]
+            return _moved(
+                state, event.step_id, event, StepStatus.RECOVERING, failure=event,
+                known_failures=step.known_failures + (event.kind == "failed"),
+                timeouts=step.timeouts + (event.kind == "timeout"),
+                transients=step.transients + (event.kind == "transient"),
+            )  # fmt: skip
+        case _:
+            assert_never(event.verdict)
+
+
+def _recovery(state: State, event: e.RecoveryChosen) -> dict[str, Any]:
+    timer = f"retry:{event.step_id}:{state.seq + 1}" if event.delay_ms else ""
+    again = event.strategy in ("retry", "alternative")
+    if not event.step_id:
+        assert state.trouble is not None
+        if not again:
+            return {}
+        waiting = replace(state.trouble, timer=timer, delay_ms=event.delay_ms)
+        return {"trouble": waiting if timer else None}
+    fresh: dict[str, Any] = {"timer": timer, "delay_ms": event.delay_ms}
+    if again and not timer:
+        fresh |= {"result": None, "failure": None}
+    if event.strategy == "alternative":
+        fresh |= {"alternative": True, "effect": None, "known_failures": 0}
+    if not again:
+        # Failed for good: `failure` stays, and says that it was dealt with.
+        fresh |= {"result": None}
+    to = StepStatus.READY if again and not timer else StepStatus.RECOVERING
+    return _moved(state, event.step_id, event, to, **fresh)
+
+
+def _timer(state: State, event: e.TimerFired) -> dict[str, Any]:
+    if event.timer.startswith("approval:"):
+        return {"expired": state.expired | {event.timer.removeprefix("approval:")}}
+    if state.trouble is not None and state.trouble.timer == event.timer:
+        return {"trouble": None}
+    for step_id, step in state.steps.items():
+        if step.timer == event.timer:
+            return _moved(
+                state, step_id, event, StepStatus.READY, timer="", delay_ms=0, result=None,
+                failure=None,
+            )  # fmt: skip
+    return {}
+
+
+def _approval(
+    state: State, event: e.Event, approval_id: str, decision: str, message: str
+) -> dict[str, Any]:
+    asked = state.approvals.get(approval_id)
+    if asked is None:
+        return {}  # decided, expired or overtaken by the task's end: the fact stays in the log
+    rest = {k: v for k, v in state.approvals.items() if k != approval_id}
+    step = state.steps[asked.step_id]
+    if asked.subject == "unknown_effect":
+        assert step.result is not None
+        ok = decision == "approve"
+        reason = message or ("taken as done by a person" if ok else "taken as failed by a person")
+        result = replace(step.result, ok=ok, reason=reason, judged=True)
+        moved = _moved(state, asked.step_id, event, step.status, approval_id="", result=result)
+    elif decision == "approve":
+        granted = (approval_id, asked.digest)
+        moved = _moved(state, asked.step_id, event, step.status, approval_id="", granted=granted)
+    else:
+        text = f"{asked.tool!r} was not approved" + (f": {message}" if message else "")
+        denied = Result(False, text, None, "denied", text)
+        moved = _moved(
+            state, asked.step_id, event, StepStatus.EVALUATING, approval_id="", result=denied,
+            attempt=step.attempt + 1,
+        )  # fmt: skip
+        if step.spec.tool is None:
+            moved = _answered(state, moved, asked.step_id, text)
+    return {**moved, "approvals": rest}
+
+
+def _replied(state: State, event: e.ModelReplied, at_us: int) -> dict[str, Any]:
+    step = state.steps[event.step_id]
+    usage = _settled(state.usage, step.asking, event.tokens, event.usd)
+    calls = tuple((name, arguments) for name, arguments in event.calls)
+    result = Result(True, event.text)
+    return {
+        **_moved(
+            state, event.step_id, event, StepStatus.EVALUATING, asking=None, queue=calls,
+            queue_index=0, finished=not calls, result=result, transients=0,
+        ),
+        "usage": _clocked(state, at_us, usage),
+        "messages": (*state.messages, reply(event.text, calls)),
+        "crashes": 0,
+    }  # fmt: skip
+
+
+def _settled(usage: Usage, asked: e.ModelCallStarted | None, tokens: int, usd: float) -> Usage:
+    assert asked is not None
+    return replace(
+        usage,
+        reserved_tokens=usage.reserved_tokens - asked.reserved_tokens,
+        reserved_usd=usage.reserved_usd - asked.reserved_usd,
+        tokens=usage.tokens + tokens,
+        usd=usage.usd + usd,
+    )
+
+
+def _model_failure(error: str) -> FailureKind:
+    return "transient" if error in ("rate", "overload", "transport", "truncated") else "refused"

@@ -1,0 +1,181 @@
+"""Many drivers in one process: claim a task, drive it, give it back.
+
+One watcher serves them all: when another process has written, drivers whose log has grown are told
+through the bus.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import anyio
+from anyio.abc import TaskGroup
+
+from agent_runtime.errors import AgentRuntimeError, LeaseHeld, LeaseLost, NotFound
+from agent_runtime.loop.driver import drive
+from agent_runtime.loop.state import State
+from agent_runtime.ports import Ports
+from agent_runtime.types import Lease, TaskId
+
+log = logging.getLogger(__name__)
+
+WATCH_SECONDS = 0.03
+"""Between two looks for what other processes have appended."""
+IDLE_SECONDS = 1.0
+"""How long an idle supervisor waits for a change before it looks for tasks anyway."""
+RELEASE_SECONDS_MAX = 10.0
+TASKS_MAX = 1000
+"""Tasks that one supervisor drives at the same time."""
+
+
+class Supervisor:
+    """Drives tasks of one store in this process."""
+
+    def __init__(self, ports: Ports, *, tasks_max: int = TASKS_MAX) -> None:
+        self._ports = ports
+        self._tasks_max = tasks_max
+        self._driven: dict[TaskId, int] = {}
+        self.stop = anyio.Event()
+        """Set it to stop gracefully: calls are stopped, `Interrupted` is stored."""
+
+    async def run_task(self, task_id: TaskId) -> State:
+        """Claim one task and drive it as far as it goes.
+
+        Raises:
+            LeaseHeld: another live process drives it.
+            AgentRuntimeError: the log cannot be read or written; the message says why.
+        """
+        lease = await self._ports.store.claim(task_id)
+        try:
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(self._watch)
+                state = await self._drive(lease)
+                tg.cancel_scope.cancel()
+            return state
+        except BaseExceptionGroup as group:
+            raise _first_cause(group) from group
+
+    async def run_until_stopped(self) -> None:
+        """Claim and drive whatever can be claimed, until `stop` is set."""
+        await self._run(until_idle=False)
+
+    async def run_all(self) -> None:
+        """Drive every claimable task until none is left that can go on."""
+        await self._run(until_idle=True)
+
+    async def _run(self, *, until_idle: bool) -> None:
+        tried: dict[TaskId, int] = {}
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(self._watch)
+            tg.start_soon(self._wake_on_stop)
+            while not self.stop.is_set():
+                started = await self._start_claimable(tg, tried)
+                if until_idle and not started and not self._driven:
+                    break
+                await self._wait_for_work()
+            while self._driven:
+                await self._wait_for_work()
+            tg.cancel_scope.cancel()
+
+    async def _start_claimable(self, tg: TaskGroup, tried: dict[TaskId, int]) -> bool:
+        room = self._tasks_max - len(self._driven)
+        started = False
+        for task_id in await self._ports.store.claimable(max(0, room)):
+            if task_id in self._driven:
+                continue
+            seq = (await self._ports.store.heads([task_id])).get(task_id, 0)
+            if tried.get(task_id) == seq:
+                continue  # it came to nothing, and nobody has written since
+            try:
+                lease = await self._ports.store.claim(task_id)
+            except (LeaseHeld, NotFound):
+                continue
+            self._driven[task_id] = seq
+            started = True
+            tg.start_soon(self._drive_one, lease, tried)
+        return started
+
+    async def _drive_one(self, lease: Lease, tried: dict[TaskId, int]) -> None:
+        """The border of one task: whatever happens in it leaves the others alone."""
+        try:
+            state = await self._drive(lease)
+            tried[lease.task_id] = state.seq
+        except AgentRuntimeError as error:
+            log.error("task %s stopped here: %s", lease.task_id, error)
+            tried[lease.task_id] = -1
+        except Exception:
+            log.exception("task %s stopped here by a defect", lease.task_id)
+            heads = await self._ports.store.heads([lease.task_id])
+            tried[lease.task_id] = heads.get(lease.task_id, 0)
+        finally:
+            self._driven.pop(lease.task_id, None)
+            self._ports.bus.publish(_WORK, 0)
+
+    async def _drive(self, lease: Lease) -> State:
+        self._driven[lease.task_id] = 0
+        try:
+            return await drive(lease, self._ports, self.stop)
+        except BaseExceptionGroup as group:
+            raise _first_cause(group) from group
+        finally:
+            self._driven.pop(lease.task_id, None)
+            with anyio.move_on_after(RELEASE_SECONDS_MAX, shield=True):
+                await _release(self._ports, lease)
+
+    async def _wait_for_work(self) -> None:
+        """Until a driver ended, somebody wrote, or `stop` was set; at most `IDLE_SECONDS`."""
+        woken = anyio.Event()
+        unsubscribe = self._ports.bus.subscribe(_WORK, lambda _: woken.set())
+        try:
+            with anyio.move_on_after(IDLE_SECONDS):
+                await woken.wait()
+        finally:
+            unsubscribe()
+
+    async def _wake_on_stop(self) -> None:
+        await self.stop.wait()
+        self._ports.bus.publish(_WORK, 0)
+
+    async def _watch(self) -> None:
+        """Tell drivers about facts, and the supervisor about tasks, that others have written.
+
+        A busy store changes a thousand times a second, hence the pause between two looks.
+        """
+        store = self._ports.store
+        while True:
+            await store.wait_changed(IDLE_SECONDS)
+            self._ports.bus.publish(_WORK, 0)
+            if self._driven:
+                try:
+                    heads = await store.heads(list(self._driven))
+                except AgentRuntimeError as error:
+                    log.warning("cannot look for new facts: %s", error)
+                    heads = {}
+                for task_id, seq in heads.items():
+                    self._ports.bus.publish(task_id, seq)
+            await anyio.sleep(WATCH_SECONDS)
+
+
+_WORK = TaskId("")
+"""Bus topic on which a supervisor hears that a driver has ended or that somebody has written."""
+
+
+async def _release(ports: Ports, lease: Lease) -> None:
+    try:
+        await ports.store.release(lease)
+    except AgentRuntimeError as error:
+        # The lock on the owner's file goes with this process at the latest.
+        log.warning("lease of %s was not given back: %s", lease.task_id, error)
+
+
+def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that matters out of a task group: a lost lease first, then what came first."""
+    flat: list[BaseException] = []
+    pending: list[BaseException] = [group]
+    while pending:
+        error = pending.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            pending.extend(error.exceptions)
+        else:
+            flat.append(error)
+    return next((error for error in flat if isinstance(error, LeaseLost)), flat[0])

@@ -1,0 +1,546 @@
+"""Every port between the loop and the world: what an adapter promises, and what its caller does.
+
+Each has a fake in `testing` and one contract suite under `tests/contracts` that every adapter runs.
+Adapters know this file and the pure loop, never each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from agent_runtime.types import (
+    BlobId,
+    Effect,
+    EffectPolicy,
+    Epoch,
+    Json,
+    Lease,
+    Objective,
+    Row,
+    Seq,
+    TaskId,
+    TaskSpec,
+    TaskSummary,
+    ToolCall,
+    ToolInfo,
+    ToolResult,
+    TreeId,
+    Where,
+    WorkspaceSpec,
+)
+
+# ---- clock and bus -----------------------------------------------------------------------
+
+
+class Clock(Protocol):
+    """Wall time for the log; waiting is `anyio.sleep`, which tests move."""
+
+    def now_us(self) -> int:
+        """Microseconds since 1970, may jump back; the log takes max(now, previous)."""
+
+
+class Bus(Protocol):
+    """Tells readers in this process that a task's log has grown. Losing a message loses nothing."""
+
+    def publish(self, task_id: TaskId, seq: int) -> None:
+        """The log of `task_id` reaches to `seq` now; never blocks."""
+
+    def subscribe(self, task_id: TaskId, heard: Callable[[int], None]) -> Callable[[], None]:
+        """Call `heard(seq)` on every publish until the returned function is called."""
+
+
+# ---- store -------------------------------------------------------------------------------
+
+
+class Store(Protocol):
+    """The only truth: one ordered log per task, content-addressed blobs, leases, a projection.
+
+    All methods may raise `StoreUnavailable` (nothing is known: repeat with the same arguments) and
+    `StoreBroken` (end the process).
+    """
+
+    async def create(
+        self,
+        summary: TaskSummary,
+        rows: Sequence[Row],
+        *,
+        blobs: Mapping[BlobId, bytes] = {},
+        idempotency_key: str | None = None,
+    ) -> TaskId:
+        """Store a new task with its first rows and return its id, durable.
+
+        A known `idempotency_key` stores nothing and returns the id of the task it made.
+
+        Raises:
+            Conflict: the task id exists.
+        """
+
+    async def append(
+        self,
+        task_id: TaskId,
+        expected: Seq,
+        rows: Sequence[Row],
+        *,
+        epoch: Epoch | None,
+        summary: TaskSummary,
+        blobs: Mapping[BlobId, bytes] = {},
+    ) -> Seq:
+        """Store `rows` after `expected`, all or none, with blobs and projection; durable on return.
+
+        Rows are numbered expected+1…, without holes. `epoch` is the writer's lease; None marks a
+        fact from outside. An append whose first row is already stored with the same hash has
+        succeeded (repeat after `StoreUnavailable`). Returns the new last number.
+
+        Raises:
+            Conflict: the log has moved on; reload, fold and decide again.
+            LeaseLost: `epoch` is not the task's newest; stop.
+            NotFound: no such task.
+        """
+
+    async def load(self, task_id: TaskId, after: int = 0) -> list[Row]:
+        """All rows after `after`, in order. `NotFound` if there is no such task."""
+
+    async def summary(self, task_id: TaskId) -> TaskSummary:
+        """The projection of one task. `NotFound` if there is none."""
+
+    async def tasks(
+        self,
+        *,
+        statuses: Sequence[str] = (),
+        labels: Mapping[str, str] = {},
+        before: TaskId | None = None,
+        limit: int = 100,
+    ) -> list[TaskSummary]:
+        """Newest first, those created before `before`; filters are conjunctive."""
+
+    async def claim(self, task_id: TaskId) -> Lease:
+        """Take the lease with a new epoch.
+
+        Raises:
+            LeaseHeld: a live process (also this one) has it.
+            NotFound: no such task.
+        """
+
+    async def release(self, lease: Lease) -> None:
+        """Give the lease back; nothing happens if it is not the newest any more."""
+
+    async def owner(self, task_id: TaskId) -> str | None:
+        """Who holds the lease now, for people (`pid 123 on host`), or None if nobody alive does."""
+
+    async def heads(self, task_ids: Sequence[TaskId]) -> dict[TaskId, int]:
+        """The last event number of each known task: one cheap query for many."""
+
+    async def claimable(self, limit: int = 100) -> list[TaskId]:
+        """Tasks that are pending or running and that nobody alive holds; by priority, then age."""
+
+    async def put_blob(self, data: bytes) -> BlobId:
+        """Keep `data` under its SHA-256, durable on return; the same content is kept once."""
+
+    async def get_blob(self, blob_id: BlobId) -> bytes:
+        """The content. `NotFound` if it is not there, `CorruptLog` if it does not match its id."""
+
+    async def save_snapshot(self, task_id: TaskId, seq: Seq, version: int, data: bytes) -> None:
+        """Keep a folded state; the newest one replaces the older."""
+
+    async def load_snapshot(self, task_id: TaskId, version: int) -> tuple[Seq, bytes] | None:
+        """The newest snapshot written with fold version `version`, else None."""
+
+    async def delete(self, task_id: TaskId) -> None:
+        """Forget a task and the blobs that nobody else names (retention).
+
+        Raises:
+            LeaseHeld: it is being driven.
+        """
+
+    async def wait_changed(self, seconds_max: float) -> None:
+        """Return when another process, or this one, may have written, or after `seconds_max`."""
+
+    async def close(self) -> None:
+        """Finish queued writes, release what this process holds, close."""
+
+
+# ---- tools and modules -------------------------------------------------------------------
+
+
+@runtime_checkable
+class Tool(Protocol):
+    """What the agent calls. `where="worker"`: runs inside the sandbox, importable there."""
+
+    @property
+    def name(self) -> str:
+        """Unique; lower case, digits and underscores."""
+
+    @property
+    def description(self) -> str:
+        """One paragraph for the brain."""
+
+    @property
+    def parameters(self) -> Mapping[str, Json]:
+        """JSON schema of the arguments: an object, `additionalProperties: false`."""
+
+    @property
+    def toolbelt(self) -> str:
+        """`standard` is always on; any other is activated when a step needs it."""
+
+    @property
+    def where(self) -> Where:
+        """`daemon` tools hold credentials and are given to a task only by name."""
+
+    def effect(self, arguments: Mapping[str, Json], policy: EffectPolicy) -> Effect:
+        """What this very call changes; pure and fast."""
+
+    async def execute(self, call: ToolCall) -> ToolResult:
+        """Do it. `ToolRefused` is turned into data; any other exception is kind `internal`."""
+
+
+@runtime_checkable
+class ProbingTool(Protocol):
+    """A tool of effect `probe` can look whether a call without a result happened."""
+
+    async def probe(self, call: ToolCall) -> bool | None:
+        """True: it happened. False: it did not. None: cannot be known."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleContext:
+    """What a module may use while it lives."""
+
+    state_dir: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Module(Protocol):
+    """Contributes tools and has a life of its own."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def description(self) -> str: ...
+
+    def tools(self) -> Sequence[Tool]:
+        """Its tools; their toolbelt is activated together."""
+
+    async def initialize(self, context: ModuleContext) -> None:
+        """Start. An exception quarantines the module."""
+
+    async def cleanup(self) -> None:
+        """Stop; bounded by the caller."""
+
+    async def health(self) -> str | None:
+        """None if well, else what is wrong."""
+
+
+class Toolbox(Protocol):
+    """Every registered tool, local or remote, behind one door."""
+
+    def find(self, name: str) -> ToolInfo | None:
+        """The tool's face, or None."""
+
+    def all(self) -> Sequence[ToolInfo]:
+        """Sorted by name."""
+
+    def get(self, name: str) -> Tool:
+        """The tool itself. `NotFound` names the nearest."""
+
+    async def activate(self, toolbelt: str) -> Sequence[str]:
+        """Initialise the modules behind a toolbelt and return its tools' names, sorted.
+
+        Raises:
+            NotFound: nobody contributes it.
+            PluginError: its module did not start; it is quarantined.
+        """
+
+    async def deactivate(self, toolbelt: str) -> None:
+        """Undo one `activate`; the last one cleans the modules up."""
+
+
+# ---- sandbox -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxLimits:
+    """Per sandbox; bytes and counts."""
+
+    processes: int = 256
+    open_files: int = 1024
+    file_bytes: int = 512 << 20
+    tmp_bytes: int = 256 << 20
+    memory_bytes: int | None = None
+    """Address space of each process; None: not limited (cgroups come with a later version)."""
+    output_bytes: int = 8 << 20
+    """What is kept of a command's output; the rest is read and thrown away, and said."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxSpec:
+    """What one sandbox sees. Host paths on the left, inside paths on the right.
+
+    `workspace` is the only writable host directory besides `home`; it appears at `mount` and is the
+    working directory. `python` is a venv, bound read-only at its own path with its base
+    interpreter and first on PATH. `owner_id` names the sandbox for `reap`.
+    """
+
+    owner_id: str
+    workspace: str
+    mount: str
+    home: str | None = None
+    python: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    read_only_paths: tuple[str, ...] = ()
+    """Paths below `workspace` (such as `.git`) that are bound read-only again."""
+    chown: bool = True
+    """May a root daemon give `workspace` to the sandbox's uid? Never for a user's own directory."""
+    plugin_paths: tuple[str, ...] = ()
+    """Directories and files that must be importable in the worker, beyond the runtime's own."""
+    limits: SandboxLimits = SandboxLimits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecResult:
+    """A finished command. `exit` follows shells: 124 deadline, 125 sandbox not started, 128+n."""
+
+    exit: int
+    output: bytes
+    """stdout and stderr as they came, capped."""
+    output_bytes: int
+    timed_out: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Whether a sandbox kind works here, and if not, why and how to mend it."""
+
+    ok: bool
+    name: str
+    detail: str
+    remedy: str = ""
+
+
+class SandboxSession(Protocol):
+    """A live sandbox with its worker. Calls may overlap."""
+
+    async def call(self, info: ToolInfo, call: ToolCall, *, deadline_seconds: float) -> ToolResult:
+        """Run a tool in the worker.
+
+        Raises:
+            WorkerLost: the worker died; the session is closed and every process in it is dead.
+            DeadlineExceeded: no answer in time; likewise closed and dead.
+        """
+
+    async def render(
+        self, template: Json, variables: Mapping[str, Json], *, deadline_seconds: float
+    ) -> Json:
+        """Fill `{{ … }}` expressions in every string of a JSON value, under limits.
+
+        A string that is one whole expression keeps its type. Raises `UsageError` (undefined name,
+        statement, too long, too large), and as `call`.
+        """
+
+    async def close(self) -> None:
+        """SIGKILL everything inside; returns when all of it is dead. Safe to call twice."""
+
+
+class Sandbox(Protocol):
+    """Starts sandboxes of one kind."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def probe(self) -> Probe:
+        """Try it for real, cheaply; cached."""
+
+    async def open(self, spec: SandboxSpec) -> SandboxSession:
+        """Start a worker. `SandboxUnavailable` if that fails."""
+
+    async def execute(
+        self, spec: SandboxSpec, argv: Sequence[str], *, deadline_seconds: float
+    ) -> ExecResult:
+        """Run one command in a sandbox of its own; everything in it is dead on return."""
+
+    async def reap(self, owner_id: str) -> int:
+        """Kill what an earlier, dead process left under `owner_id`; returns how many sandboxes.
+
+        On return nothing of it is alive: live processes are known by (boot id, pid, start time).
+        """
+
+
+# ---- workspaces --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedWorkspace:
+    """A task's workspace on disk. `mount` is where sandboxes see it."""
+
+    path: str
+    mount: str
+    base_commit: str
+    """Commit the task started from; empty in a repository with no commit."""
+    base_tree: TreeId
+    """What the task started from, uncommitted edits included."""
+    branch: str = ""
+    carried: tuple[str, ...] = ()
+    """Uncommitted paths that were carried over."""
+    notes: tuple[str, ...] = ()
+    """What a user should know (a shallow clone, LFS pointers, ignored submodules)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One path that differs between two trees. `kind` is git's letter: A, D, M or T."""
+
+    path: str
+    kind: str
+
+
+class Workspaces(Protocol):
+    """Working copies, versioned in a private store that no sandbox sees.
+
+    Trees stay after `close`, until `forget`. Operating errors are `WorkspaceError`.
+    """
+
+    async def open(self, task_id: TaskId, spec: WorkspaceSpec) -> OpenedWorkspace:
+        """Make the working clone, or find the one that a first, interrupted `open` finished.
+
+        Waits while another task owns an in-place directory.
+        """
+
+    async def snapshot(self, task_id: TaskId) -> TreeId:
+        """The tree of the workspace now: raw bytes of everything but `.git`."""
+
+    async def restore(self, task_id: TaskId, tree: TreeId) -> None:
+        """Make the workspace equal to `tree`; ignored and untracked files included."""
+
+    async def changes(self, task_id: TaskId, before: TreeId, after: TreeId) -> list[Change]:
+        """What differs, sorted by path."""
+
+    async def patch(self, task_id: TaskId, before: TreeId, after: TreeId) -> bytes:
+        """A binary-safe patch that `git apply` takes."""
+
+    async def export(
+        self, task_id: TaskId, tree: TreeId, *, base: TreeId, protected: Sequence[str]
+    ) -> tuple[str, TreeId]:
+        """A clean checkout in a new directory: `tree` with protected files as in `base`.
+
+        Returns the directory (caller removes it with `discard`) and the tree of what it holds.
+        """
+
+    async def discard(self, path: str) -> None:
+        """Remove an exported directory."""
+
+    async def scratch(self, task_id: TaskId) -> str:
+        """The task's HOME on the host: outside the workspace, gone with `close`."""
+
+    async def close(self, task_id: TaskId) -> None:
+        """Remove working clone and scratch; keep the trees. Never touches an in-place directory."""
+
+    async def forget(self, task_id: TaskId) -> None:
+        """Remove everything of the task (retention)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckOutcome:
+    """One objective's check as it ran. `output` is capped, `raw` is everything that was kept."""
+
+    id: str
+    command: str | list[str]
+    exit: int
+    expected_exit: int
+    ok: bool
+    reason: str = ""
+    """Why it is not ok; empty if it is."""
+    passed: int | None = None
+    min_passed: int | None = None
+    output: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What the runtime saw on a clean checkout of `tree`, the handed-over tree."""
+
+    ok: bool
+    tree: TreeId
+    checks: tuple[CheckOutcome, ...]
+    protected_changed: tuple[str, ...]
+
+
+class Verifier(Protocol):
+    """Runs the objectives' checks, each in a new sandbox on a fresh checkout."""
+
+    async def verify(
+        self,
+        task_id: TaskId,
+        *,
+        objectives: Sequence[Objective],
+        base: TreeId,
+        tree: TreeId,
+        protected: Sequence[str],
+        sandbox: Sandbox,
+        sandbox_spec: Callable[[str], SandboxSpec],
+    ) -> Verification:
+        """Export, check, compare. `sandbox_spec` makes a spec for a checkout's directory."""
+
+
+class Environment(Protocol):
+    """Finds what a task's commands run with."""
+
+    def python(self, task: TaskSpec) -> tuple[str, str]:
+        """A venv (or a base interpreter's prefix), and where it was found, in words.
+
+        Raises:
+            WorkspaceError: the named one is no venv.
+        """
+
+
+# ---- models ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRequest:
+    """One turn. `tokens_max` is what was reserved for the answer and its prompt."""
+
+    model: str
+    messages: tuple[Mapping[str, Json], ...]
+    tools: tuple[ToolInfo, ...]
+    tokens_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelAnswer:
+    """What a model said: text, calls, what it cost; or an error of a known kind."""
+
+    text: str = ""
+    calls: tuple[tuple[str, Mapping[str, Json]], ...] = ()
+    """(tool, arguments) in the order asked."""
+    tokens: int = 0
+    usd: float = 0.0
+    error: str = ""
+    """rate, overload, transport, truncated, auth, bad_request, context or filter; empty if none."""
+    retry_after_seconds: float | None = None
+
+
+class Model(Protocol):
+    """Decides the next call. Adapters never retry: the loop does, by its table."""
+
+    async def complete(self, request: ModelRequest) -> ModelAnswer:
+        """Ask once. Errors come back as data."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Everything the loop may touch, put together in `app`."""
+
+    store: Store
+    clock: Clock
+    bus: Bus
+    toolbox: Toolbox
+    sandbox: Sandbox
+    workspaces: Workspaces
+    verifier: Verifier
+    environment: Environment
+    model: Model | None = None
+    plugin_paths: tuple[str, ...] = ()

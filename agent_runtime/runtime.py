@@ -1,0 +1,369 @@
+"""The in-process API: everything that a command line, HTTP or MCP can ask for is a method here.
+
+It stands between the faces and the loop: reads are folds of the log, writes are events. Driving is
+the supervisor's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+import anyio.to_thread
+import msgspec
+
+from agent_runtime.certificate import (
+    Result,
+    VerifyReport,
+    blobs_named,
+    certificate_of,
+    claims_hold,
+    result_of,
+)
+from agent_runtime.errors import (
+    AgentRuntimeError,
+    ConfigError,
+    Conflict,
+    CorruptLog,
+    NotFound,
+    UsageError,
+)
+from agent_runtime.loop import codec
+from agent_runtime.loop import events as e
+from agent_runtime.loop.discover import discover
+from agent_runtime.loop.journal import append_fact
+from agent_runtime.loop.state import State, fold
+from agent_runtime.loop.submission import submit
+from agent_runtime.loop.supervisor import Supervisor
+from agent_runtime.ports import Ports
+from agent_runtime.types import (
+    TERMINAL_STATUSES,
+    BlobId,
+    Json,
+    Row,
+    TaskId,
+    TaskSpec,
+    TaskSummary,
+    TreeId,
+)
+
+_Fault = Callable[[str], VerifyReport]
+
+FOLLOW_SECONDS = 0.5
+"""How long a follower sleeps at most before it looks at the log again."""
+
+
+class Runtime:
+    """One store and what drives its tasks in this process. `state_dir` is where results are put."""
+
+    def __init__(self, ports: Ports, *, state_dir: str) -> None:
+        self.ports = ports
+        self.supervisor = Supervisor(ports)
+        self._state_dir = state_dir
+
+    # ---- tasks ---------------------------------------------------------------------------
+
+    async def submit(
+        self, spec: TaskSpec, *, submitted_by: str, idempotency_key: str | None = None
+    ) -> TaskId:
+        """Store a task; durable when it returns. Nothing of it runs yet.
+
+        Raises:
+            UsageError: the plan does not fit the installed tools; nothing was stored.
+            ConfigError: a model is named, and no adapter can reach it.
+        """
+        problems = discover(spec, self.ports.toolbox).problems
+        if problems:
+            raise UsageError("\n".join(problems))
+        if spec.model is not None and self.ports.model is None:
+            raise ConfigError(
+                f"no installed adapter can reach the model {spec.model!r}: give the task a plan, "
+                "or install a plug-in of the group 'agent_runtime.models'"
+            )
+        return await submit(
+            spec,
+            self.ports.store,
+            self.ports.clock,
+            submitted_by=submitted_by,
+            idempotency_key=idempotency_key,
+        )
+
+    async def drive(self, task_id: TaskId) -> State:
+        """Drive one task here as far as it goes: to its end, or until it waits or is paused.
+
+        Raises:
+            LeaseHeld: another live process drives it.
+            Conflict: it has ended.
+        """
+        summary = await self.ports.store.summary(task_id)
+        if summary.status in TERMINAL_STATUSES:
+            raise Conflict(f"task {task_id!r} has ended: it is {summary.status}")
+        return await self.supervisor.run_task(task_id)
+
+    async def find(self, name: str) -> TaskId:
+        """The task with this id, or the only one whose id ends or begins with `name`.
+
+        Raises:
+            NotFound: there is none.
+            UsageError: several match.
+        """
+        if name.startswith("task_") and len(name) == len("task_") + 32:
+            return TaskId((await self.ports.store.summary(TaskId(name))).task_id)
+        matches: list[str] = []
+        before: TaskId | None = None
+        while page := await self.ports.store.tasks(before=before, limit=500):
+            matches += [t.task_id for t in page if _matches(t.task_id, name)]
+            before = TaskId(page[-1].task_id)
+        if not matches:
+            raise NotFound(f"no task is called {name!r}; `agent-runtime ps` lists them")
+        if len(matches) > 1:
+            shown = ", ".join(sorted(matches)[:5])
+            raise UsageError(f"{name!r} means several tasks ({shown}); write more of the id")
+        return TaskId(matches[0])
+
+    async def tasks(
+        self,
+        *,
+        statuses: Sequence[str] = (),
+        labels: Mapping[str, str] = {},
+        before: TaskId | None = None,
+        limit: int = 100,
+    ) -> list[TaskSummary]:
+        """Newest first; filters are conjunctive."""
+        return await self.ports.store.tasks(
+            statuses=statuses, labels=labels, before=before, limit=limit
+        )
+
+    async def state(self, task_id: TaskId) -> State:
+        """The folded log. `CorruptLog` if it is not what was written."""
+        return (await self._load(task_id))[0]
+
+    async def rows(self, task_id: TaskId, after: int = 0) -> list[Row]:
+        """Stored events as they lie in the store."""
+        return await self.ports.store.load(task_id, after)
+
+    async def follow(self, task_id: TaskId, after: int = 0) -> AsyncIterator[Row]:
+        """Stored events, and new ones as they come, from any process; ends with the task."""
+        store = self.ports.store
+        while True:
+            # Events first: a write between the two reads is then seen by the next round.
+            rows = await store.load(task_id, after)
+            for row in rows:
+                after = row.seq
+                yield row
+                if row.type == e.TaskEnded.__name__:
+                    return
+            if not rows:
+                await store.wait_changed(FOLLOW_SECONDS)
+
+    # ---- facts from people ---------------------------------------------------------------
+
+    async def cancel(self, task_id: TaskId, *, by: str, reason: str = "") -> State:
+        """Ask for the end of a task. `Conflict` if its end is decided already."""
+        return await self._fact(task_id, e.CancelRequested(by=by, reason=reason))
+
+    async def pause(self, task_id: TaskId, *, by: str) -> State:
+        """Let a task stop after its present calls."""
+        return await self._fact(task_id, e.PauseRequested(by=by))
+
+    async def resume(self, task_id: TaskId, *, by: str) -> State:
+        """Let a paused task go on. Nothing happens to one that is not paused."""
+        state = await self.state(task_id)
+        if not state.paused:
+            return state
+        return await self._fact(task_id, e.ResumeRequested(by=by))
+
+    async def steer(self, task_id: TaskId, message: str, *, by: str) -> State:
+        """Tell the brain something."""
+        return await self._fact(task_id, e.Steered(by=by, message=message))
+
+    async def decide_approval(
+        self, task_id: TaskId, approval_id: str | None, decision: str, *, by: str, message: str = ""
+    ) -> str:
+        """Answer a pending approval (the only one if no id is given) and return its id.
+
+        Raises:
+            NotFound: nothing is pending, or not that one.
+            UsageError: several are pending and none was named.
+            Conflict: it has ended.
+        """
+        answered = ""
+
+        def make(state: State) -> e.InputEvent:
+            nonlocal answered
+            _refuse_when_over(state)
+            answered = _pending(state, approval_id)
+            return e.ApprovalDecided(
+                approval_id=answered,
+                decision="approve" if decision == "approve" else "deny",
+                by=by,
+                message=message,
+            )
+
+        await append_fact(self.ports.store, self.ports.clock, self.ports.bus, task_id, make)
+        return answered
+
+    async def _fact(self, task_id: TaskId, fact: e.InputEvent) -> State:
+        def make(state: State) -> e.InputEvent:
+            _refuse_when_over(state)
+            return fact
+
+        return await append_fact(self.ports.store, self.ports.clock, self.ports.bus, task_id, make)
+
+    # ---- results -------------------------------------------------------------------------
+
+    async def result(self, task_id: TaskId) -> Result:
+        """What came of a task, with its patch and certificate as files."""
+        state, rows, _ = await self._load(task_id)
+        patch_path = certificate_path = None
+        certificate = certificate_of(state, rows)
+        found = state.verification
+        if state.ended and certificate is not None and found is not None:
+            directory = os.path.join(self._state_dir, "results", task_id)
+            patch = await self.ports.store.get_blob(BlobId(found.patch_blob))
+            patch_path = os.path.join(directory, "patch.diff")
+            certificate_path = os.path.join(directory, "certificate.json")
+            text = msgspec.json.format(msgspec.json.encode(certificate), indent=2) + b"\n"
+            await anyio.to_thread.run_sync(_write_results, directory, patch, text)
+        return result_of(state, patch=patch_path, certificate=certificate_path)
+
+    async def certificate(self, task_id: TaskId) -> dict[str, Json]:
+        """The evidence. `NotFound` if nothing was verified."""
+        state, rows, _ = await self._load(task_id)
+        certificate = certificate_of(state, rows)
+        if certificate is None:
+            raise NotFound(f"task {task_id!r} has no certificate: nothing of it was verified")
+        return certificate
+
+    async def patch(self, task_id: TaskId) -> bytes:
+        """The verified patch of an ended task, else the difference up to the last known tree."""
+        state = await self.state(task_id)
+        if state.verification is not None and state.verification.patch_blob:
+            return await self.ports.store.get_blob(BlobId(state.verification.patch_blob))
+        if state.workspace is None or not state.workspace.base_tree:
+            return b""
+        tree = state.workspace.base_tree
+        for row in await self.ports.store.load(task_id):
+            event = codec.decode(row)
+            if isinstance(event, e.CallReturned) and event.tree_after:
+                tree = event.tree_after
+        return await self.ports.workspaces.patch(
+            task_id, TreeId(state.workspace.base_tree), TreeId(tree)
+        )
+
+    async def verify(self, task_id: TaskId) -> VerifyReport:
+        """Check offline that a task's log, blobs, trees and claims are what was written.
+
+        Raises:
+            NotFound: no such task.
+        """
+        summary = await self.ports.store.summary(task_id)
+
+        def fault(message: str, seq: int | None = None) -> VerifyReport:
+            return VerifyReport(ok=False, task_id=task_id, seq=seq, fault=message)
+
+        try:
+            state, rows, events = await self._load(task_id)
+        except CorruptLog as error:
+            return fault(str(error), error.seq)
+        except AssertionError as error:
+            return fault(f"the log does not fold: {error}")
+        last = rows[-1] if rows else None
+        if last is None or (last.seq, last.hash) != (summary.seq, summary.head_hash):
+            at = last.seq if last else 0
+            return fault(
+                f"the log of {task_id!r} ends at event {at}, and its head should be event "
+                f"{summary.seq}: the tail was cut or the head changed",
+                at + 1,
+            )
+        for seq, blob_id in blobs_named(events):
+            try:
+                await self.ports.store.get_blob(blob_id)
+            except (CorruptLog, NotFound) as error:
+                return fault(f"event {seq} of {task_id!r} names a blob: {error}", seq)
+        if broken := claims_hold(state):
+            return fault(broken, state.seq)
+        return await self._verify_trees(task_id, state, fault)
+
+    async def _verify_trees(self, task_id: TaskId, state: State, fault: _Fault) -> VerifyReport:
+        """Is the stored patch really the difference between the trees that were checked?"""
+        found = state.verification
+        if found is not None and found.tree:
+            stored = await self.ports.store.get_blob(BlobId(found.patch_blob))
+            try:
+                made = await self.ports.workspaces.patch(
+                    task_id, TreeId(found.base_tree), TreeId(found.tree)
+                )
+            except (AgentRuntimeError, OSError) as error:
+                return fault(f"the trees of {task_id!r} cannot be read: {error}")
+            if made != stored:
+                return fault(f"the patch of {task_id!r} is not the difference of its trees")
+        return VerifyReport(ok=True, task_id=task_id)
+
+    async def forget(self, task_id: TaskId) -> None:
+        """Remove an ended task and everything of it. `Conflict` if it has not ended."""
+        summary = await self.ports.store.summary(task_id)
+        if summary.status not in TERMINAL_STATUSES:
+            raise Conflict(
+                f"task {task_id!r} is {summary.status}; only an ended one can be removed: "
+                f"`agent-runtime cancel {task_id}` ends it"
+            )
+        if summary.repo:
+            await self.ports.workspaces.forget(task_id)
+        await anyio.to_thread.run_sync(
+            _remove_results, os.path.join(self._state_dir, "results", task_id)
+        )
+        await self.ports.store.delete(task_id)
+
+    async def _load(self, task_id: TaskId) -> tuple[State, list[Row], list[e.AnyEvent]]:
+        rows = await self.ports.store.load(task_id)
+        codec.check_chain(rows, task_id=task_id)
+        events = [codec.decode(row) for row in rows]
+        times = (row.at_us for row in rows)
+        return fold(zip(events, times, strict=True), State(task_id=task_id)), rows, events
+
+
+def _matches(task_id: str, name: str) -> bool:
+    bare = task_id.removeprefix("task_")
+    return len(name) >= 4 and (task_id.startswith(name) or bare.startswith(name) or
+                               task_id.endswith(name))  # fmt: skip
+
+
+def _refuse_when_over(state: State) -> None:
+    if state.conclusion is not None:
+        raise Conflict(
+            f"task {state.task_id!r} is over: {state.conclusion.status} ({state.conclusion.reason})"
+        )
+
+
+def _pending(state: State, approval_id: str | None) -> str:
+    pending = sorted(state.approvals)
+    if not pending:
+        raise NotFound(f"task {state.task_id!r} waits for no approval")
+    if approval_id is None:
+        if len(pending) > 1:
+            raise UsageError(f"several approvals are pending ({', '.join(pending)}): name one")
+        return pending[0]
+    if approval_id not in pending:
+        raise NotFound(
+            f"approval {approval_id!r} is not pending in {state.task_id!r}; pending: "
+            f"{', '.join(pending)}"
+        )
+    return approval_id
+
+
+def _write_results(directory: str, patch: bytes, certificate: bytes) -> None:
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    for name, data in (("patch.diff", patch), ("certificate.json", certificate)):
+        partial = os.path.join(directory, f".{name}.{os.getpid()}")
+        with open(partial, "wb") as file:
+            file.write(data)
+        os.replace(partial, os.path.join(directory, name))
+
+
+def _remove_results(directory: str) -> None:
+    for name in ("patch.diff", "certificate.json"):
+        if os.path.exists(os.path.join(directory, name)):
+            os.unlink(os.path.join(directory, name))
+    if os.path.isdir(directory):
+        os.rmdir(directory)

@@ -1,0 +1,28 @@
+"""Which sandbox there is here: the first whose probe passes, or a refusal that explains itself."""
+
+from __future__ import annotations
+
+from agent_runtime.errors import SandboxUnavailable
+from agent_runtime.ports import Sandbox
+from agent_runtime.sandboxes.bubblewrap import BubblewrapSandbox
+from agent_runtime.sandboxes.unsafe import UnsafeSandbox
+
+
+async def choose(state_dir: str, *, setting: str | None, unsafe: bool) -> Sandbox:
+    """The sandbox to use. `setting` is the path of a bwrap to try first.
+
+    Raises:
+        SandboxUnavailable: none works; the message has every probe's reason and remedy.
+    """
+    if unsafe:
+        return UnsafeSandbox(state_dir)
+    sandbox = BubblewrapSandbox(state_dir, setting)
+    probe = await sandbox.probe()
+    if not probe.ok:
+        remedy = f"\n{probe.remedy}" if probe.remedy else ""
+        raise SandboxUnavailable(
+            f"no sandbox works here, and tools do not run without one.\n"
+            f"{probe.name}: {probe.detail}{remedy}\n"
+            "To run them unprotected all the same, say so: --unsafe-no-sandbox"
+        )
+    return sandbox

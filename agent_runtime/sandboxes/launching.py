@@ -1,0 +1,260 @@
+"""The daemon's side of `launcher`: start it, ask it for sandboxes, hear how they ended.
+
+One `Launcher` serves one adapter. A `Running` is one running sandbox; closing its control socket, or
+the end of this process, ends the sandbox. What is asked for is decided by the adapters.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import socket
+import sys
+import time
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal
+
+import anyio
+
+from agent_runtime.errors import SandboxUnavailable
+from agent_runtime.ports import SandboxLimits
+from agent_runtime.sandboxes import launcher, records
+
+END_SECONDS_MAX: Final = launcher.KILL_SECONDS_MAX + 5.0
+"""How long a keeper may take to prove that its sandbox is dead."""
+_ENDED_SECONDS_MAX: Final = 1.0
+_counter = itertools.count(1)
+
+Stdio = Literal["captured", "worker", "attached"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """One sandbox as the launcher understands it. See `launcher.Source` for paths."""
+
+    kind: Literal["bwrap", "plain"]
+    command: Sequence[str]
+    """What runs inside, looked up by nobody: the first word is a path."""
+    workspace: launcher.Source
+    limits: SandboxLimits
+    sources: Sequence[str] = ()
+    arguments: Sequence[launcher.Source] = ()
+    """Bubblewrap's options."""
+    program: launcher.Source = ""
+    filter: str = ""
+    """The compiled seccomp filter."""
+    uid: int | None = None
+    gid: int | None = None
+    """Whom a root daemon becomes; None stays."""
+    give: Sequence[str] = ()
+    """Directories that are made that user's own first."""
+    env: dict[str, str] = field(default_factory=dict)
+    """Of the plain kind only: bubblewrap gets options."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """What a keeper reported when everything in its sandbox was dead."""
+
+    exit: int
+    output: bytes
+    output_bytes: int
+    timed_out: bool
+    dead: bool
+    failure: tuple[str, str] | None = None
+    """Why it was not started: `unwritable` or `unavailable`, and the system's words."""
+
+
+class Launcher:
+    """Starts the launcher process on first use, and again if it should have died."""
+
+    def __init__(self, state_dir: str) -> None:
+        self._state_dir = state_dir
+        self._socket: socket.socket | None = None
+
+    async def launch(
+        self,
+        launch: Launch,
+        *,
+        owner_id: str,
+        stdio: Stdio,
+        passed: Sequence[int] = (),
+        deadline_seconds: float | None,
+        scratch: bool = False,
+    ) -> Running:
+        """Ask for a sandbox. `passed` are fds: a worker's channel, or the caller's 0, 1 and 2.
+
+        With `scratch` the keeper makes a directory, named `Running.scratch`, and removes it at the end.
+        """
+        name = f"{os.getpid()}-{next(_counter)}-{time.monotonic_ns():x}"
+        record = os.path.join(records.directory(self._state_dir, owner_id), f"{name}.json")
+        made = record.removesuffix(".json") + ".home" if scratch else ""
+        env = dict(launch.env)
+        if launch.kind == "plain":
+            env[records.TAG_VARIABLE] = name
+            if made:
+                env["HOME"] = made
+        request = {
+            **asdict(launch),
+            "env": env,
+            "limits": asdict(launch.limits),
+            "output_bytes": launch.limits.output_bytes,
+            "stdio": stdio,
+            "output": "keep" if stdio == "worker" else "send",
+            "deadline_seconds": deadline_seconds,
+            "record": record,
+            "scratch": made,
+            "tag": name,
+            "daemon": [os.getpid(), launcher.start_time(os.getpid())],
+        }
+        control, theirs = socket.socketpair()
+        try:
+            await self._ask([theirs.fileno(), *passed])
+        except BaseException:
+            control.close()
+            raise
+        finally:
+            theirs.close()
+        kept = Running(control, record=record, scratch=made)
+        try:
+            await kept.send(b"R", json.dumps(request).encode())
+        except BaseException:
+            await kept.end()
+            raise
+        return kept
+
+    async def _ask(self, fds: list[int]) -> None:
+        for attempt in (1, 2):
+            if self._socket is None:
+                self._socket = _start(self)
+            try:
+                while True:
+                    try:
+                        socket.send_fds(self._socket, [b"+"], fds)
+                        return
+                    except BlockingIOError:
+                        await anyio.wait_writable(self._socket)
+            except (BrokenPipeError, ConnectionResetError) as error:
+                self._socket = None
+                if attempt == 2:
+                    raise SandboxUnavailable(
+                        f"the launcher {launcher.__file__!r} does not start with the interpreter "
+                        f"{sys.executable!r}: {error}"
+                    ) from error
+
+
+class Running:
+    """One sandbox in the hands of its keeper."""
+
+    def __init__(self, control: socket.socket, *, record: str, scratch: str) -> None:
+        control.setblocking(False)
+        self.scratch = scratch
+        self._control = control
+        self._record = record
+        self._buffer = bytearray()
+        self._output = b""
+        self._ended: Ended | None = None
+        self._lock = anyio.Lock()
+
+    async def wait(self) -> Ended:
+        """How it ended, once everything in it is dead. Cancelled, it may be called again."""
+        async with self._lock:
+            while self._ended is None:
+                match await self._receive():
+                    case b"O", payload:
+                        self._output = payload
+                    case b"X", payload:
+                        self._ended = self._report(json.loads(payload))
+                    case b"", _:
+                        # The keeper was killed, and took bubblewrap along: make sure.
+                        dead = await records.end(self._record)
+                        self._ended = Ended(
+                            exit=137, output=b"", output_bytes=0, timed_out=False, dead=dead
+                        )
+        return self._ended
+
+    async def end(self) -> Ended:
+        """Kill everything inside and return when it is dead. Safe to call twice, also cancelled."""
+        with anyio.CancelScope(shield=True):
+            with suppress(OSError):
+                self._control.shutdown(socket.SHUT_WR)
+            with anyio.move_on_after(END_SECONDS_MAX):
+                await self.wait()
+            self._control.close()
+        return self._ended or Ended(
+            exit=137, output=b"", output_bytes=0, timed_out=False, dead=False
+        )
+
+    async def send(self, kind: bytes, payload: bytes) -> None:
+        data = memoryview(launcher.FRAME.pack(kind, len(payload)) + payload)
+        while data:
+            try:
+                data = data[self._control.send(data) :]
+            except BlockingIOError:
+                await anyio.wait_writable(self._control)
+            except (BrokenPipeError, ConnectionResetError):
+                return  # `wait` says so
+
+    async def _receive(self) -> tuple[bytes, bytes]:
+        """The next frame; an empty kind at the end."""
+        header = launcher.FRAME.size
+        while True:
+            if len(self._buffer) >= header:
+                kind, length = launcher.FRAME.unpack_from(self._buffer)
+                if len(self._buffer) >= header + length:
+                    payload = bytes(self._buffer[header : header + length])
+                    del self._buffer[: header + length]
+                    return kind, payload
+            try:
+                data = self._control.recv(1 << 18)
+            except BlockingIOError:
+                await anyio.wait_readable(self._control)
+                continue
+            except OSError:
+                data = b""
+            if not data:
+                return b"", b""
+            self._buffer += data
+
+    def _report(self, report: dict[str, Any]) -> Ended:
+        failure = report["failure"]
+        return Ended(
+            exit=report["exit"],
+            output=self._output,
+            output_bytes=report["output_bytes"],
+            timed_out=report["timed_out"],
+            dead=report["dead"],
+            failure=(failure[0], failure[1]) if failure else None,
+        )
+
+
+def _start(owner: Launcher) -> socket.socket:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with theirs:
+        # Not `Popen`: the process outlives every call and ends with its socket. No environment:
+        # the daemon's secrets are not for the processes that stand beside a sandbox.
+        pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-I", "-S", launcher.__file__],
+            {},
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
+                (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+            ],
+        )
+    weakref.finalize(owner, _stop, ours, pid)
+    return ours
+
+
+def _stop(ours: socket.socket, pid: int) -> None:
+    """The launcher ends when its socket does; collect it, but do not wait for long."""
+    ours.close()
+    end = time.monotonic() + _ENDED_SECONDS_MAX
+    with suppress(ChildProcessError):
+        while os.waitpid(pid, os.WNOHANG)[0] == 0 and time.monotonic() < end:
+            time.sleep(0.001)

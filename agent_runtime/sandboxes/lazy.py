@@ -1,0 +1,51 @@
+"""A sandbox that is chosen when it is first needed: reading a log must not need one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import anyio
+
+from agent_runtime.ports import ExecResult, Probe, Sandbox, SandboxSession, SandboxSpec
+from agent_runtime.sandboxes.ladder import choose
+
+
+class LazySandbox:
+    """Implements `ports.Sandbox` by the first rung of the ladder that works here."""
+
+    def __init__(self, state_dir: str, *, setting: str | None, unsafe: bool) -> None:
+        self._state_dir, self._setting, self._unsafe = state_dir, setting, unsafe
+        self._chosen: Sandbox | None = None
+        self._lock = anyio.Lock()
+
+    @property
+    def name(self) -> str:
+        """Of the chosen one, once there is one."""
+        return self._chosen.name if self._chosen else "not chosen yet"
+
+    async def chosen(self) -> Sandbox:
+        """The sandbox itself. `SandboxUnavailable` with every probe's reason."""
+        async with self._lock:
+            if self._chosen is None:
+                self._chosen = await choose(
+                    self._state_dir, setting=self._setting, unsafe=self._unsafe
+                )
+            return self._chosen
+
+    async def probe(self) -> Probe:
+        """Of the chosen one."""
+        return await (await self.chosen()).probe()
+
+    async def open(self, spec: SandboxSpec) -> SandboxSession:
+        """Start a worker."""
+        return await (await self.chosen()).open(spec)
+
+    async def execute(
+        self, spec: SandboxSpec, argv: Sequence[str], *, deadline_seconds: float
+    ) -> ExecResult:
+        """Run one command in a sandbox of its own."""
+        return await (await self.chosen()).execute(spec, argv, deadline_seconds=deadline_seconds)
+
+    async def reap(self, owner_id: str) -> int:
+        """Kill what an earlier, dead process left."""
+        return await (await self.chosen()).reap(owner_id)

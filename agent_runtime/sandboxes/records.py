@@ -1,0 +1,142 @@
+"""What a later process must kill should the daemon and a keeper die at once.
+
+Each sandbox has a record in `<state_dir>/sandboxes/<owner>/`, written by its keeper and removed
+when everything in the sandbox is dead. A live process is known by (boot id, pid, start time).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any, Final
+from urllib.parse import quote
+
+import anyio
+
+from agent_runtime.errors import SandboxUnavailable
+from agent_runtime.sandboxes.launcher import start_time
+
+TAG_VARIABLE: Final = "AGENT_RUNTIME_SANDBOX"
+"""Marks every process of the unsafe kind: it has no namespace that would die as one."""
+END_SECONDS_MAX: Final = 10.0
+_POLL_SECONDS: Final = 0.005
+
+Process = tuple[int, int]
+"""Pid and start time."""
+
+
+def directory(state_dir: str, owner_id: str) -> str:
+    """Where the records of one owner are."""
+    return os.path.join(state_dir, "sandboxes", quote(owner_id, safe="") or "%")
+
+
+async def reap(state_dir: str, owner_id: str) -> int:
+    """End every recorded sandbox of `owner_id` whose daemon is dead; return how many there were.
+
+    Raises:
+        SandboxUnavailable: a process does not die; the message names it.
+    """
+    place, count = directory(state_dir, owner_id), 0
+    try:
+        names = sorted(os.listdir(place))
+    except FileNotFoundError:
+        return 0
+    for name in names:
+        path = os.path.join(place, name)
+        if not name.endswith(".json"):
+            continue
+        if _is_here(_load(path)) and _is_alive(*_daemon(_load(path))):
+            continue
+        if not await end(path):
+            raise SandboxUnavailable(
+                f"a process of the sandbox recorded in {path!r} does not die of SIGKILL; "
+                "it is stuck in the kernel: end it, or restart the machine"
+            )
+        count += 1
+    with suppress(OSError):  # not empty: a live sandbox of the same owner
+        os.rmdir(place)
+    return count
+
+
+async def end(path: str) -> bool:
+    """Kill what a record names and forget it; False if something does not die.
+
+    No record is as good as an empty one: the keeper that wrote it has proven the death itself.
+    """
+    record = _load(path)
+    deadline = time.monotonic() + END_SECONDS_MAX
+    while _is_here(record):
+        alive = [
+            process
+            for process in {*_processes(record), *_tagged(record.get("tag"))}
+            if _is_alive(*process)
+        ]
+        if not alive:
+            break
+        if time.monotonic() > deadline:
+            return False
+        for pid, _ in alive:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        await anyio.sleep(_POLL_SECONDS)
+    _remove_scratch(path.removesuffix(".json") + ".home")
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    return True
+
+
+def _load(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            record = json.load(file)
+    except (FileNotFoundError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _is_here(record: dict[str, Any]) -> bool:
+    """Are the record's pids of this boot and of our namespace? Others ended with theirs."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        boot = file.read().strip()
+    return (
+        record.get("boot") == boot
+        and record.get("pid_namespace") == os.readlink("/proc/self/ns/pid")
+    )  # fmt: skip
+
+
+def _daemon(record: dict[str, Any]) -> Process:
+    pid, started = record["daemon"]
+    return int(pid), int(started)
+
+
+def _processes(record: dict[str, Any]) -> Iterable[Process]:
+    return [(int(pid), int(started)) for pid, started in record.get("processes", [])]
+
+
+def _is_alive(pid: int, started: int) -> bool:
+    return started != 0 and start_time(pid) == started
+
+
+def _tagged(tag: str | None) -> list[Process]:
+    """Live processes that carry the tag in their environment; those of bubblewrap never do."""
+    if not tag:
+        return []
+    mark = f"{TAG_VARIABLE}={tag}".encode()
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
+                if mark in file.read().split(b"\0"):
+                    found.append((int(name), start_time(int(name))))
+    return found
+
+
+def _remove_scratch(path: str) -> None:
+    if os.path.isdir(path):
+        import shutil
+
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,62 @@
+"""Who waits for a write: a count of changes, and an event for those who have seen them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+
+import anyio
+import anyio.lowlevel
+
+
+class Changes:
+    """Wakes waiters of one event loop.
+
+    A waiter that loops misses nothing: what changed since its task's previous `wait` returned ends
+    the next one at once. Its first `wait` counts from the call. It may also return for nothing.
+    """
+
+    def __init__(self, poll: Callable[[], bool] | None = None, poll_seconds: float = 0.01) -> None:
+        """`poll` says whether something changed that nobody announced (another process)."""
+        self._count = 0
+        self._changed: anyio.Event | None = None
+        self._poll = poll
+        self._poll_seconds = poll_seconds
+
+    def announce(self) -> None:
+        """Something was written. Call it on the event loop."""
+        self._count += 1
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+    async def wait(self, seconds_max: float) -> None:
+        """Return after the next change, or after `seconds_max`."""
+        await anyio.lowlevel.checkpoint()
+        self.ask()
+        last = _seen.get()
+        seen = last[1] if last is not None and last[0] is self else self._count
+        with anyio.move_on_after(seconds_max):
+            while self._count == seen:
+                await self._next()
+        _seen.set((self, self._count))
+
+    async def _next(self) -> None:
+        if self._changed is None:
+            self._changed = anyio.Event()
+        if self._poll is None:
+            await self._changed.wait()
+            return
+        with anyio.move_on_after(self._poll_seconds):
+            await self._changed.wait()
+        self.ask()
+
+    def ask(self) -> None:
+        """Look now, instead of at the next turn of a waiter."""
+        if self._poll is not None and self._poll():
+            self.announce()
+
+
+_seen: ContextVar[tuple[Changes, int] | None] = ContextVar("_seen", default=None)
+"""What this task knew when its last `wait` returned. Without it, a write between a reader's look
+and its `wait` would be noticed `seconds_max` late."""

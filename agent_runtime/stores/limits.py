@@ -1,0 +1,71 @@
+"""What no store takes: checked before a write is queued, so that nobody else's write suffers.
+
+A wrong numbering or a wrong blob id is a bug of the caller and an `assert`; too many bytes are an
+operating error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from agent_runtime.errors import UsageError
+from agent_runtime.types import BlobId, Row, Seq, TaskId, TaskSummary
+
+APPEND_BYTES_MAX = 64 << 20
+"""Event data of one append. Large texts belong into blobs."""
+
+SNAPSHOT_BYTES_MAX = 64 << 20
+"""One folded state: what is larger is no faster to load than its log."""
+
+BLOB_BYTES_MAX = 1 << 30
+"""One blob: it passes through memory as a whole and is stored in one transaction."""
+
+
+def check_rows(task_id: TaskId, expected: Seq, rows: Sequence[Row], summary: TaskSummary) -> None:
+    """Refuse rows that no log can hold."""
+    assert rows, "an append needs at least one row"
+    assert [row.seq for row in rows] == list(range(expected + 1, expected + 1 + len(rows))), (
+        f"rows of task {task_id!r} must be numbered from {expected + 1} without holes"
+    )
+    assert all(row.task_id == task_id for row in rows), f"a row is not of task {task_id!r}"
+    last = rows[-1]
+    assert (summary.task_id, summary.seq, summary.head_hash) == (task_id, last.seq, last.hash), (
+        f"the summary must be that of task {task_id!r} at event {last.seq}"
+    )
+    data_bytes = sum(len(row.data) for row in rows)
+    if data_bytes > APPEND_BYTES_MAX:
+        raise UsageError(
+            f"events {rows[0].seq} to {last.seq} of task {task_id!r} hold {data_bytes} bytes;"
+            f" one append takes at most {APPEND_BYTES_MAX}: put large texts into blobs"
+        )
+
+
+def check_blobs(blobs: Mapping[BlobId, bytes]) -> None:
+    """Refuse blobs that are too large or do not match their id."""
+    for blob_id, data in blobs.items():
+        content_id = identify(data)
+        assert content_id == blob_id, f"blob {blob_id!r} has the content of {content_id!r}"
+
+
+def check_snapshot(data: bytes) -> None:
+    """Refuse a snapshot that is too large."""
+    if len(data) > SNAPSHOT_BYTES_MAX:
+        raise UsageError(
+            f"a snapshot of {len(data)} bytes is too large: a store takes at most"
+            f" {SNAPSHOT_BYTES_MAX}; do without it, the log says it all"
+        )
+
+
+def identify(data: bytes) -> BlobId:
+    """The content's SHA-256. `UsageError` if no store takes that much."""
+    if len(data) > BLOB_BYTES_MAX:
+        raise UsageError(
+            f"a blob of {len(data)} bytes is too large: a store takes at most {BLOB_BYTES_MAX};"
+            " keep such content in the workspace and store its path"
+        )
+    return digest(data)
+
+
+def digest(data: bytes) -> BlobId:
+    return BlobId(hashlib.sha256(data).hexdigest())

@@ -1,0 +1,286 @@
+"""A store without a disk: the reference for the others, and the store of the simulation.
+
+It has no thread, no clock and no chance, so that whole lives run on trio's virtual time. Several
+`MemoryStore`s on one `SharedMemory` behave like processes on one file; `crash` is kill -9. Every
+method waits once before and once after its effect, so that a cancellation hits either side of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import anyio.lowlevel
+
+from agent_runtime.errors import (
+    Conflict,
+    CorruptLog,
+    LeaseHeld,
+    LeaseLost,
+    NotFound,
+    StoreUnavailable,
+)
+from agent_runtime.stores.changes import Changes
+from agent_runtime.stores.limits import check_blobs, check_rows, check_snapshot, digest, identify
+from agent_runtime.types import BlobId, Epoch, Lease, Row, Seq, Status, TaskId, TaskSummary
+
+
+@dataclass(slots=True)
+class _Task:
+    summary: TaskSummary
+    rows: list[Row]
+    idempotency_key: str | None
+    epoch: int = 0
+    owner: int | None = None
+    blob_ids: set[BlobId] = field(default_factory=set)
+    snapshot: tuple[Seq, int, bytes] | None = None
+
+
+class SharedMemory:
+    """What several `MemoryStore`s have in common: the "file"."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[TaskId, _Task] = {}
+        self.blobs: dict[BlobId, bytes] = {}
+        self.living: set[int] = set()
+        self.stores_made = 0
+        self.changes = Changes()
+
+    def task(self, task_id: TaskId) -> _Task:
+        try:
+            return self.tasks[task_id]
+        except KeyError:
+            raise NotFound(f"there is no task {task_id!r} in this store") from None
+
+    def holder(self, task: _Task) -> int | None:
+        return task.owner if task.owner in self.living else None
+
+
+class MemoryStore:
+    """Implements `ports.Store` for one "process"."""
+
+    def __init__(self, shared: SharedMemory | None = None) -> None:
+        self._shared = shared if shared is not None else SharedMemory()
+        self._shared.stores_made += 1
+        self._number = self._shared.stores_made
+        self._shared.living.add(self._number)
+
+    def crash(self) -> None:
+        """Die as by kill -9: its leases are dead and nothing it still tries has an effect."""
+        self._shared.living.discard(self._number)
+
+    @asynccontextmanager
+    async def _effect(self) -> AsyncIterator[SharedMemory]:
+        await anyio.lowlevel.checkpoint()
+        if self._number not in self._shared.living:
+            raise StoreUnavailable(f"{_name(self._number)} has ended: open a new store")
+        yield self._shared
+        await anyio.lowlevel.checkpoint()
+
+    # ---- the log -------------------------------------------------------------------------
+
+    async def create(
+        self,
+        summary: TaskSummary,
+        rows: Sequence[Row],
+        *,
+        blobs: Mapping[BlobId, bytes] = {},
+        idempotency_key: str | None = None,
+    ) -> TaskId:
+        task_id = TaskId(summary.task_id)
+        check_rows(task_id, Seq(0), rows, summary)
+        check_blobs(blobs)
+        async with self._effect() as shared:
+            for known_id, known in shared.tasks.items():
+                if idempotency_key is not None and known.idempotency_key == idempotency_key:
+                    return known_id
+            if task_id in shared.tasks:
+                if _are_stored(shared.tasks[task_id], rows):
+                    return task_id
+                raise Conflict(f"task {task_id!r} exists already, with other events")
+            task = _Task(summary, list(rows), idempotency_key)
+            shared.tasks[task_id] = task
+            self._keep_blobs(task, blobs)
+            shared.changes.announce()
+            return task_id
+
+    async def append(
+        self,
+        task_id: TaskId,
+        expected: Seq,
+        rows: Sequence[Row],
+        *,
+        epoch: Epoch | None,
+        summary: TaskSummary,
+        blobs: Mapping[BlobId, bytes] = {},
+    ) -> Seq:
+        check_rows(task_id, expected, rows, summary)
+        check_blobs(blobs)
+        async with self._effect() as shared:
+            task = shared.task(task_id)
+            # Fencing comes before repetition: who lost the lease must stop, whatever was stored.
+            if epoch is not None and epoch != task.epoch:
+                raise LeaseLost(
+                    f"epoch {epoch} of task {task_id!r} is over: {task.epoch} drives it"
+                )
+            if expected != len(task.rows):
+                if _are_stored(task, rows):
+                    return Seq(rows[-1].seq)
+                raise Conflict(
+                    f"task {task_id!r} stands at event {len(task.rows)}, not {expected}:"
+                    " load, fold and decide again"
+                )
+            task.rows.extend(rows)
+            task.summary = summary
+            self._keep_blobs(task, blobs)
+            shared.changes.announce()
+            return Seq(rows[-1].seq)
+
+    def _keep_blobs(self, task: _Task, blobs: Mapping[BlobId, bytes]) -> None:
+        self._shared.blobs.update(blobs)
+        task.blob_ids.update(blobs)
+
+    async def load(self, task_id: TaskId, after: int = 0) -> list[Row]:
+        async with self._effect() as shared:
+            return shared.task(task_id).rows[after:]
+
+    # ---- the projection ------------------------------------------------------------------
+
+    async def summary(self, task_id: TaskId) -> TaskSummary:
+        async with self._effect() as shared:
+            return shared.task(task_id).summary
+
+    async def tasks(
+        self,
+        *,
+        statuses: Sequence[str] = (),
+        labels: Mapping[str, str] = {},
+        before: TaskId | None = None,
+        limit: int = 100,
+    ) -> list[TaskSummary]:
+        async with self._effect() as shared:
+            found = [
+                task.summary
+                for task_id, task in sorted(shared.tasks.items(), reverse=True)
+                if (not statuses or task.summary.status in statuses)
+                and labels.items() <= task.summary.labels.items()
+                and (before is None or task_id < before)
+            ]
+            return found[:limit]
+
+    async def heads(self, task_ids: Sequence[TaskId]) -> dict[TaskId, int]:
+        async with self._effect() as shared:
+            return {
+                task_id: len(shared.tasks[task_id].rows)
+                for task_id in task_ids
+                if task_id in shared.tasks
+            }
+
+    # ---- leases --------------------------------------------------------------------------
+
+    async def claim(self, task_id: TaskId) -> Lease:
+        task: _Task | None = None
+        try:
+            async with self._effect() as shared:
+                task = self._free(task_id)
+                task.epoch += 1
+                task.owner = self._number
+                shared.changes.announce()
+                return Lease(task_id, Epoch(task.epoch), _name(self._number))
+        except anyio.get_cancelled_exc_class():
+            # Nobody gets to know of this lease, so nobody would release it.
+            if task is not None and self._number in self._shared.living:
+                task.owner = None
+            raise
+
+    def _free(self, task_id: TaskId) -> _Task:
+        task = self._shared.task(task_id)
+        holder = self._shared.holder(task)
+        if holder is not None:
+            raise LeaseHeld(
+                f"task {task_id!r} is driven by {_name(holder)}: wait, or stop that one"
+            )
+        return task
+
+    async def release(self, lease: Lease) -> None:
+        async with self._effect() as shared:
+            task = shared.tasks.get(lease.task_id)
+            if task is not None and (task.epoch, task.owner) == (lease.epoch, self._number):
+                task.owner = None
+                shared.changes.announce()
+
+    async def owner(self, task_id: TaskId) -> str | None:
+        async with self._effect() as shared:
+            holder = shared.holder(shared.task(task_id))
+            return None if holder is None else _name(holder)
+
+    async def claimable(self, limit: int = 100) -> list[TaskId]:
+        async with self._effect() as shared:
+            free = [
+                (-task.summary.priority, task_id)
+                for task_id, task in shared.tasks.items()
+                if task.summary.status in (Status.PENDING, Status.RUNNING)
+                and shared.holder(task) is None
+            ]
+            return [task_id for _, task_id in sorted(free)[:limit]]
+
+    # ---- blobs, snapshots, retention -----------------------------------------------------
+
+    async def put_blob(self, data: bytes) -> BlobId:
+        blob_id = identify(data)
+        async with self._effect() as shared:
+            shared.blobs[blob_id] = data
+            return blob_id
+
+    async def get_blob(self, blob_id: BlobId) -> bytes:
+        async with self._effect() as shared:
+            if blob_id not in shared.blobs:
+                raise NotFound(f"there is no blob {blob_id!r} in this store")
+            data = shared.blobs[blob_id]
+            if digest(data) != blob_id:
+                raise CorruptLog(f"blob {blob_id!r} is not what was stored", task_id="")
+            return data
+
+    async def save_snapshot(self, task_id: TaskId, seq: Seq, version: int, data: bytes) -> None:
+        check_snapshot(data)
+        async with self._effect() as shared:
+            shared.task(task_id).snapshot = (seq, version, data)
+
+    async def load_snapshot(self, task_id: TaskId, version: int) -> tuple[Seq, bytes] | None:
+        async with self._effect() as shared:
+            task = shared.tasks.get(task_id)
+            if task is None or task.snapshot is None or task.snapshot[1] != version:
+                return None
+            seq, _, data = task.snapshot
+            return seq, data
+
+    async def delete(self, task_id: TaskId) -> None:
+        async with self._effect() as shared:
+            task = self._free(task_id)
+            del shared.tasks[task_id]
+            for blob_id in task.blob_ids:
+                if not any(blob_id in other.blob_ids for other in shared.tasks.values()):
+                    del shared.blobs[blob_id]
+            shared.changes.announce()
+
+    # ---- life ----------------------------------------------------------------------------
+
+    async def wait_changed(self, seconds_max: float) -> None:
+        async with self._effect() as shared:
+            await shared.changes.wait(seconds_max)
+
+    async def close(self) -> None:
+        """Safe to call twice, and after `crash`."""
+        await anyio.lowlevel.checkpoint()
+        self.crash()
+
+
+def _are_stored(task: _Task, rows: Sequence[Row]) -> bool:
+    first = rows[0].seq - 1
+    stored = task.rows[first : first + len(rows)]
+    return [row.hash for row in stored] == [row.hash for row in rows]
+
+
+def _name(number: int) -> str:
+    return f"memory process {number}"

@@ -1,0 +1,385 @@
+"""The store on disk: one SQLite file, several processes, and every answer durable.
+
+Writing is queued for one thread (`sqlite_writer`); reading is here. Small reads run on the event
+loop, where they take microseconds; large ones, and those that meet a lock, go to a thread.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import anyio.lowlevel
+import apsw
+import msgspec
+from anyio import to_thread
+
+from agent_runtime.errors import CorruptLog, NotFound, StoreUnavailable
+from agent_runtime.stores.changes import Changes
+from agent_runtime.stores.limits import check_blobs, check_rows, check_snapshot, digest, identify
+from agent_runtime.stores.owners import Owners
+from agent_runtime.stores.sqlite_database import open_reader, open_writer, prepare, translated
+from agent_runtime.stores.sqlite_writer import Writer
+from agent_runtime.stores.sqlite_writes import (
+    Append,
+    Claim,
+    Create,
+    Delete,
+    PutBlob,
+    Release,
+    SaveSnapshot,
+    Unclaim,
+    Write,
+)
+from agent_runtime.types import BlobId, Epoch, Lease, Row, Seq, TaskId, TaskSummary
+
+T = TypeVar("T")
+
+BUSY_SECONDS = 5.0
+"""How long a write waits for another process's transaction, which takes milliseconds."""
+
+POLL_SECONDS = 0.01
+"""How often `wait_changed` looks for other processes' writes. A look takes 2 us."""
+
+INLINE_BYTES_MAX = 256 << 10
+"""What may be read or hashed on the event loop: well below a millisecond."""
+
+_SUMMARY_COLUMNS = TaskSummary.__struct_fields__
+_SUMMARY = ", ".join(_SUMMARY_COLUMNS)
+
+_HEADS = """SELECT json_group_object(task_id, seq) FROM tasks
+    WHERE task_id IN (SELECT value FROM json_each(?))"""
+"""One row, however many tasks: each one that is fetched releases the interpreter lock."""
+
+
+class SqliteStore:
+    """Implements `ports.Store`. Make one with `open`, on the event loop that uses it (asyncio)."""
+
+    def __init__(
+        self,
+        path: Path,
+        owners: Owners,
+        writer_db: apsw.Connection,
+        near_db: apsw.Connection,
+        far_db: apsw.Connection,
+    ) -> None:
+        self._path = path
+        self._owners = owners
+        self._near_db = near_db
+        """Read on the event loop; never waits for a lock."""
+        self._far_db = far_db
+        """Read in threads, one at a time."""
+        self._far_lock = anyio.Lock()
+        self._version = near_db.pragma("data_version")
+        self._changes = Changes(self._has_changed, POLL_SECONDS)
+        self._writer = Writer(writer_db, path, self._changes.ask)
+        self._closed = False
+
+    @classmethod
+    async def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        busy_seconds: float = BUSY_SECONDS,
+        file_bytes_max: int | None = None,
+    ) -> SqliteStore:
+        """Open the store at `path`; make it if it is missing, bring its schema up to date.
+
+        At `file_bytes_max` writes are answered as on a full disk.
+
+        Raises:
+            ConfigError: it cannot be opened there, or file locks do not work there.
+            StoreBroken: no store, damaged, or written by a newer version.
+            StoreUnavailable: another process holds the file for longer than `busy_seconds`.
+        """
+        real_path = Path(os.path.realpath(path))
+        parts = await to_thread.run_sync(_open, real_path, busy_seconds, file_bytes_max)
+        return cls(real_path, *parts)
+
+    # ---- the log -------------------------------------------------------------------------
+
+    async def create(
+        self,
+        summary: TaskSummary,
+        rows: Sequence[Row],
+        *,
+        blobs: Mapping[BlobId, bytes] = {},
+        idempotency_key: str | None = None,
+    ) -> TaskId:
+        check_rows(TaskId(summary.task_id), Seq(0), rows, summary)
+        await _check_blobs(blobs)
+        return await self._write(Create(rows, summary, blobs, idempotency_key))
+
+    async def append(
+        self,
+        task_id: TaskId,
+        expected: Seq,
+        rows: Sequence[Row],
+        *,
+        epoch: Epoch | None,
+        summary: TaskSummary,
+        blobs: Mapping[BlobId, bytes] = {},
+    ) -> Seq:
+        check_rows(task_id, expected, rows, summary)
+        await _check_blobs(blobs)
+        return await self._write(Append(expected, rows, summary, blobs, epoch))
+
+    async def load(self, task_id: TaskId, after: int = 0) -> list[Row]:
+        rows, is_all = await self._read(lambda db: _rows(db, task_id, after, INLINE_BYTES_MAX))
+        if not is_all:
+            last = rows[-1].seq
+            more, _ = await self._read(lambda db: _rows(db, task_id, last, None), far=True)
+            rows += more
+        return rows
+
+    # ---- the projection ------------------------------------------------------------------
+
+    async def summary(self, task_id: TaskId) -> TaskSummary:
+        found = await self._read(
+            lambda db: db.execute(
+                f"SELECT {_SUMMARY} FROM tasks WHERE task_id = ?", (task_id,)
+            ).fetchone()
+        )
+        if found is None:
+            raise _no_task(task_id)
+        return _to_summary(found)
+
+    async def tasks(
+        self,
+        *,
+        statuses: Sequence[str] = (),
+        labels: Mapping[str, str] = {},
+        before: TaskId | None = None,
+        limit: int = 100,
+    ) -> list[TaskSummary]:
+        conditions = ["true"]
+        values: list[str] = []
+        if statuses:
+            conditions.append(f"status IN ({', '.join('?' * len(statuses))})")
+            values += statuses
+        for key, value in labels.items():
+            conditions.append(
+                "EXISTS (SELECT 1 FROM json_each(labels) AS l WHERE l.key = ? AND l.value = ?)"
+            )
+            values += [key, value]
+        if before is not None:
+            conditions.append("task_id < ?")
+            values.append(before)
+        # A task id sorts by creation.
+        query = f"""SELECT {_SUMMARY} FROM tasks WHERE {" AND ".join(conditions)}
+            ORDER BY task_id DESC LIMIT ?"""
+        found = await self._read(lambda db: db.execute(query, (*values, limit)).fetchall())
+        return [_to_summary(columns) for columns in found]
+
+    async def heads(self, task_ids: Sequence[TaskId]) -> dict[TaskId, int]:
+        found = await self._read(
+            lambda db: db.execute(_HEADS, (msgspec.json.encode(task_ids).decode(),)).get
+        )
+        return msgspec.json.decode(found, type=dict[TaskId, int])
+
+    # ---- leases --------------------------------------------------------------------------
+
+    async def claim(self, task_id: TaskId) -> Lease:
+        claim = Claim(task_id, self._owners)
+        try:
+            return await self._write(claim)
+        except anyio.get_cancelled_exc_class():
+            if not self._closed:
+                self._writer.put(Unclaim(claim, self._owners))
+            raise
+
+    async def release(self, lease: Lease) -> None:
+        await self._write(Release(lease, self._owners))
+
+    async def owner(self, task_id: TaskId) -> str | None:
+        found = await self._read(
+            lambda db: db.execute("SELECT owner FROM tasks WHERE task_id = ?", (task_id,)).get
+        )
+        if found is None:
+            raise _no_task(task_id)
+        if not found or not self._owners.is_alive(found):
+            return None
+        return self._owners.describe(found)
+
+    async def claimable(self, limit: int = 100) -> list[TaskId]:
+        return await self._read(lambda db: _claimable(db, self._owners, limit))
+
+    # ---- blobs, snapshots, retention -----------------------------------------------------
+
+    async def put_blob(self, data: bytes) -> BlobId:
+        far = len(data) > INLINE_BYTES_MAX
+        blob_id = await to_thread.run_sync(identify, data) if far else identify(data)
+        return await self._write(PutBlob(blob_id, data))
+
+    async def get_blob(self, blob_id: BlobId) -> bytes:
+        data_bytes = await self._read(
+            lambda db: (
+                db.execute("SELECT sum(length(data)) FROM blobs WHERE blob_id = ?", (blob_id,)).get
+            )
+        )
+        if data_bytes is None:
+            raise NotFound(f"there is no blob {blob_id!r} in this store")
+        far = data_bytes > INLINE_BYTES_MAX
+        return await self._read(lambda db: _blob(db, blob_id), far=far)
+
+    async def save_snapshot(self, task_id: TaskId, seq: Seq, version: int, data: bytes) -> None:
+        check_snapshot(data)
+        await self._write(SaveSnapshot(task_id, seq, version, data))
+
+    async def load_snapshot(self, task_id: TaskId, version: int) -> tuple[Seq, bytes] | None:
+        found = await self._read(
+            lambda db: db.execute(
+                "SELECT seq, data FROM snapshots WHERE task_id = ? AND version = ?",
+                (task_id, version),
+            ).fetchone()
+        )
+        return found  # columns are STRICT: INTEGER and BLOB
+
+    async def delete(self, task_id: TaskId) -> None:
+        await self._write(Delete(task_id, self._owners))
+
+    # ---- life ----------------------------------------------------------------------------
+
+    async def wait_changed(self, seconds_max: float) -> None:
+        self._require_open()
+        await self._changes.wait(seconds_max)
+
+    async def close(self) -> None:
+        """Safe to call twice; a cancelled caller still closes."""
+        if self._closed:
+            return
+        self._closed = True
+        self._writer.finish()
+        with anyio.CancelScope(shield=True):  # bounded by CLOSE_SECONDS_MAX of the writer
+            await to_thread.run_sync(self._writer.join)
+            async with self._far_lock:
+                self._far_db.close()
+            self._near_db.close()
+            # The last connection to close moves the log into the file: it must be the writer.
+            await to_thread.run_sync(self._writer.close_file)
+            self._owners.close()
+
+    # ---- doing it ------------------------------------------------------------------------
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailable(f"the store {str(self._path)!r} is closed: open it again")
+
+    async def _write(self, write: Write[T]) -> T:
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        self._require_open()
+        # A caller that is cancelled from here on just leaves: the write may still happen.
+        self._writer.put(write)
+        await write.done.wait()
+        return write.answer()
+
+    async def _read(self, query: Callable[[apsw.Connection], T], *, far: bool = False) -> T:
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        self._require_open()
+        with translated(self._path):
+            if not far:
+                try:
+                    return query(self._near_db)
+                except apsw.BusyError:
+                    pass  # rare in WAL mode (another process recovers the log): wait elsewhere
+            async with self._far_lock:
+                self._require_open()
+                return await to_thread.run_sync(query, self._far_db)
+
+    def _has_changed(self) -> bool:
+        try:
+            version = self._near_db.pragma("data_version")
+        except apsw.Error:
+            return True  # it may have; who looks is told what is wrong
+        before, self._version = self._version, version
+        return bool(before != version)
+
+
+def _open(
+    path: Path, busy_seconds: float, file_bytes_max: int | None
+) -> tuple[Owners, apsw.Connection, apsw.Connection, apsw.Connection]:
+    with ExitStack() as undo:
+        prepare(path)
+        owners = Owners(path.parent / "owners")
+        undo.callback(owners.close)
+        writer_db = open_writer(path, busy_seconds=busy_seconds, file_bytes_max=file_bytes_max)
+        undo.callback(writer_db.close)
+        near_db = open_reader(path, busy_seconds=0)
+        undo.callback(near_db.close)
+        far_db = open_reader(path, busy_seconds=busy_seconds)
+        undo.pop_all()
+        return owners, writer_db, near_db, far_db
+
+
+# ---- reading -----------------------------------------------------------------------------
+
+
+def _rows(
+    db: apsw.Connection, task_id: TaskId, after: int, bytes_max: int | None
+) -> tuple[list[Row], bool]:
+    """Rows after `after`, up to about `bytes_max`, and whether these are all."""
+    rows: list[Row] = []
+    rows_bytes = 0
+    if db.execute("SELECT 1 FROM tasks WHERE task_id = ?", (task_id,)).fetchone() is None:
+        raise _no_task(task_id)
+    found = db.execute(
+        """SELECT task_id, seq, type, schema, at_us, data, prev_hash, hash FROM events
+        WHERE task_id = ? AND seq > ? ORDER BY seq""",
+        (task_id, after),
+    )
+    for columns in found:
+        row = Row(*columns)
+        rows.append(row)
+        rows_bytes += _ROW_BYTES + len(row.data)
+        if bytes_max is not None and rows_bytes > bytes_max:
+            found.close()  # an open statement would keep the write-ahead log from being reused
+            return rows, False
+    return rows, True
+
+
+_ROW_BYTES = 512
+"""What a row costs besides its data, in the same coin."""
+
+
+def _to_summary(columns: Sequence[Any]) -> TaskSummary:
+    values = dict(zip(_SUMMARY_COLUMNS, columns, strict=True))
+    values["labels"] = msgspec.json.decode(values["labels"])
+    return TaskSummary(**values)
+
+
+def _claimable(db: apsw.Connection, owners: Owners, limit: int) -> list[TaskId]:
+    named = db.execute(
+        """SELECT DISTINCT owner FROM tasks
+        WHERE status IN ('pending', 'running') AND owner <> ''"""
+    ).fetchall()
+    living = [owner for (owner,) in named if owners.is_alive(str(owner))]
+    found = db.execute(
+        """SELECT task_id FROM tasks WHERE status IN ('pending', 'running')
+        AND owner NOT IN (SELECT value FROM json_each(?))
+        ORDER BY priority DESC, task_id LIMIT ?""",
+        (msgspec.json.encode(living).decode(), limit),
+    )
+    return [task_id for (task_id,) in found]
+
+
+def _blob(db: apsw.Connection, blob_id: BlobId) -> bytes:
+    parts = db.execute("SELECT data FROM blobs WHERE blob_id = ? ORDER BY part", (blob_id,))
+    data = b"".join([part for (part,) in parts])
+    if digest(data) != blob_id:
+        raise CorruptLog(f"blob {blob_id!r} is not what was stored", task_id="")
+    return data
+
+
+def _no_task(task_id: TaskId) -> NotFound:
+    return NotFound(f"there is no task {task_id!r} in this store")
+
+
+async def _check_blobs(blobs: Mapping[BlobId, bytes]) -> None:
+    if sum(len(data) for data in blobs.values()) > INLINE_BYTES_MAX:
+        await to_thread.run_sync(check_blobs, blobs)
+    else:
+        check_blobs(blobs)

@@ -1,0 +1,173 @@
+"""The one thread that commits: it drains a queue and makes what it finds one durable transaction.
+
+Each caller gets an answer of its own. What one write must not do to another is decided here: a
+refusal (conflict, not found) concerns nobody else; a failure that may be one write's fault makes
+each run again in a transaction of its own; a full or locked disk is everybody's; damage stays.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import anyio.lowlevel
+import apsw
+
+from agent_runtime.errors import AgentRuntimeError, StoreBroken
+from agent_runtime.stores.sqlite_database import translate
+from agent_runtime.stores.sqlite_writes import Write, run_all
+
+BATCH_WRITES_MAX = 1000
+"""Beyond this, a larger transaction saves nothing and the first caller waits for the last."""
+
+BATCH_BYTES_MAX = 64 << 20
+"""Likewise; and the events of one batch are bound as one value, which SQLite limits."""
+
+CLOSE_SECONDS_MAX = 30.0
+"""For what is queued and a checkpoint. What is not durable by then has not been answered either."""
+
+AnyWrite = Write[Any]
+
+
+class Writer:
+    """Owns the connection that writes. `put` and `finish` are called on the event loop."""
+
+    def __init__(self, db: apsw.Connection, path: Path, on_commit: Callable[[], None]) -> None:
+        """`on_commit` runs on the event loop, once for each batch, before its callers wake."""
+        self._db = db
+        self._path = path
+        self._on_commit = on_commit
+        # Not bounded: every write has a caller who waits for its answer.
+        self._queue: queue.SimpleQueue[AnyWrite | None] = queue.SimpleQueue()
+        self._closed = False
+        self._broken: str | None = None
+        # One wake-up of the loop for a batch. `anyio.from_thread.run_sync` would keep this thread
+        # waiting until the loop has run it, and for ever if the loop ends meanwhile.
+        token = anyio.lowlevel.current_token()
+        loop = cast(Any, getattr(token, "native_token", token))
+        self._wake_loop: Callable[..., object] = loop.call_soon_threadsafe
+        # A daemon: a store that nobody closed must not keep its process alive.
+        self._thread = threading.Thread(target=self._run, name="sqlite-writer", daemon=True)
+        self._thread.start()
+
+    def put(self, write: AnyWrite) -> None:
+        """Queue `write`; its `done` is set when the answer is there."""
+        assert not self._closed
+        self._queue.put(write)
+
+    def finish(self) -> None:
+        """Take nothing more; what is queued is still written."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+
+    def join(self) -> None:
+        """Wait until everything is written and answered. Blocks: call it in a thread."""
+        self._thread.join(CLOSE_SECONDS_MAX)
+
+    def close_file(self) -> None:
+        """Move the log into the file and close it. Blocks: call it in a thread, after `join`."""
+        if self._thread.is_alive():
+            return  # a hanging disk: the process is about to end, and the log holds everything
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        except apsw.Error:
+            pass  # the next one to open the store does it
+        self._db.close()
+
+    # ---- on the writer's thread ----------------------------------------------------------
+
+    def _run(self) -> None:
+        last = False
+        while not last:
+            batch, last = self._take()
+            if batch:
+                self._commit(batch)
+                self._answer(batch)
+
+    def _take(self) -> tuple[list[AnyWrite], bool]:
+        batch: list[AnyWrite] = []
+        batch_bytes = 0
+        write = self._queue.get()
+        while write is not None:
+            batch.append(write)
+            batch_bytes += write.data_bytes
+            if len(batch) >= BATCH_WRITES_MAX or batch_bytes >= BATCH_BYTES_MAX:
+                return batch, False
+            try:
+                write = self._queue.get_nowait()
+            except queue.Empty:
+                return batch, False
+        return batch, True
+
+    def _commit(self, batch: Sequence[AnyWrite]) -> None:
+        if self._broken is not None:
+            for write in batch:
+                write.fail(StoreBroken(self._broken))
+            return
+        try:
+            # IMMEDIATE: what is checked inside stays true until the commit, whoever else writes.
+            self._db.execute("BEGIN IMMEDIATE")
+            run_all(self._db, batch)
+            self._db.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001  # the border of the thread: callers get it
+            self._roll_back()
+            self._settle(batch, error)
+
+    def _settle(self, batch: Sequence[AnyWrite], error: Exception) -> None:
+        if len(batch) > 1 and _may_be_one_writes_fault(error):
+            for write in batch:
+                self._commit([write])
+            return
+        for write in batch:
+            write.fail(self._translate(error))
+        if isinstance(error, (apsw.IOError, apsw.CorruptError, apsw.NotADBError)):
+            # After a failed fsync nobody knows what is on the disk, and asking again would lie.
+            told = self._translate(error)
+            self._broken = str(told) if isinstance(told, StoreBroken) else None
+
+    def _translate(self, error: Exception) -> Exception:
+        if not isinstance(error, apsw.Error):
+            return error
+        told: AgentRuntimeError = translate(error, self._path)
+        told.__cause__ = error
+        return told
+
+    def _roll_back(self) -> None:
+        try:
+            # Some errors have rolled it back already.
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+        except apsw.Error as error:
+            self._broken = f"the store {str(self._path)!r} cannot roll back: {error}"
+
+    def _answer(self, batch: Sequence[AnyWrite]) -> None:
+        try:
+            self._wake_loop(self._deliver, batch)
+        except RuntimeError:
+            pass  # the loop has ended, and every caller with it
+
+    # ---- on the event loop ---------------------------------------------------------------
+
+    def _deliver(self, batch: Sequence[AnyWrite]) -> None:
+        self._on_commit()
+        for write in batch:
+            write.done.set()
+
+
+def _may_be_one_writes_fault(error: Exception) -> bool:
+    return not isinstance(
+        error,
+        (
+            apsw.BusyError,
+            apsw.LockedError,
+            apsw.FullError,
+            apsw.IOError,
+            apsw.CorruptError,
+            apsw.NotADBError,
+            apsw.ReadOnlyError,
+        ),
+    )

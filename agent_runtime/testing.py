@@ -1,0 +1,379 @@
+"""Public fakes of the ports, for tests of tools, of modules and of the loop itself.
+
+They wait where the real ones wait: `point` is awaited before and after every effect, so that a test
+can fail or crash there. The loop's own simulation and third-party tests use the same ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+import anyio
+import anyio.lowlevel
+
+from agent_runtime.errors import (
+    DeadlineExceeded,
+    NotFound,
+    ToolRefused,
+    UsageError,
+    WorkerLost,
+)
+from agent_runtime.ports import (
+    Change,
+    CheckOutcome,
+    ExecResult,
+    ModelAnswer,
+    ModelRequest,
+    OpenedWorkspace,
+    Probe,
+    Sandbox,
+    SandboxSession,
+    SandboxSpec,
+    Tool,
+    Verification,
+)
+from agent_runtime.types import (
+    Json,
+    Objective,
+    TaskId,
+    TaskSpec,
+    ToolCall,
+    ToolInfo,
+    ToolResult,
+    TreeId,
+    WorkspaceSpec,
+)
+
+Point = Callable[[str], Awaitable[None]]
+"""Awaited at every place where the real adapter would wait; gets the place's name."""
+
+
+async def checkpoint(place: str) -> None:
+    """The point of a fake in which nothing special happens."""
+    await anyio.lowlevel.checkpoint()
+
+
+class VirtualClock:
+    """Wall time that follows the event loop's clock, so virtual under trio's `MockClock`."""
+
+    def __init__(self, start_us: int = 1_750_000_000_000_000) -> None:
+        self.offset_us = start_us
+
+    def now_us(self) -> int:
+        """Microseconds; set `offset_us` to let it jump."""
+        return self.offset_us + int(anyio.current_time() * 1e6)
+
+
+@contextmanager
+def deterministic_trio(seed: int) -> Iterator[None]:
+    """Make trio's scheduler choose the same order for the same seed.
+
+    Uses two private names of trio (pinned for that reason); there is no public way.
+    """
+    import trio._core._run as trio_run
+
+    before = trio_run._ALLOW_DETERMINISTIC_SCHEDULING
+    trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
+    trio_run._r.seed(seed)
+    try:
+        yield
+    finally:
+        trio_run._ALLOW_DETERMINISTIC_SCHEDULING = before  # type: ignore[misc]
+
+
+class FakeToolbox:
+    """Tools from a list; a toolbelt is activated by being asked for."""
+
+    def __init__(self, tools: Sequence[Tool], point: Point = checkpoint) -> None:
+        self._tools = {tool.name: tool for tool in tools}
+        self._point = point
+        self.activated: list[str] = []
+
+    def find(self, name: str) -> ToolInfo | None:
+        """The tool's face, or None."""
+        tool = self._tools.get(name)
+        return None if tool is None else info_of(tool)
+
+    def all(self) -> Sequence[ToolInfo]:
+        """Sorted by name."""
+        return [info_of(tool) for _, tool in sorted(self._tools.items())]
+
+    def get(self, name: str) -> Tool:
+        """The tool itself. `NotFound` if there is none."""
+        if name not in self._tools:
+            raise NotFound(f"no tool is called {name!r}")
+        return self._tools[name]
+
+    async def activate(self, toolbelt: str) -> Sequence[str]:
+        """Remember it."""
+        await self._point(f"activate {toolbelt}")
+        self.activated.append(toolbelt)
+        return sorted(t.name for t in self._tools.values() if t.toolbelt == toolbelt)
+
+    async def deactivate(self, toolbelt: str) -> None:
+        """Forget it."""
+        await self._point(f"deactivate {toolbelt}")
+
+
+def info_of(tool: Tool) -> ToolInfo:
+    """The face of a tool object."""
+    return ToolInfo(
+        name=tool.name,
+        description=tool.description,
+        parameters=tool.parameters,
+        toolbelt=tool.toolbelt,
+        where=tool.where,
+    )
+
+
+class FakeWorkspaces:
+    """Workspaces in memory: `files[task_id]` maps paths to text, trees are hashes of that."""
+
+    def __init__(self, base: Mapping[str, str] | None = None, point: Point = checkpoint) -> None:
+        self.files: dict[str, dict[str, str]] = {}
+        self.trees: dict[TreeId, dict[str, str]] = {}
+        self._base = dict(base or {"README": "hello"})
+        self._point = point
+        self.closed: list[str] = []
+
+    def tree_of(self, task_id: str) -> TreeId:
+        """The tree of the files as they are now."""
+        files = dict(self.files[task_id])
+        text = repr(sorted(files.items()))
+        tree = TreeId(hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+        self.trees[tree] = files
+        return tree
+
+    async def open(self, task_id: TaskId, spec: WorkspaceSpec) -> OpenedWorkspace:
+        """A copy of the base for every task."""
+        await self._point("open workspace")
+        self.files.setdefault(task_id, dict(self._base))
+        base = TreeId(hashlib.sha1(repr(sorted(self._base.items())).encode()).hexdigest())
+        self.trees[base] = dict(self._base)
+        await self._point("workspace is open")
+        return OpenedWorkspace(
+            path=f"/fake/{task_id}", mount="/workspace", base_commit="c0ffee", base_tree=base
+        )
+
+    async def snapshot(self, task_id: TaskId) -> TreeId:
+        """The tree now."""
+        await self._point("snapshot")
+        return self.tree_of(task_id)
+
+    async def restore(self, task_id: TaskId, tree: TreeId) -> None:
+        """Put the files back as they were."""
+        await self._point("restore")
+        self.files[task_id] = dict(self.trees[tree])
+        await self._point("restored")
+
+    async def changes(self, task_id: TaskId, before: TreeId, after: TreeId) -> list[Change]:
+        """What differs."""
+        await self._point("changes")
+        old, new = self.trees.get(before, {}), self.trees.get(after, {})
+        return [
+            Change(path, "A" if path not in old else "D" if path not in new else "M")
+            for path in sorted(old.keys() | new.keys())
+            if old.get(path) != new.get(path)
+        ]
+
+    async def patch(self, task_id: TaskId, before: TreeId, after: TreeId) -> bytes:
+        """Something that differs when the trees do."""
+        await self._point("patch")
+        return repr(
+            sorted(set(self.trees[after].items()) - set(self.trees[before].items()))
+        ).encode()
+
+    async def export(
+        self, task_id: TaskId, tree: TreeId, *, base: TreeId, protected: Sequence[str]
+    ) -> tuple[str, TreeId]:
+        """No directory, only the tree."""
+        await self._point("export")
+        return f"/fake/export/{tree}", tree
+
+    async def discard(self, path: str) -> None:
+        """Nothing to remove."""
+        await self._point("discard")
+
+    async def scratch(self, task_id: TaskId) -> str:
+        """A name."""
+        return f"/fake/{task_id}-home"
+
+    async def close(self, task_id: TaskId) -> None:
+        """Remember that it was closed."""
+        await self._point("close workspace")
+        self.closed.append(task_id)
+
+    async def forget(self, task_id: TaskId) -> None:
+        """Drop the files."""
+        self.files.pop(task_id, None)
+
+
+class FakeSession:
+    """A worker that runs the tool object in this process, with the real one's deadlines."""
+
+    def __init__(self, sandbox: FakeSandbox, owner_id: str) -> None:
+        self._sandbox, self._owner_id = sandbox, owner_id
+        self.alive = True
+
+    async def call(self, info: ToolInfo, call: ToolCall, *, deadline_seconds: float) -> ToolResult:
+        """Run the tool. `WorkerLost` if this session has ended."""
+        if not self.alive:
+            raise WorkerLost("the worker is dead")
+        try:
+            with anyio.fail_after(deadline_seconds):
+                await self._sandbox.point(f"call {call.call_id}")
+                try:
+                    result = await self._sandbox.tools[info.name].execute(call)
+                except ToolRefused as error:
+                    result = ToolResult(
+                        ok=False, kind="refused", output=str(error), paths=error.paths
+                    )
+                await self._sandbox.point(f"called {call.call_id}")
+                return result
+        except TimeoutError:
+            await self.close()
+            raise DeadlineExceeded(f"no answer within {deadline_seconds:g} s") from None
+        except WorkerLost:
+            await self.close()
+            raise
+
+    async def render(
+        self, template: Json, variables: Mapping[str, Json], *, deadline_seconds: float
+    ) -> Json:
+        """Fill `{{ steps.ID.output }}` and `.exit` only."""
+        await self._sandbox.point("render")
+        return _render(template, variables)
+
+    async def close(self) -> None:
+        """End it."""
+        self.alive = False
+        await self._sandbox.point("close sandbox")
+        self._sandbox.live.discard(self)
+
+
+class FakeSandbox:
+    """Sandboxes without a process. `live` are the sessions that have not been closed."""
+
+    name = "fake"
+
+    def __init__(self, tools: Sequence[Tool], point: Point = checkpoint) -> None:
+        self.tools = {tool.name: tool for tool in tools}
+        self.point = point
+        self.live: set[FakeSession] = set()
+
+    async def probe(self) -> Probe:
+        """It always works."""
+        return Probe(True, self.name, "in this process")
+
+    async def open(self, spec: SandboxSpec) -> SandboxSession:
+        """Start a session."""
+        await self.point("open sandbox")
+        session = FakeSession(self, spec.owner_id)
+        self.live.add(session)
+        return session
+
+    async def execute(
+        self, spec: SandboxSpec, argv: Sequence[str], *, deadline_seconds: float
+    ) -> ExecResult:
+        """No command can run here."""
+        raise NotImplementedError("FakeSandbox runs tools, not commands")
+
+    async def reap(self, owner_id: str) -> int:
+        """End what an earlier owner left."""
+        await self.point("reap")
+        for session in self.live:
+            session.alive = False
+        found = len(self.live)
+        self.live.clear()
+        return found
+
+
+class FakeVerifier:
+    """Judges by `judge(files)`, a function of the files that would be handed over."""
+
+    def __init__(
+        self,
+        workspaces: FakeWorkspaces,
+        judge: Callable[[Mapping[str, str]], bool] = lambda files: True,
+        point: Point = checkpoint,
+    ) -> None:
+        self._workspaces, self._judge, self._point = workspaces, judge, point
+
+    async def verify(
+        self,
+        task_id: TaskId,
+        *,
+        objectives: Sequence[Objective],
+        base: TreeId,
+        tree: TreeId,
+        protected: Sequence[str],
+        sandbox: Sandbox,
+        sandbox_spec: Callable[[str], SandboxSpec],
+    ) -> Verification:
+        """Every objective gets the same judgement."""
+        await self._point("verify")
+        ok = self._judge(self._workspaces.trees[tree])
+        checks = tuple(
+            CheckOutcome(
+                id=o.id,
+                command=o.check.command,
+                exit=0 if ok else 1,
+                expected_exit=0,
+                ok=ok,
+                reason="" if ok else "exit 1, expected 0",
+            )
+            for o in objectives
+        )
+        await self._point("verified")
+        return Verification(ok=ok, tree=tree, checks=checks, protected_changed=())
+
+
+@dataclass
+class FakeEnvironment:
+    """Always the same interpreter."""
+
+    found: tuple[str, str] = ("", "nothing is needed")
+
+    def python(self, task: TaskSpec) -> tuple[str, str]:
+        """`found`."""
+        return self.found
+
+
+@dataclass
+class ScriptedModel:
+    """Answers from a list, then with nothing more to do. `requests` holds what it was asked."""
+
+    answers: list[ModelAnswer] = field(default_factory=list)
+    requests: list[ModelRequest] = field(default_factory=list)
+    point: Point = checkpoint
+
+    async def complete(self, request: ModelRequest) -> ModelAnswer:
+        """The next answer."""
+        await self.point("ask model")
+        self.requests.append(request)
+        answer = self.answers.pop(0) if self.answers else ModelAnswer(text="done", tokens=10)
+        await self.point("model answered")
+        return answer
+
+
+def _render(template: Json, variables: Mapping[str, Json]) -> Json:
+    match template:
+        case str() if "{{" in template:
+            before, _, rest = template.partition("{{")
+            expression, _, after = rest.partition("}}")
+            value: Json = variables
+            for name in PurePosixPath(expression.strip().replace(".", "/")).parts:
+                if not isinstance(value, Mapping) or name not in value:
+                    raise UsageError(f"{name!r} is undefined in {template!r}")
+                value = value[name]
+            return value if not (before or after) else f"{before}{value}{after}"
+        case Mapping():
+            return {key: _render(item, variables) for key, item in template.items()}
+        case list():
+            return [_render(item, variables) for item in template]
+        case _:
+            return template

@@ -1,0 +1,341 @@
+"""The words everything shares: ids, fixed words, the task file's shape, calls and their results.
+
+Pure data. What is stored is a `msgspec.Struct` (the task file travels inside its first event);
+what only lives in memory is a frozen dataclass. Reading a task file is in `taskfile`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, NewType
+
+import msgspec
+
+TaskId = NewType("TaskId", str)
+"""`task_` and a UUIDv7 in hex: sorts by creation."""
+StepId = NewType("StepId", str)
+CallId = NewType("CallId", str)
+"""`<step>.<attempt>` for a planned step, `<step>.t<turn>.<index>` for a call of a model's turn."""
+TreeId = NewType("TreeId", str)
+"""Git's id of a tree: the content of a workspace at one moment."""
+BlobId = NewType("BlobId", str)
+"""SHA-256 of the content, in hex."""
+Seq = NewType("Seq", int)
+"""Number of an event in its task's log; the first is 1."""
+Epoch = NewType("Epoch", int)
+"""Number of a lease of a task; the first is 1. Events of an older epoch are refused."""
+
+Json = Any
+"""A JSON value. `Any`, because a recursive alias helps neither msgspec nor the reader."""
+
+
+class Effect(StrEnum):
+    """What a call changes in the world: decides what happens when it has no result."""
+
+    READ = "read"
+    WORKSPACE = "workspace"
+    IDEMPOTENT = "idempotent"
+    PROBE = "probe"
+    TASK = "task"
+    ONCE = "once"
+
+
+class Status(StrEnum):
+    """Where a task stands for its user (the phase says what the machine does)."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    WAITING = "waiting"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    UNVERIFIED = "unverified"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+TERMINAL_STATUSES = frozenset(
+    {Status.SUCCEEDED, Status.UNVERIFIED, Status.FAILED, Status.CANCELLED}
+)
+
+Where = Literal["worker", "daemon"]
+Command = str | list[str]
+"""A string runs by `/bin/sh -c`, a list is argv."""
+
+
+# ---- the task file -----------------------------------------------------------------------
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the task file's parts: unknown keys are errors."""
+
+
+class WorkspaceSpec(Spec, frozen=True, kw_only=True):
+    """Which repository the task works on. A relative `repo` is made absolute when it is read."""
+
+    repo: str
+    ref: str = "HEAD"
+    include_dirty: bool = True
+    in_place: bool = False
+
+
+class EnvironmentSpec(Spec, frozen=True, kw_only=True):
+    """`python` names a venv that is bound read-only; `env` are extra variables of every command."""
+
+    python: str | None = None
+    env: dict[str, str] = {}
+
+
+class Expect(Spec, frozen=True, kw_only=True):
+    """When a step counts as done; without it, when its tool says ok (exit 0)."""
+
+    exit: int | None = None
+    contains: str | None = None
+
+
+class Alternative(Spec, frozen=True, kw_only=True):
+    """The same step another way."""
+
+    tool: str
+    args: dict[str, Json] = {}
+
+
+class StepSpec(Spec, frozen=True, kw_only=True):
+    """One node of the plan. No `tool` means that the model works on it (`goal` says at what)."""
+
+    id: str
+    tool: str | None = None
+    args: dict[str, Json] = {}
+    goal: str | None = None
+    needs: list[str] = []
+    when: str | None = None
+    expect: Expect | None = None
+    effect: Effect | None = None
+    retry: int = 0
+    timeout_seconds: float | None = None
+    alternative: Alternative | None = None
+    fallback: str | None = None
+
+
+class PlanSpec(Spec, frozen=True, kw_only=True):
+    """A playbook: steps that need no model."""
+
+    steps: list[StepSpec]
+
+
+class Check(Spec, frozen=True, kw_only=True):
+    """A command whose exit code decides. `min_passed` needs a pytest-like summary in its output."""
+
+    command: Command
+    exit: int = 0
+    min_passed: int | None = None
+    timeout_seconds: float = 600.0
+
+
+class Objective(Spec, frozen=True, kw_only=True):
+    """A check that decides "done"."""
+
+    id: str
+    check: Check
+
+
+class Limits(Spec, frozen=True, kw_only=True):
+    """What a task may spend. `seconds` counts running time only."""
+
+    steps: int = 250
+    usd: float = 3.0
+    tokens: int = 2_000_000
+    seconds: float = 3600.0
+
+
+Decision = Literal["ask", "allow", "deny"]
+
+
+class Policy(Spec, frozen=True, kw_only=True):
+    """What a task may do.
+
+    `toolbelts` limits which may be activated (None: every installed one); `tools` names the tools
+    that run in the daemon and are given to a task only by name; `approvals` maps a tool to
+    ask, allow or deny.
+    """
+
+    network: Literal["none"] = "none"
+    egress: list[str] = []
+    toolbelts: list[str] | None = None
+    tools: list[str] = []
+    approvals: dict[str, Decision] = {}
+    approval_seconds: float = 86_400.0
+    unknown_effect: Literal["ask", "fail", "continue"] = "ask"
+
+
+class TaskSpec(Spec, frozen=True, kw_only=True):
+    """A whole task file."""
+
+    goal: str
+    workspace: WorkspaceSpec | None = None
+    environment: EnvironmentSpec = EnvironmentSpec()
+    model: str | None = None
+    plan: PlanSpec | None = None
+    objectives: list[Objective] = []
+    protect: list[str] = []
+    limits: Limits = Limits()
+    policy: Policy = Policy()
+    labels: dict[str, str] = {}
+    priority: int = 5
+
+
+# ---- the log as stored -------------------------------------------------------------------
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One stored event, exactly as it lies in the store; hashes are over these bytes."""
+
+    task_id: str
+    seq: int
+    type: str
+    schema: int
+    at_us: int
+    data: bytes
+    prev_hash: str
+    hash: str
+
+
+class TaskSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The `tasks` projection: what `ps` prints without reading a log. Written with each append."""
+
+    task_id: str
+    status: str
+    phase: str
+    reason: str
+    goal: str
+    seq: int
+    head_hash: str
+    created_at_us: int
+    updated_at_us: int
+    labels: dict[str, str] = {}
+    priority: int = 5
+    repo: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to drive one task, until released or until the owner's process is dead."""
+
+    task_id: TaskId
+    epoch: Epoch
+    owner: str
+
+
+# ---- calls -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectPolicy:
+    """What a tool may know when it says what a call changes."""
+
+    network: str = "none"
+    stated: Effect | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """Everything a tool gets. Paths are as the tool sees them (inside the sandbox for a worker).
+
+    `idempotency_key` is the same for every run of the same call. `protected` are glob patterns
+    relative to the workspace that file tools must refuse to change. `memory` is a read-only view.
+    """
+
+    call_id: str
+    tool: str
+    arguments: Mapping[str, Json]
+    workspace: str
+    task_id: str = ""
+    agent_id: str = ""
+    idempotency_key: str = ""
+    home: str = ""
+    protected: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    timeout_seconds: float = 120.0
+    memory: Mapping[str, Json] = field(default_factory=dict)
+
+
+FailureKind = Literal[
+    "", "failed", "timeout", "refused", "bad_input", "not_found", "denied", "transient",
+    "unknown_effect", "internal",
+]  # fmt: skip
+"""Why a call or a step failed: decides the recovery. See `loop.recovery`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolResult:
+    """What came back from a tool. `output` is text for the brain; `exit` only where there is one.
+
+    `ok=False` is data, not an error: `kind` classifies it. `data` is the structured result.
+    `paths` names protected files that were refused. `raw` is the full output when `output` is not
+    (the runtime keeps it in a blob and caps `output`).
+    """
+
+    ok: bool
+    output: str = ""
+    exit: int | None = None
+    kind: FailureKind = ""
+    data: Json = None
+    paths: tuple[str, ...] = ()
+    raw: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolInfo:
+    """How a registered tool looks to the loop and the brain."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Json]
+    toolbelt: str
+    where: Where
+    source: str = ""
+    """`module:attribute` of the plug-in that made it; the worker imports it there."""
+
+
+# ---- where a task and its steps stand ----------------------------------------------------
+
+
+class Phase(StrEnum):
+    """Where the phase machine stands; see `loop.phases` for what may follow what."""
+
+    IDLE = "idle"
+    TASK_INITIATION = "task_initiation"
+    ANALYZE_REQUIREMENTS = "analyze_requirements"
+    TOOL_DISCOVERY = "tool_discovery"
+    PLANNING = "planning_phase"
+    EXECUTION = "execution_phase"
+    TOOL_TRANSITION_EVALUATION = "tool_transition_evaluation"
+    TOOLBELT_ACTIVATION = "toolbelt_activation"
+    COMPLETION_VERIFICATION = "completion_verification"
+    STATE_CLEANUP = "state_cleanup"
+    ERROR_HANDLING = "error_handling"
+
+
+class StepStatus(StrEnum):
+    """Where one step of the plan stands."""
+
+    READY = "ready"
+    RUNNING = "running"
+    EVALUATING = "evaluating"
+    RECOVERING = "recovering"
+    DONE = "done"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+ENDED_STEPS = frozenset({StepStatus.DONE, StepStatus.FAILED, StepStatus.SKIPPED})
+
+
+class Strategy(StrEnum):
+    """What error handling does about a failed step."""
+
+    RETRY = "retry"
+    ALTERNATIVE = "alternative"
+    FALLBACK = "fallback"
+    ABORT = "abort"

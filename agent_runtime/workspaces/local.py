@@ -1,0 +1,354 @@
+"""Workspaces on this machine: one directory a task below the state directory.
+
+    <state_dir>/workspaces/<task id>/opened.json   the facts of `open`, written last
+                                     work/         the clone that sandboxes see
+                                     home/         HOME of the task's processes
+                                     trees/        the private store, kept until `forget`
+                                     exports/      clean checkouts for checks
+
+An `open` that was interrupted leaves no `opened.json` and is simply done again. All file and git
+work happens in worker threads; one operation of a task at a time.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from agent_runtime.errors import WorkspaceError
+from agent_runtime.ports import Change, OpenedWorkspace
+from agent_runtime.types import TaskId, TreeId, WorkspaceSpec
+from agent_runtime.workspaces import locks
+from agent_runtime.workspaces.apply import apply_patch
+from agent_runtime.workspaces.clone import branch_of, make_clone
+from agent_runtime.workspaces.export import export_tree
+from agent_runtime.workspaces.files import directory, make_temporary, remove_path
+from agent_runtime.workspaces.git import Git, write_atomically
+from agent_runtime.workspaces.source import Local, View, locate
+from agent_runtime.workspaces.trees import Trees, remove_locks
+
+T = TypeVar("T")
+
+_THREADS_MAX = 16
+"""Of our own: a slow fetch must not keep other users of worker threads waiting."""
+_TASK_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+@dataclass(slots=True)
+class _Task:
+    """What this process knows about one task's workspace."""
+
+    path: str
+    trees: Trees
+    lock: anyio.Lock = field(default_factory=anyio.Lock)
+    opened: OpenedWorkspace | None = None
+    in_place: bool = False
+    owner: locks.DirectoryLock | None = None
+
+    @property
+    def exports(self) -> str:
+        return os.path.join(self.path, "exports")
+
+
+class LocalWorkspaces:
+    """The `Workspaces` port on this machine's disk; several processes may share `state_dir`."""
+
+    def __init__(self, state_dir: str) -> None:
+        self._root = os.path.join(os.path.abspath(state_dir), "workspaces")
+        self._locks_dir = os.path.join(os.path.abspath(state_dir), "locks")
+        self._git = Git(os.path.join(self._root, ".git-home"))
+        self._tasks: dict[TaskId, _Task] = {}
+        self._limiter: anyio.CapacityLimiter | None = None
+
+    # -- open and close --
+
+    async def open(self, task_id: TaskId, spec: WorkspaceSpec) -> OpenedWorkspace:
+        """Make the working clone, or find the one that an earlier `open` finished.
+
+        Waits while another task owns an in-place directory. No sandbox of the task may be alive.
+        A repository of its own inside the working tree is not carried over; initialised submodules
+        are refused, others left empty.
+
+        Raises:
+            WorkspaceError: the repository cannot be used; the message says what would work.
+        """
+        task = self._task(task_id)
+        async with task.lock:
+            if spec.in_place and task.owner is None:
+                task.owner = await locks.take(self._locks_dir, spec.repo)
+            try:
+                return await self._in_thread(self._open, task_id, task, spec)
+            except BaseException:
+                self._let_go(task)
+                raise
+
+    def _open(self, task_id: TaskId, task: _Task, spec: WorkspaceSpec) -> OpenedWorkspace:
+        if opened := self._facts(task):
+            _tidy(task, opened)
+            return opened
+        # What a caller may traverse: a sandbox runs under another user id than a root daemon.
+        os.makedirs(task.path, mode=0o711, exist_ok=True)
+        for name in os.listdir(task.path):
+            if name.startswith("opening-") or name in ("work", "exports"):
+                remove_path(os.path.join(task.path, name))
+        task.trees.create()
+        opening = make_temporary(task.path, "opening-", mode=0o711)
+        try:
+            opened = self._make(task_id, task, spec, opening)
+        finally:
+            remove_path(opening)
+        write_atomically(
+            os.path.join(task.path, "opened.json"),
+            msgspec.json.encode({"in_place": spec.in_place, "facts": opened}),
+            durable=True,
+        )
+        task.opened, task.in_place = opened, spec.in_place
+        return opened
+
+    def _make(
+        self, task_id: TaskId, task: _Task, spec: WorkspaceSpec, opening: str
+    ) -> OpenedWorkspace:
+        view_path = os.path.join(opening, "view")
+        task.trees.fresh()
+        if spec.in_place:
+            return self._make_in_place(task, spec, view_path)
+        work = os.path.join(opening, "work")
+        final = os.path.join(task.path, "work")
+        os.mkdir(work, 0o755)
+        branch = branch_of(task_id)
+        made = make_clone(
+            spec, branch=branch, target=work, view_path=view_path, trees=task.trees, git=self._git
+        )
+        os.rename(work, final)
+        tree = task.trees.snapshot(final, with_git=True)
+        return OpenedWorkspace(
+            path=final,
+            mount=made.mount,
+            base_commit=made.base_commit,
+            base_tree=tree,
+            branch=branch,
+            carried=made.carried,
+            notes=made.notes,
+        )
+
+    def _make_in_place(self, task: _Task, spec: WorkspaceSpec, view_path: str) -> OpenedWorkspace:
+        source = locate(spec.repo)
+        if not isinstance(source, Local) or not source.top:
+            raise WorkspaceError(
+                f"workspace.in_place needs a checkout on this machine; {spec.repo!r} is none"
+            )
+        view = View(source, view_path, self._git)
+        commit = view.commit_of("HEAD")
+        if view.commit_of(spec.ref) != commit:
+            raise WorkspaceError(
+                f"workspace.in_place works on what is checked out; workspace.ref {spec.ref!r} is"
+                " another commit: check it out first, or drop in_place"
+            )
+        dirty = view.dirty()
+        tree = task.trees.snapshot(source.top, with_git=False)
+        notes = ["in place: the task changes this very directory, and nothing is ever rolled back"]
+        if specials := task.trees.specials():
+            notes.append(f"pipes, sockets or devices are not versioned: {', '.join(specials[:5])}")
+        return OpenedWorkspace(
+            path=source.top,
+            mount=source.top,
+            base_commit=commit,
+            base_tree=tree,
+            carried=tuple(path.decode("utf-8", "backslashreplace") for path in dirty.paths),
+            notes=tuple(notes),
+        )
+
+    async def scratch(self, task_id: TaskId) -> str:
+        """The task's HOME on the host: outside the workspace, gone with `close`."""
+        task = self._task(task_id)
+        home = os.path.join(task.path, "home")
+        os.makedirs(home, mode=0o700, exist_ok=True)
+        return home
+
+    async def close(self, task_id: TaskId) -> None:
+        """Remove clone, scratch and exports; keep the trees. Never touches an in-place directory.
+
+        Safe to repeat. No sandbox of the task may be alive.
+        """
+        task = self._task(task_id)
+        async with task.lock:
+            try:
+                await self._in_thread(self._close, task)
+            finally:
+                self._let_go(task)
+
+    def _close(self, task: _Task) -> None:
+        # First the facts: from here on there is no workspace, whatever a kill leaves of it.
+        task.opened = None
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(task.path, "opened.json"))
+        for name in ("work", "home", "exports"):
+            remove_path(os.path.join(task.path, name))
+
+    async def forget(self, task_id: TaskId) -> None:
+        """Remove everything of the task. Safe to repeat."""
+        await self.close(task_id)
+        await self._in_thread(remove_path, self._task(task_id).path)
+        del self._tasks[task_id]
+
+    # -- versions --
+
+    async def snapshot(self, task_id: TaskId) -> TreeId:
+        """The tree of the workspace now: raw bytes of everything but `.git`, at any depth.
+
+        It also keeps the state of `.git` for `restore`. After a crash, restore before the first
+        snapshot: a snapshot says "this is how it shall be".
+        """
+        return await self._locked(task_id, self._snapshot)
+
+    def _snapshot(self, task: _Task) -> TreeId:
+        opened = self._need_open(task)
+        return task.trees.snapshot(opened.path, with_git=not task.in_place)
+
+    async def restore(self, task_id: TaskId, tree: TreeId) -> None:
+        """Make the workspace equal to `tree`; ignored and untracked files included.
+
+        Branches, stash, index and everything else of `.git` go back to how they were at the last
+        snapshot that gave `tree`. No sandbox of the task may be alive.
+
+        Raises:
+            WorkspaceError: the workspace is in place, or the tree is unknown.
+        """
+        await self._locked(task_id, functools.partial(self._restore, tree=tree))
+
+    def _restore(self, task: _Task, *, tree: TreeId) -> None:
+        opened = self._need_open(task)
+        if task.in_place:
+            raise WorkspaceError(
+                f"{opened.path!r} is used in place, and such a directory is never rolled back;"
+                " look at it yourself, or run the task without workspace.in_place"
+            )
+        task.trees.restore(opened.path, tree)
+
+    async def changes(self, task_id: TaskId, before: TreeId, after: TreeId) -> list[Change]:
+        """What differs, sorted by path. A path that is not UTF-8 is spelled with `\\xff`."""
+        return await self._locked(task_id, lambda task: task.trees.changes(before, after))
+
+    async def patch(self, task_id: TaskId, before: TreeId, after: TreeId) -> bytes:
+        """A binary-safe patch that `git apply` takes."""
+        return await self._locked(task_id, lambda task: task.trees.patch(before, after))
+
+    async def export(
+        self, task_id: TaskId, tree: TreeId, *, base: TreeId, protected: Sequence[str]
+    ) -> tuple[str, TreeId]:
+        """A clean checkout of `tree` with the protected files of `base` and no others.
+
+        Returns the directory (caller removes it with `discard`) and the tree of what it holds, as
+        read back from the disk. It has no `.git`.
+        """
+        return await self._locked(
+            task_id,
+            lambda task: export_tree(
+                task.trees, task.exports, tree=tree, base=base, protected=protected
+            ),
+        )
+
+    async def discard(self, path: str) -> None:
+        """Remove an exported directory. Safe to repeat."""
+        if not re.fullmatch(re.escape(self._root) + r"/[^/]+/exports/[^/]+", path):
+            raise WorkspaceError(f"{path!r} is not a directory that `export` made")
+        await self._in_thread(remove_path, path)
+
+    async def apply(
+        self,
+        task_id: TaskId,
+        patch: bytes,
+        checkout: str,
+        *,
+        base_commit: str = "",
+        check_only: bool = False,
+    ) -> list[str]:
+        """Apply a task's result to a user's checkout, see `apply.apply_patch`.
+
+        Works after `close`, and after `forget` as far as the checkout has the objects itself.
+        """
+        task = self._task(task_id)
+        objects = os.path.join(task.trees.store.path, "objects") if task.trees.exists() else ""
+        return await self._in_thread(
+            lambda: apply_patch(
+                patch,
+                checkout,
+                base_commit=base_commit,
+                check_only=check_only,
+                objects=objects,
+                git=self._git,
+            )
+        )
+
+    # -- helpers --
+
+    def _task(self, task_id: TaskId) -> _Task:
+        if task_id not in self._tasks:
+            if not _TASK_ID.fullmatch(task_id):
+                raise WorkspaceError(f"{task_id!r} cannot name a directory")
+            path = os.path.join(self._root, task_id)
+            self._tasks[task_id] = _Task(path, Trees(os.path.join(path, "trees"), self._git))
+        return self._tasks[task_id]
+
+    def _facts(self, task: _Task) -> OpenedWorkspace | None:
+        if task.opened is None:
+            with (
+                suppress(FileNotFoundError),
+                open(os.path.join(task.path, "opened.json"), "rb") as file,
+            ):
+                stored = msgspec.json.decode(file.read(), type=_Stored)
+                task.opened, task.in_place = stored.facts, stored.in_place
+        return task.opened
+
+    def _need_open(self, task: _Task) -> OpenedWorkspace:
+        opened = self._facts(task)
+        if opened is None:
+            raise WorkspaceError(f"the workspace {task.path!r} is not open; open it first")
+        return opened
+
+    def _let_go(self, task: _Task) -> None:
+        if task.owner is not None:
+            task.owner.release()
+            task.owner = None
+
+    async def _locked(self, task_id: TaskId, function: Callable[[_Task], T]) -> T:
+        task = self._task(task_id)
+        async with task.lock:
+            return await self._in_thread(function, task)
+
+    async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
+        if self._limiter is None:
+            self._limiter = anyio.CapacityLimiter(_THREADS_MAX)
+        return await anyio.to_thread.run_sync(
+            functools.partial(_with_named_errors, function, *args), limiter=self._limiter
+        )
+
+
+class _Stored(msgspec.Struct, frozen=True):
+    in_place: bool
+    facts: OpenedWorkspace
+
+
+def _with_named_errors(function: Callable[..., T], *args: object) -> T:
+    """Turn an error of the file system into one that the caller can act on."""
+    try:
+        return function(*args)
+    except OSError as error:
+        raise WorkspaceError(f"the workspace cannot be used: {error}") from error
+
+
+def _tidy(task: _Task, opened: OpenedWorkspace) -> None:
+    """What a killed process left: lock files of the clone's git, clean checkouts."""
+    remove_path(task.exports)
+    if not task.in_place:
+        with suppress(FileNotFoundError), directory(os.path.join(opened.path, ".git")) as git_fd:
+            remove_locks(git_fd)

@@ -1,0 +1,192 @@
+"""The runtime's own proof: the objectives' checks on a clean checkout, each in a new sandbox.
+
+What is checked is what the task hands over: base plus its diff, with protected files as in base.
+Every check gets an export of its own, so no check sees what another one left. A protected file that
+the task changed makes the verification fail, whatever the checks say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import anyio
+import anyio.to_thread
+
+from agent_runtime import protect
+from agent_runtime.errors import WorkspaceError
+from agent_runtime.ports import (
+    CheckOutcome,
+    Sandbox,
+    SandboxSpec,
+    Verification,
+    Workspaces,
+)
+from agent_runtime.types import Check, Objective, TaskId, TreeId
+from agent_runtime.workspaces.files import Walker, directory, open_file
+
+OUTPUT_CHARS_MAX = 10_000
+"""Of a check's output in its record: half from the head, half from the tail."""
+
+DISCARD_SECONDS_MAX = 60.0
+"""Bound of removing a checkout when the verification itself is being cancelled."""
+
+_UNREADABLE = b"\0"
+"""No TOML and no JSON: guarded sections compare as changed."""
+_PASSED = re.compile(r"(?<![\w.])(\d+) passed\b")
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+class Verifier:
+    """The `Verifier` port: runs objectives. All processes of the task must be dead."""
+
+    def __init__(self, workspaces: Workspaces) -> None:
+        self._workspaces = workspaces
+
+    async def verify(
+        self,
+        task_id: TaskId,
+        *,
+        objectives: Sequence[Objective],
+        base: TreeId,
+        tree: TreeId,
+        protected: Sequence[str],
+        sandbox: Sandbox,
+        sandbox_spec: Callable[[str], SandboxSpec],
+    ) -> Verification:
+        """Check `tree` against `base`. Without objectives only the protected files decide.
+
+        `sandbox_spec` says how to run in a given checkout directory. With `tree == base` this is
+        the baseline.
+
+        Raises:
+            WorkspaceError: a tree is unknown, or two exports differ.
+            SandboxUnavailable: nothing can be run here.
+        """
+        changed = await self._protected_changed(task_id, base, tree, protected)
+        held: set[TreeId] = set()
+        checks: list[CheckOutcome] = []
+        for objective in objectives:
+            path, exported = await self._workspaces.export(
+                task_id, tree, base=base, protected=protected
+            )
+            held.add(exported)
+            try:
+                checks.append(await _run(objective, sandbox, sandbox_spec(path)))
+            finally:
+                with anyio.move_on_after(DISCARD_SECONDS_MAX, shield=True):
+                    await self._workspaces.discard(path)
+        if not held:
+            path, exported = await self._workspaces.export(
+                task_id, tree, base=base, protected=protected
+            )
+            await self._workspaces.discard(path)
+            held.add(exported)
+        if len(held) != 1:
+            raise WorkspaceError(
+                f"clean checkouts of tree {tree} came out differently: {', '.join(sorted(held))}"
+            )
+        return Verification(
+            tree=held.pop(),
+            checks=tuple(checks),
+            protected_changed=changed,
+            ok=not changed and all(check.ok for check in checks),
+        )
+
+    async def _protected_changed(
+        self, task_id: TaskId, base: TreeId, tree: TreeId, protected: Sequence[str]
+    ) -> tuple[str, ...]:
+        changes = await self._workspaces.changes(task_id, base, tree)
+        found = {c.path for c in changes if protect.matches(c.path, protected)}
+        shared = [
+            c for c in changes if c.path not in found and protect.has_guarded_sections(c.path)
+        ]
+        if shared:
+            before = await self._contents(task_id, base, [c.path for c in shared])
+            after = await self._contents(task_id, tree, [c.path for c in shared])
+            for change in shared:
+                old = b"" if change.kind == "A" else before[change.path]
+                new = b"" if change.kind == "D" else after[change.path]
+                # What cannot be read as a file, as when a link took its place, counts as changed.
+                old = _UNREADABLE if old is None else old
+                new = _UNREADABLE * 2 if new is None else new
+                if protect.forbids(change.path, protected, before=old, after=new):
+                    found.add(change.path)
+        return tuple(sorted(found))
+
+    async def _contents(
+        self, task_id: TaskId, tree: TreeId, paths: Sequence[str]
+    ) -> dict[str, bytes | None]:
+        path, _ = await self._workspaces.export(task_id, tree, base=tree, protected=())
+        try:
+            return await anyio.to_thread.run_sync(_read_all, path, paths)
+        finally:
+            with anyio.move_on_after(DISCARD_SECONDS_MAX, shield=True):
+                await self._workspaces.discard(path)
+
+
+def _read_all(checkout: str, paths: Sequence[str]) -> dict[str, bytes | None]:
+    contents: dict[str, bytes | None] = {}
+    with directory(checkout) as root:
+        for path in paths:
+            contents[path] = None
+            # The checkout is ours, its links are the agent's: none is followed.
+            with suppress(OSError), Walker(root) as walker:
+                below, name = walker.parent(path.encode("utf-8", "surrogateescape"))
+                with open(open_file(name, below=below), "rb") as file:
+                    contents[path] = file.read()
+    return contents
+
+
+async def _run(objective: Objective, sandbox: Sandbox, spec: SandboxSpec) -> CheckOutcome:
+    check = objective.check
+    argv = ["/bin/sh", "-c", check.command] if isinstance(check.command, str) else check.command
+    started = anyio.current_time()
+    result = await sandbox.execute(spec, argv, deadline_seconds=check.timeout_seconds)
+    seconds = anyio.current_time() - started
+    output = result.output.decode("utf-8", "replace")
+    passed = passed_count(output)
+    reason = _fault(check, result.exit, passed, timed_out=result.timed_out)
+    return CheckOutcome(
+        id=objective.id,
+        command=check.command,
+        exit=result.exit,
+        expected_exit=check.exit,
+        passed=passed,
+        min_passed=check.min_passed,
+        output=capped(output),
+        seconds=seconds,
+        ok=not reason,
+        reason=reason,
+    )
+
+
+def _fault(check: Check, code: int, passed: int | None, *, timed_out: bool) -> str:
+    if timed_out:
+        return f"no end within {check.timeout_seconds:g} s"
+    if code != check.exit:
+        return f"exit {code}, expected {check.exit}"
+    if check.min_passed is not None:
+        if passed is None:
+            return f"no summary line says how many passed, expected at least {check.min_passed}"
+        if passed < check.min_passed:
+            return f"{passed} passed, expected at least {check.min_passed}"
+    return ""
+
+
+def passed_count(output: str) -> int | None:
+    """N of `N passed` in the last line that has it, as pytest, jest and cargo print it."""
+    for line in reversed(_ANSI.sub("", output).splitlines()):
+        if found := _PASSED.search(line):
+            return int(found[1])
+    return None
+
+
+def capped(text: str) -> str:
+    """`text`, or its head and tail and how much is missing between them."""
+    if len(text) <= OUTPUT_CHARS_MAX:
+        return text
+    gap = "\n[… {} characters left out …]\n"
+    keep = (OUTPUT_CHARS_MAX - len(gap) - 20) // 2
+    return text[:keep] + gap.format(len(text) - 2 * keep) + text[-keep:]

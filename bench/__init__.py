@@ -1,0 +1,1 @@
+"""What the runtime costs, measured on this machine: `make bench`."""

@@ -1,0 +1,197 @@
+"""What every implementation of `ports.Workspaces` promises. A new one adds a line to `WORLDS`.
+
+A *world* is one repository with the files `README` and `src/a.py`, and hands on a task's files.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from agent_runtime.ports import Change, Workspaces
+from agent_runtime.testing import FakeWorkspaces
+from agent_runtime.types import TaskId, TreeId, WorkspaceSpec
+from agent_runtime.workspaces import LocalWorkspaces
+
+pytestmark = pytest.mark.anyio
+
+TASK, OTHER = TaskId("task_1"), TaskId("task_2")
+BASE = {"README": "hello\n", "src/a.py": "print(1)\n"}
+
+
+class World(Protocol):
+    """Implementations differ in where a task's files are; the rest is the port."""
+
+    workspaces: Workspaces
+    spec: WorkspaceSpec
+
+    def read(self, task_id: TaskId) -> dict[str, str]: ...
+
+    def write(self, task_id: TaskId, path: str, text: str) -> None: ...
+
+    def remove(self, task_id: TaskId, path: str) -> None: ...
+
+
+class LocalWorld:
+    def __init__(self, directory: Path) -> None:
+        repo = directory / "repo"
+        for path, text in BASE.items():
+            (repo / path).parent.mkdir(parents=True, exist_ok=True)
+            (repo / path).write_text(text, encoding="utf-8")
+        identity = ("-c", "user.name=Ada", "-c", "user.email=ada@example.org")
+        for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "start"]):
+            subprocess.run(["git", *identity, *command], cwd=repo, check=True)
+        self.workspaces: Workspaces = LocalWorkspaces(str(directory / "state"))
+        self.spec = WorkspaceSpec(repo=str(repo))
+        self._root = directory / "state" / "workspaces"
+
+    def _work(self, task_id: TaskId) -> Path:
+        return self._root / task_id / "work"
+
+    def read(self, task_id: TaskId) -> dict[str, str]:
+        work = self._work(task_id)
+        return {
+            str(path.relative_to(work)): path.read_text(encoding="utf-8")
+            for path in work.rglob("*")
+            if path.is_file() and ".git" not in path.parts
+        }
+
+    def write(self, task_id: TaskId, path: str, text: str) -> None:
+        full = self._work(task_id) / path
+        full.parent.mkdir(parents=True, exist_ok=True)
+        full.write_text(text, encoding="utf-8")
+
+    def remove(self, task_id: TaskId, path: str) -> None:
+        os.unlink(self._work(task_id) / path)
+
+
+class FakeWorld:
+    def __init__(self, _directory: Path) -> None:
+        self._fake = FakeWorkspaces(BASE)
+        self.workspaces: Workspaces = self._fake
+        self.spec = WorkspaceSpec(repo="/fake")
+
+    def read(self, task_id: TaskId) -> dict[str, str]:
+        return dict(self._fake.files[task_id])
+
+    def write(self, task_id: TaskId, path: str, text: str) -> None:
+        self._fake.files[task_id][path] = text
+
+    def remove(self, task_id: TaskId, path: str) -> None:
+        del self._fake.files[task_id][path]
+
+
+WORLDS: dict[str, Callable[[Path], World]] = {"local": LocalWorld, "fake": FakeWorld}
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(params=sorted(WORLDS))
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
+    return WORLDS[request.param](tmp_path)
+
+
+async def _opened(world: World, task_id: TaskId = TASK) -> TreeId:
+    return (await world.workspaces.open(task_id, world.spec)).base_tree
+
+
+async def test_a_workspace_starts_as_the_base(world: World) -> None:
+    base = await _opened(world)
+    assert world.read(TASK) == BASE
+    assert await world.workspaces.snapshot(TASK) == base
+
+
+async def test_opening_again_gives_the_same_facts_and_keeps_the_work(world: World) -> None:
+    first = await world.workspaces.open(TASK, world.spec)
+    world.write(TASK, "new.py", "x\n")
+    assert await world.workspaces.open(TASK, world.spec) == first
+    assert world.read(TASK) == BASE | {"new.py": "x\n"}
+
+
+async def test_a_tree_is_about_content_alone(world: World) -> None:
+    base = await _opened(world)
+    world.write(TASK, "README", "changed\n")
+    assert await world.workspaces.snapshot(TASK) != base
+    world.write(TASK, "README", BASE["README"])
+    assert await world.workspaces.snapshot(TASK) == base
+
+
+async def test_two_tasks_with_the_same_content_have_the_same_tree(world: World) -> None:
+    assert await _opened(world) == await _opened(world, OTHER)
+
+
+async def test_restore_undoes_changed_new_and_removed_files(world: World) -> None:
+    base = await _opened(world)
+    world.write(TASK, "README", "changed\n")
+    world.write(TASK, "deep/er/new.txt", "new\n")
+    world.remove(TASK, "src/a.py")
+    await world.workspaces.restore(TASK, base)
+    assert world.read(TASK) == BASE
+    assert await world.workspaces.snapshot(TASK) == base
+
+
+async def test_restore_goes_forward_as_well(world: World) -> None:
+    base = await _opened(world)
+    world.write(TASK, "README", "changed\n")
+    after = await world.workspaces.snapshot(TASK)
+    await world.workspaces.restore(TASK, base)
+    await world.workspaces.restore(TASK, after)
+    assert world.read(TASK) == BASE | {"README": "changed\n"}
+
+
+async def test_changes_are_named_by_kind_and_sorted(world: World) -> None:
+    base = await _opened(world)
+    world.write(TASK, "z", "z\n")
+    world.write(TASK, "README", "changed\n")
+    world.remove(TASK, "src/a.py")
+    after = await world.workspaces.snapshot(TASK)
+    assert await world.workspaces.changes(TASK, base, after) == [
+        Change("README", "M"),
+        Change("src/a.py", "D"),
+        Change("z", "A"),
+    ]
+    assert await world.workspaces.changes(TASK, base, base) == []
+
+
+async def test_a_patch_is_there_exactly_when_the_trees_differ(world: World) -> None:
+    base = await _opened(world)
+    world.write(TASK, "README", "changed\n")
+    after = await world.workspaces.snapshot(TASK)
+    assert await world.workspaces.patch(TASK, base, after)
+
+
+async def test_an_export_says_which_tree_it_holds(world: World) -> None:
+    base = await _opened(world)
+    world.write(TASK, "README", "changed\n")
+    after = await world.workspaces.snapshot(TASK)
+    path, tree = await world.workspaces.export(TASK, after, base=base, protected=())
+    assert tree == after
+    await world.workspaces.discard(path)
+
+
+async def test_close_may_be_repeated_and_forget_follows(world: World) -> None:
+    await _opened(world)
+    await world.workspaces.scratch(TASK)
+    await world.workspaces.close(TASK)
+    await world.workspaces.close(TASK)
+    await world.workspaces.forget(TASK)
+
+
+async def test_trees_stay_after_close(world: World) -> None:
+    base = await _opened(world)
+    world.write(TASK, "README", "changed\n")
+    after = await world.workspaces.snapshot(TASK)
+    await world.workspaces.close(TASK)
+    assert await world.workspaces.changes(TASK, base, after) == [Change("README", "M")]
+
+
+def test_git_is_there() -> None:
+    """Every local test needs it; this one says so by name."""
+    assert shutil.which("git")

@@ -1,0 +1,285 @@
+"""Clean checkouts and what is checked on them."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import anyio
+import pytest
+
+from agent_runtime.ports import (
+    ExecResult,
+    OpenedWorkspace,
+    Probe,
+    Sandbox,
+    SandboxSession,
+    SandboxSpec,
+    Verification,
+)
+from agent_runtime.types import Check, Json, Objective, WorkspaceSpec
+from agent_runtime.workspaces import LocalWorkspaces
+from agent_runtime.workspaces.verify import OUTPUT_CHARS_MAX, Verifier, capped, passed_count
+from tests.workspaces.conftest import TASK, Repo, contents
+
+pytestmark = pytest.mark.anyio
+
+PROTECTED = ("conftest.py", "tests/**")
+
+
+class DirectSandbox:
+    """Runs commands in the checkout without any boundary: what it isolates is tested elsewhere."""
+
+    name = "direct"
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    async def probe(self) -> Probe:
+        return Probe(True, self.name, "")
+
+    async def open(self, spec: SandboxSpec) -> SandboxSession:
+        raise NotImplementedError
+
+    async def execute(
+        self, spec: SandboxSpec, argv: Sequence[str], *, deadline_seconds: float
+    ) -> ExecResult:
+        self.seen.append(spec.workspace)
+        with anyio.move_on_after(deadline_seconds):
+            done = await anyio.run_process(list(argv), cwd=spec.workspace, check=False)
+            return ExecResult(
+                exit=done.returncode, output=done.stdout, output_bytes=len(done.stdout)
+            )
+        return ExecResult(exit=124, output=b"", output_bytes=0, timed_out=True)
+
+    async def reap(self, owner_id: str) -> int:
+        return 0
+
+
+@pytest.fixture
+async def opened(workspaces: LocalWorkspaces, repo: Repo) -> OpenedWorkspace:
+    repo.write("tests/test_a.py", b"assert True\n")
+    repo.write("conftest.py", b"# the rules\n")
+    repo.write("pyproject.toml", b'[project]\nname = "x"\n[tool.pytest.ini_options]\naddopts = ""\n')
+    repo.commit()
+    return await workspaces.open(TASK, WorkspaceSpec(repo=str(repo.path)))
+
+
+async def _verify(
+    workspaces: LocalWorkspaces,
+    opened: OpenedWorkspace,
+    *commands: str | list[str],
+    sandbox: Sandbox | None = None,
+    **options: Json,
+) -> Verification:
+    return await Verifier(workspaces).verify(
+        TASK,
+        objectives=[
+            Objective(id=f"o{number}", check=Check(command=command, **options))
+            for number, command in enumerate(commands)
+        ],
+        base=opened.base_tree,
+        tree=await workspaces.snapshot(TASK),
+        protected=PROTECTED,
+        sandbox=sandbox or DirectSandbox(),
+        sandbox_spec=lambda path: SandboxSpec(owner_id=TASK, workspace=path, mount=opened.mount),
+    )
+
+
+# ---- exports -----------------------------------------------------------------------------
+
+
+async def test_an_export_has_the_bases_protected_files_and_no_others(
+    workspaces: LocalWorkspaces, opened: OpenedWorkspace
+) -> None:
+    work = Path(opened.path)
+    (work / "a.py").write_bytes(b"fixed\n")
+    (work / "conftest.py").write_bytes(b"def pytest_sessionfinish(session): session.exitstatus = 0")
+    (work / "docs/conftest.py").write_bytes(b"added\n")
+    (work / "tests/test_a.py").unlink()
+    after = await workspaces.snapshot(TASK)
+    path, tree = await workspaces.export(
+        TASK, after, base=opened.base_tree, protected=PROTECTED
+    )
+    held = contents(path)
+    assert held[b"a.py"] == ("file", b"fixed\n")
+    assert held[b"conftest.py"] == ("file", b"# the rules\n")
+    assert held[b"tests/test_a.py"] == ("file", b"assert True\n")
+    assert b"docs/conftest.py" not in held
+    assert [c.path for c in await workspaces.changes(TASK, opened.base_tree, tree)] == ["a.py"]
+    assert not Path(path, ".git").exists()
+    await workspaces.discard(path)
+    assert not os.path.exists(path)
+
+
+@pytest.mark.parametrize("trick", ["directory", "link_above", "file_above", "link"])
+async def test_no_change_of_type_gets_around_protection(
+    workspaces: LocalWorkspaces, opened: OpenedWorkspace, trick: str, tmp_path: Path
+) -> None:
+    work = Path(opened.path)
+    match trick:
+        case "directory":
+            (work / "conftest.py").unlink()
+            (work / "conftest.py").mkdir()
+            (work / "conftest.py" / "__init__.py").write_bytes(b"evil\n")
+        case "link_above":
+            shutil.rmtree(work / "tests")
+            os.symlink("docs", work / "tests")
+        case "file_above":
+            shutil.rmtree(work / "tests")
+            (work / "tests").write_bytes(b"evil\n")
+        case _:
+            (work / "conftest.py").unlink()
+            os.symlink("a.py", work / "conftest.py")
+    base = opened.base_tree
+    after = await workspaces.snapshot(TASK)
+    path, tree = await workspaces.export(TASK, after, base=base, protected=PROTECTED)
+    assert tree == base
+    assert contents(path)[b"tests/test_a.py"] == ("file", b"assert True\n")
+    verification = await _verify(workspaces, opened, "true")
+    assert not verification.ok
+    assert verification.protected_changed
+
+
+async def test_an_export_is_as_raw_as_its_tree(
+    workspaces: LocalWorkspaces, opened: OpenedWorkspace
+) -> None:
+    work = Path(opened.path)
+    (work / ".gitattributes").write_text("* text eol=crlf ident export-ignore\n")
+    (work / "raw").write_bytes(b"a\nb\r\n$Id$\0")
+    (work / "x.sh").write_bytes(b"")
+    (work / "x.sh").chmod(0o755)
+    os.symlink("raw", work / "l")
+    path, _ = await workspaces.export(
+        TASK, await workspaces.snapshot(TASK), base=opened.base_tree, protected=()
+    )
+    assert contents(path) == contents(work)
+
+
+# ---- verification ------------------------------------------------------------------------
+
+
+async def test_every_check_runs_on_a_checkout_of_its_own(
+    workspaces: LocalWorkspaces, opened: OpenedWorkspace
+) -> None:
+    Path(opened.path, "a.py").write_bytes(b"fixed\n")
+    sandbox = DirectSandbox()
+    verification = await _verify(
+        workspaces, opened, "touch left && grep -q fixed a.py", ["test", "!", "-e", "left"],
+        sandbox=sandbox,
+    )  # fmt: skip
+    assert verification.ok
+    assert verification.tree == await workspaces.snapshot(TASK)
+    assert len(set(sandbox.seen)) == 2
+    assert not any(os.path.exists(path) for path in sandbox.seen)
+    assert not os.path.exists(Path(opened.path, "left"))
+
+
+async def test_a_wrong_exit_code_and_a_deadline_are_named(
+    workspaces: LocalWorkspaces, opened: OpenedWorkspace
+) -> None:
+    verification = await _verify(workspaces, opened, "echo no; exit 3", "exit 0")
+    assert not verification.ok
+    assert [(c.id, c.exit, c.ok, c.reason, c.output) for c in verification.checks] == [
+        ("o0", 3, False, "exit 3, expected 0", "no\n"),
+        ("o1", 0, True, "", ""),
+    ]
+    expected = await _verify(workspaces, opened, "exit 3", exit=3)
+    assert expected.ok
+    late = await _verify(workspaces, opened, ["tail", "-f", "/dev/null"], timeout_seconds=0.2)
+    assert late.checks[0].reason == "no end within 0.2 s"
+
+
+@pytest.mark.parametrize(
+    ("printed", "reason"),
+    [
+        ("=== 12 passed, 1 warning in 0.10s ===", ""),
+        ("9 passed in 1s", "9 passed, expected at least 10"),
+        ("no tests ran", "no summary line says how many passed, expected at least 10"),
+    ],
+)
+async def test_a_minimum_of_passed_tests_is_read_from_the_summary(
+    workspaces: LocalWorkspaces, opened: OpenedWorkspace, printed: str, reason: str
+) -> None:
+    verification = await _verify(workspaces, opened, f"echo '{printed}'", min_passed=10)
+    assert verification.checks[0].reason == reason
+    assert verification.ok is (reason == "")
+
+
+@pytest.mark.parametrize(
+    ("output", "count"),
+    [
+        ("1 passed\n5 passed, 2 failed in 3s\nbye\n", 5),
+        ("\x1b[32m\x1b[1m7 passed\x1b[0m in 0.1s", 7),
+        ("Tests:       1 failed, 41 passed, 42 total", 41),
+        ("test result: ok. 3 passed; 0 failed; 0 ignored", 3),
+        ("v1.5 passed the gate", None),
+        ("", None),
+    ],
+)
+def test_the_last_summary_counts(output: str, count: int | None) -> None:
+    assert passed_count(output) == count
+
+
+def test_long_output_keeps_its_head_and_tail() -> None:
+    text = capped("a" * 50_000 + "z" * 50_000)
+    assert len(text) <= OUTPUT_CHARS_MAX
+    assert text.startswith("aaa") and text.endswith("zzz") and "characters left out" in text
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "changed"),
+    [
+        ("a.py", b"fixed\n", ()),
+        ("conftest.py", b"evil\n", ("conftest.py",)),
+        ("deep/conftest.py", b"evil\n", ("deep/conftest.py",)),
+        ("pyproject.toml", b'[project]\nname = "renamed"\n[tool.pytest.ini_options]\naddopts = ""\n', ()),
+        ("pyproject.toml", b'[tool.pytest.ini_options]\naddopts = "-k no"\n', ("pyproject.toml",)),
+        ("pyproject.toml", b"not = [toml", ("pyproject.toml",)),
+        ("package.json", b'{"scripts": {"test": "true"}}', ("package.json",)),
+        ("package.json", b'{"name": "x"}', ()),
+    ],
+)  # fmt: skip
+async def test_a_protected_change_makes_a_verification_fail(
+    workspaces: LocalWorkspaces,
+    opened: OpenedWorkspace,
+    path: str,
+    data: bytes,
+    changed: tuple[str, ...],
+) -> None:
+    target = Path(opened.path, path)
+    target.parent.mkdir(exist_ok=True)
+    target.write_bytes(data)
+    verification = await _verify(workspaces, opened, "true")
+    assert verification.protected_changed == changed
+    assert verification.ok is (not changed)
+
+
+async def test_a_link_in_place_of_a_shared_file_counts_as_changed(
+    workspaces: LocalWorkspaces, opened: OpenedWorkspace
+) -> None:
+    Path(opened.path, "pyproject.toml").unlink()
+    os.symlink("/etc/hostname", Path(opened.path, "pyproject.toml"))
+    verification = await _verify(workspaces, opened, "true")
+    assert verification.protected_changed == ("pyproject.toml",)
+
+
+async def test_what_the_agent_left_outside_the_tree_is_not_in_the_proof(
+    workspaces: LocalWorkspaces, opened: OpenedWorkspace
+) -> None:
+    """Pipes, empty directories and whatever lies in `.git`."""
+    os.mkfifo(Path(opened.path, "pipe"))
+    Path(opened.path, ".git", "evil.py").write_bytes(b"")
+    verification = await _verify(workspaces, opened, "test ! -e pipe -a ! -e .git")
+    assert verification.ok
+    assert verification.tree == opened.base_tree
+
+
+async def test_without_objectives_the_clean_checkout_is_still_named(
+    workspaces: LocalWorkspaces, opened: OpenedWorkspace
+) -> None:
+    verification = await _verify(workspaces, opened)
+    assert (verification.ok, verification.checks) == (True, ())
+    assert verification.tree == opened.base_tree
+
+

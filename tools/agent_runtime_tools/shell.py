@@ -1,0 +1,101 @@
+"""`shell`: run a command in the workspace. What it may reach is the sandbox's business."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from agent_runtime.errors import ToolRefused
+from agent_runtime.ports import Tool
+from agent_runtime.toolkit import OUTPUT_CHARS_MAX, cap, changes_workspace_unless_networked, tool
+from agent_runtime.types import ToolCall, ToolResult
+from agent_runtime_tools import _places
+from agent_runtime_tools._processes import Command, Finished, environment
+
+TIMEOUT_SECONDS_MAX: Final = 86_400
+
+
+def tools() -> Sequence[Tool]:
+    """The entry point."""
+    return [shell]
+
+
+@tool(
+    effect=changes_workspace_unless_networked,
+    parameters={
+        "command": {
+            "description": "A string runs by /bin/sh -c; a list is a program and its arguments.",
+            "anyOf": [
+                {"type": "string", "minLength": 1},
+                {"type": "array", "items": {"type": "string"}, "minItems": 1},
+            ],
+        },
+        "cwd": {
+            "type": "string",
+            "description": "Directory to run in, relative to the workspace; default: its root.",
+        },
+        "timeout_seconds": {
+            "type": "number",
+            "minimum": 0.1,
+            "maximum": TIMEOUT_SECONDS_MAX,
+            "description": "When to kill the command and its children.",
+        },
+    },
+    required=("command",),
+)
+async def shell(call: ToolCall) -> ToolResult:
+    """Run a command in the workspace and return what it printed (stdout and stderr in order).
+
+    Each call is a new process: `cd` and variables do not carry over. Standard input is empty. A
+    process started with `&` lives on after the call; what it prints then is dropped. Exit codes are
+    a shell's: 126 not executable, 127 not found, 128+n killed by signal n, 124 out of time.
+    """
+    command = call.arguments["command"]
+    argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
+    if any("\0" in word for word in argv):
+        raise ToolRefused("a command cannot hold a NUL character; write it as an escape")
+    seconds = float(call.arguments.get("timeout_seconds", call.timeout_seconds))
+    cwd = _places.directory(call.workspace, call.arguments.get("cwd", "."))
+    try:
+        finished = await Command(argv, cwd=cwd, env=environment(call), seconds=seconds).run()
+    except OSError as error:
+        return _not_started(argv[0], error)
+    return _result(finished, seconds)
+
+
+def _result(finished: Finished, seconds: float) -> ToolResult:
+    text = finished.output.decode("utf-8", "replace")
+    notes = []
+    if finished.timed_out:
+        notes.append(f"[timed out after {seconds:g} s: the command and its children were killed]")
+    if finished.detached:
+        notes.append("[a background process still holds the output; what it prints now is dropped]")
+    shown = _with_notes(text, notes)
+    exact = len(text) <= OUTPUT_CHARS_MAX and text.encode() == finished.output
+    return ToolResult(
+        ok=finished.exit == 0,
+        output=shown,
+        exit=finished.exit,
+        kind="" if finished.exit == 0 else "timeout" if finished.timed_out else "failed",
+        data={"exit": finished.exit, "output_bytes": finished.output_bytes},
+        raw=None if exact else finished.output,
+    )
+
+
+def _with_notes(text: str, notes: Sequence[str]) -> str:
+    tail = "\n".join(notes)
+    shown = cap(text, OUTPUT_CHARS_MAX - len(tail) - 1)
+    return shown + ("\n" if tail and shown and not shown.endswith("\n") else "") + tail
+
+
+def _not_started(program: str, error: OSError) -> ToolResult:
+    """The program could not be executed: exit codes as shells have them."""
+    missing = isinstance(error, FileNotFoundError)
+    reason = "not found" if missing else (error.strerror or str(error))
+    return ToolResult(
+        ok=False,
+        output=f"{program}: {reason}",
+        exit=127 if missing else 126,
+        kind="failed",
+        data={"exit": 127 if missing else 126, "output_bytes": 0},
+    )
