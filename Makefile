@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 BOOT := .cache/boot
 SEED ?=
 LIVES ?= 100000
+KILLS ?= 100
 
-.PHONY: help demo test check sim bench format clean
+.PHONY: help demo test check sim kills bench format clean
 
 help: ## list these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +35,9 @@ format: $(VENV)/.synced ## format and fix what can be fixed
 
 sim: $(VENV)/.synced ## long simulation (LIVES=100000, SEED=random): prints its seed
 	@$(BIN)/python -m tests.simulation --lives $(LIVES) --exhaustive $(if $(SEED),--seed $(SEED))
+
+kills: $(VENV)/.synced ## a hundred real SIGKILLs (KILLS=100, SEED=random)
+	@$(BIN)/python -m tests.crash.kills $(KILLS) $(SEED)
 
 bench: $(VENV)/.synced ## durable steps a second, memory a task, sandbox and tree latencies
 	@$(BIN)/python -m bench

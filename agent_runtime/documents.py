@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import yaml
 
@@ -58,7 +59,8 @@ class Document:
 
     value: Json
     sources: dict[Path, Source] = field(default_factory=dict)
-    problems: list[tuple[Path, str]] = field(default_factory=list)
+    problems: list[tuple[Path, str, int]] = field(default_factory=list)
+    """Where, what, and in which line."""
 
 
 def decode(raw: bytes, *, name: str) -> str:
@@ -109,7 +111,9 @@ def load(text: str, *, name: str) -> Document:
     except UsageError:
         located = Document(None)
     if repeated and not located.problems:
-        located.problems = [((), f"the key {key!r} stands twice in a mapping") for key in repeated]
+        located.problems = [
+            ((), f"the key {key!r} stands twice in a mapping", 0) for key in repeated
+        ]
     return Document(value, located.sources, located.problems)
 
 
@@ -119,8 +123,7 @@ def _load_json(text: str, *, name: str) -> tuple[Json, list[str]]:
     def pairs(items: list[tuple[str, Json]]) -> dict[str, Json]:
         found = dict(items)
         if len(found) < len(items):
-            seen: set[str] = set()
-            repeated.extend(key for key, _ in items if key in seen or seen.add(key))
+            repeated.extend(k for k, times in Counter(k for k, _ in items).items() if times > 1)
         return found
 
     def constant(word: str) -> Json:
@@ -212,7 +215,7 @@ class _Composer:
         if not starts:
             raise UsageError(f"{self._name}: is empty; it must hold a mapping")
         if len(starts) > 1:
-            line = self._events[starts[1]].start_mark.line + 1
+            line = _line(self._events[starts[1]])
             raise UsageError(f"{self._name}:{line}: a second document begins; one file holds one")
         self._document.value, _ = self._node(starts[0] + 1, (), 0)
         return self._document
@@ -225,7 +228,7 @@ class _Composer:
             raise UsageError(_too_many(self._name))
         if depth > DEPTH_MAX:
             raise UsageError(_too_deep(self._name))
-        self._document.sources.setdefault(path, Source(event.start_mark.line + 1))
+        self._document.sources.setdefault(path, Source(_line(event)))
         if isinstance(event, yaml.AliasEvent):
             return self._aliased(event, path, depth), at + 1
         assert isinstance(event, yaml.NodeEvent)
@@ -239,15 +242,13 @@ class _Composer:
         return value, after
 
     def _aliased(self, event: yaml.AliasEvent, path: Path, depth: int) -> Json:
-        anchor = event.anchor
+        anchor = str(event.anchor)
         if anchor in self._open or anchor not in self._anchors:
             why = "stands inside its own anchor" if anchor in self._open else "has no anchor"
             self._fail(event, f"the alias *{anchor} {why}")
         return self._node(self._anchors[anchor], path, depth)[0]
 
-    def _content(
-        self, event: yaml.Event, at: int, path: Path, depth: int
-    ) -> tuple[Json, int]:
+    def _content(self, event: yaml.Event, at: int, path: Path, depth: int) -> tuple[Json, int]:
         match event:
             case yaml.ScalarEvent():
                 return self._scalar(event, path), at + 1
@@ -270,7 +271,7 @@ class _Composer:
         lines: dict[str, int] = {}
         while not isinstance(self._events[at], yaml.MappingEndEvent):
             begin = self._events[at]
-            line = begin.start_mark.line + 1
+            line = _line(begin)
             key, at = self._key(at, path, depth)
             if key is None:
                 _, at = self._node(at, (*path, "?"), depth + 1)
@@ -278,7 +279,11 @@ class _Composer:
             below = (*path, key)
             if key in found:
                 self._document.problems.append(
-                    (below, f"the key stands twice, in lines {lines[key]} and {line}; keep one")
+                    (
+                        below,
+                        f"the key stands twice, in lines {lines[key]} and {line}; keep one",
+                        line,
+                    )
                 )
                 _, at = self._node(at, (*below, "?"), depth + 1)
                 continue
@@ -291,18 +296,17 @@ class _Composer:
         begin = self._events[at]
         key, after = self._node(at, (*path, "?"), depth + 1)
         self._document.sources.pop((*path, "?"), None)
-        line = begin.start_mark.line + 1
+        line = _line(begin)
         if isinstance(key, str):
             if key == "<<" and isinstance(begin, yaml.ScalarEvent) and begin.implicit[0]:
                 self._fail(begin, "merge keys (<<) are not supported: write the keys out")
             return key, after
         word = begin.value if isinstance(begin, yaml.ScalarEvent) else ""
         hint = f"; write it in quotes: {json.dumps(word)}" if word else ""
-        # The word may be all there is to find it by: its parent's line can be far away.
-        told = word or type(key).__name__
-        self._document.problems.append(
-            (path, f"line {line}: keys must be strings, and {told} is read as {key!r}{hint}")
-        )
+        read = word and not isinstance(key, str) and f"{word} is read as {json.dumps(key)}"
+        told = read or f"this one is a {type(key).__name__}"
+        text = f"keys must be strings, and {told}{hint}"
+        self._document.problems.append((path, text, line))
         return None, after
 
     def _scalar(self, event: yaml.ScalarEvent, path: Path) -> Json:
@@ -350,9 +354,13 @@ class _Composer:
         if event.tag not in (None, "!", _TAG + kind):
             self._fail(event, f"the tag {_short(event.tag)} is not supported; leave it out")
 
-    def _fail(self, event: yaml.Event, problem: str) -> None:
-        mark = event.start_mark
-        raise UsageError(f"{self._name}:{mark.line + 1}:{mark.column + 1}: {problem}")
+    def _fail(self, event: yaml.Event, problem: str) -> NoReturn:
+        raise UsageError(f"{self._name}:{_line(event)}: {problem}")
+
+
+def _line(event: yaml.Event) -> int:
+    assert event.start_mark is not None
+    return event.start_mark.line + 1
 
 
 def _short(tag: str) -> str:

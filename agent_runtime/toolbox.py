@@ -6,6 +6,7 @@ Tools come from `contributions`; the modules behind a toolbelt are started and s
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Final
@@ -34,7 +35,7 @@ class PluginToolbox:
         state_dir: str = "",
         settings: Mapping[str, Mapping[str, str]] = {},
     ) -> None:
-        """`state_dir` and `settings` are for the modules: see `ModuleRegistry`."""
+        """`state_dir` is the runtime's own: modules get theirs in it. `settings`: one a module."""
         self._tools: dict[str, Tool] = {}
         self._infos: dict[str, ToolInfo] = {}
         self._modules_of: dict[str, list[str]] = {}
@@ -45,7 +46,8 @@ class PluginToolbox:
             if contribution.module is not None:
                 modules.append(contribution.module)
         self._sorted = tuple(self._infos[name] for name in sorted(self._infos))
-        self.modules = ModuleRegistry(modules, state_dir=state_dir, settings=settings)
+        modules_dir = os.path.join(state_dir, "modules") if state_dir else ""
+        self.modules = ModuleRegistry(modules, state_dir=modules_dir, settings=settings)
 
     @classmethod
     def from_plugins(

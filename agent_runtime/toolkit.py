@@ -1,4 +1,4 @@
-"""What a tool's author needs: `@tool` makes a tool of one async function, `cap` shortens output.
+"""What a tool's author needs: `@tool` makes a tool of one function, `cap` shortens output.
 
     @tool(
         effect=Effect.READ,
@@ -8,8 +8,9 @@
     async def word_count(call: ToolCall) -> ToolResult:
         \"\"\"Count the words of a text file.\"\"\"
 
-The port is `ports.Tool`; anything that fits it is a tool, with or without this file. Arguments are
-checked by `schema`. What a call's effect means after a crash is in `loop.recovery`.
+A plain function will do as well, and runs in a thread. The port is `ports.Tool`; anything that
+fits it is a tool, with or without this file. Arguments are checked by `schema`. What a call's
+effect means after a crash is in `loop.recovery`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
 from agent_runtime import schema
 from agent_runtime.types import Effect, EffectPolicy, Json, ToolCall, ToolResult, Where
@@ -29,6 +30,7 @@ OUTPUT_CHARS_MAX: Final = 10_000
 NAME_PATTERN: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 Execute = Callable[[ToolCall], Awaitable[ToolResult]]
+Block = Callable[[ToolCall], ToolResult]
 Probe = Callable[[ToolCall], Awaitable[bool | None]]
 DecideEffect = Callable[[Mapping[str, Json], EffectPolicy], Effect]
 
@@ -43,8 +45,12 @@ def tool(
     toolbelt: str = "standard",
     where: Where = "worker",
     probe: Probe | None = None,
-) -> Callable[[Execute], FunctionTool]:
-    """Make a tool of an async function that takes a `ToolCall` and returns a `ToolResult`.
+    blocking: Block | None = None,
+) -> Callable[[Execute | Block], FunctionTool]:
+    """Make a tool of a function that takes a `ToolCall` and returns a `ToolResult`.
+
+    A worker calls a plain function in a thread of its own, without an event loop, which it need not
+    load then; `blocking` gives an async function such a twin.
 
     `parameters` maps argument names to their JSON schemas, or is a whole schema of an object. The
     name and the description default to the function's own. `effect` is fixed, or a pure function
@@ -55,18 +61,20 @@ def tool(
         ValueError: the definition breaks the port; the message names the tool and the rule.
     """
 
-    def make(execute: Execute) -> FunctionTool:
+    def make(function: Execute | Block) -> FunctionTool:
+        execute, block = _both_ways(function, blocking)
         kind: Callable[..., FunctionTool] = (
             FunctionTool if probe is None else partial(ProbingFunctionTool, look=probe)
         )
         made = kind(
-            name=name or getattr(execute, "__name__", ""),
-            description=inspect.cleandoc(description or execute.__doc__ or ""),
+            name=name or getattr(function, "__name__", ""),
+            description=inspect.cleandoc(description or function.__doc__ or ""),
             parameters=_object_schema(parameters, required),
             toolbelt=toolbelt,
             where=where,
             decide_effect=effect,
             run=execute,
+            block=block,
         )
         for problem in _definition_problems(made):
             raise ValueError(f"tool {made.name!r}: {problem}")
@@ -86,6 +94,7 @@ class FunctionTool:
     where: Where
     decide_effect: Effect | DecideEffect
     run: Execute
+    block: Block | None = None
 
     def effect(self, arguments: Mapping[str, Json], policy: EffectPolicy) -> Effect:
         """What this very call changes."""
@@ -95,11 +104,19 @@ class FunctionTool:
 
     async def execute(self, call: ToolCall) -> ToolResult:
         """Check the arguments, then run the function; wrong ones are a result."""
-        if problems := schema.check(call.arguments, self.parameters):
-            return ToolResult(
-                ok=False, kind="bad_input", output=f"{self.name}: " + "; ".join(problems)
-            )
-        return await self.run(call)
+        return self._refusal(call) or await self.run(call)
+
+    @property
+    def execute_blocking(self) -> Block | None:
+        """The same for a caller that has a thread to block; None if there is only the async way."""
+        block = self.block
+        return None if block is None else lambda call: self._refusal(call) or block(call)
+
+    def _refusal(self, call: ToolCall) -> ToolResult | None:
+        problems = schema.check(call.arguments, self.parameters)
+        if not problems:
+            return None
+        return ToolResult(ok=False, kind="bad_input", output=f"{self.name}: {'; '.join(problems)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -140,6 +157,22 @@ def cap(text: str, limit: int = OUTPUT_CHARS_MAX) -> str:
     note = f"[… {len(cut):,} characters, {cut.count(chr(10)):,} line ends cut …]"
     before = "" if head.endswith("\n") or not head else "\n"
     return f"{head}{before}{note}\n{tail}"[: max(limit, 0)]
+
+
+def _both_ways(function: Execute | Block, block: Block | None) -> tuple[Execute, Block | None]:
+    """The async way and, if there is one, the blocking way of the same tool."""
+    called = vars(type(function)).get("__call__")
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called):
+        return cast(Execute, function), block
+    plain = cast(Block, function)
+
+    async def execute(call: ToolCall) -> ToolResult:
+        # A worker never comes here, and starts faster without anyio.
+        from anyio import to_thread
+
+        return await to_thread.run_sync(plain, call)
+
+    return execute, plain
 
 
 def _object_schema(parameters: Mapping[str, Json], required: Sequence[str]) -> Mapping[str, Json]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import resource
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -132,3 +133,16 @@ def measure(tasks: int) -> Figures:
     """`run_tasks` in a fresh directory."""
     with tempfile.TemporaryDirectory() as directory:
         return anyio.run(run_tasks, tasks, os.path.join(directory, "store.db"))
+
+
+def main() -> None:
+    """`python -m bench.steps TASKS`: one row."""
+    found = measure(int(sys.argv[1]))
+    print(
+        f"{found.tasks:>6} {found.ended:>6} {found.steps_per_second:>16,.0f} "
+        f"{found.kilobytes_per_task:>15.1f} {found.events:>8}"
+    )
+
+
+if __name__ == "__main__":
+    main()

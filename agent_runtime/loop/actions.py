@@ -223,18 +223,25 @@ def _preparable(state: State) -> list[StepState]:
     that needs the model has the task to itself.
     """
     lane_free = not _lane_is_taken(state)
+    talking = in_conversation(state)
+    if talking is not None:
+        step = state.steps[talking]
+        asks = step.status is StepStatus.READY and step.tool is not None and not step.approval_id
+        return [step] if asks and lane_free else []
+    # What a person allowed is bound to the tree: nobody may write before it has run.
+    allowed = [s for s in state.steps.values() if s.status is StepStatus.READY and s.granted]
+    if allowed and (lane_free or not may_write(allowed[0])):
+        return allowed[:1]
     chosen: list[StepState] = []
     for step in state.steps.values():
         if step.spec.tool is None and not step.ended and runnable(state, step):
-            if may_converse(state, step) and step.status is StepStatus.READY and step.queue:
-                return [step] if not step.approval_id and lane_free else []
-            break  # the conversation comes first; later steps wait for its end
+            break  # it begins when those before it have ended; later ones wait for its end
         if step.status is not StepStatus.READY or step.approval_id or not runnable(state, step):
             continue
         if step.spec.tool is None or step.condition_false:
             continue
         if may_write(step):
-            if not lane_free:
+            if not lane_free or allowed:
                 continue
             lane_free = False
         chosen.append(step)
@@ -258,11 +265,19 @@ def runnable(state: State, step: StepState) -> bool:
     return step.awake and all(standing(state, need) == "good" for need in step.spec.needs)
 
 
+def in_conversation(state: State) -> str | None:
+    """The step whose conversation with the model has begun and has not ended."""
+    return next((id for id, step in state.steps.items() if step.turn and not step.ended), None)
+
+
 def may_converse(state: State, step: StepState) -> bool:
     """Does the model's step have the task to itself?"""
+    if in_conversation(state) not in (None, step.spec.id):
+        return False
     return not any(
         other is not step
-        and other.status in (StepStatus.RUNNING, StepStatus.EVALUATING, StepStatus.RECOVERING)
+        and not other.ended
+        and (other.status is not StepStatus.READY or other.approval_id or other.granted)
         for other in state.steps.values()
     )
 

@@ -92,7 +92,11 @@ async def _prepared(action: PrepareCall, step: StepState, hands: Hands) -> Outco
         return _unprepared(action, "bad_input", f"{name}: " + "; ".join(problems))
     stated = None if step.alternative else step.spec.effect
     policy = EffectPolicy(network=task.policy.network, stated=stated)
-    effect = stated or hands.ports.toolbox.get(name).effect(arguments, policy)
+    try:
+        effect = stated or hands.ports.toolbox.get(name).effect(arguments, policy)
+    except Exception as error:  # the border to a plug-in: it becomes data
+        log.exception("tool %r cannot say what %r changes", name, arguments)
+        return _unprepared(action, "internal", f"{name}: {type(error).__name__}: {error}")
     tree_before = ""
     if effect is not Effect.READ and info.where == "worker":
         tree_before = await hands.ports.workspaces.snapshot(_task_id(hands))
@@ -204,10 +208,13 @@ async def _returned(intent: e.CallIntended, result: ToolResult, hands: Hands) ->
     if intent.tree_before:
         before = TreeId(intent.tree_before)
         workspaces, task_id = hands.ports.workspaces, _task_id(hands)
-        after = await workspaces.snapshot(task_id)
-        tree_after = after
-        if after != before:
-            changed = [c.path for c in await workspaces.changes(task_id, before, after)]
+        try:
+            tree_after = after = await workspaces.snapshot(task_id)
+            if after != before:
+                changed = [c.path for c in await workspaces.changes(task_id, before, after)]
+        except (WorkspaceError, OSError) as error:
+            # What came back is known and is not lost because the tree cannot be read just now.
+            log.warning("no tree after call %s: %s", intent.call_id, error)
     returned = e.CallReturned(
         call_id=intent.call_id,
         ok=result.ok,
@@ -279,7 +286,10 @@ async def resolve(action: ResolveCall, hands: Hands) -> e.CallResolved:
         case Effect.WORKSPACE:
             if hands.in_place or not intent.tree_before:
                 return resolved("unknown", "the user's own directory is never rolled back")
-            await hands.ports.workspaces.restore(_task_id(hands), TreeId(intent.tree_before))
+            try:
+                await hands.ports.workspaces.restore(_task_id(hands), TreeId(intent.tree_before))
+            except (WorkspaceError, OSError) as error:
+                return resolved("unknown", f"the workspace could not be rolled back: {error}")
             return resolved(repeat)
         case Effect.IDEMPOTENT | Effect.TASK:
             # Under the same key: the receiver recognises it, or re-attaches to its own task.

@@ -13,7 +13,13 @@ import msgspec
 
 from agent_runtime.loop import budget, recovery
 from agent_runtime.loop import events as e
-from agent_runtime.loop.actions import may_converse, runnable, standing
+from agent_runtime.loop.actions import (
+    in_conversation,
+    may_converse,
+    next_actions,
+    runnable,
+    standing,
+)
 from agent_runtime.loop.outcomes import CallPrepared, Outcome, Woken
 from agent_runtime.loop.state import State, StepState, evolve, needs_brain
 from agent_runtime.types import Effect, Phase, Status, StepSpec, StepStatus, Strategy
@@ -90,6 +96,10 @@ def _record(state: State, outcome: Outcome, at_us: int) -> Events:
                 ),
             )
             return (outcome, unknown)
+        case e.Interrupted(reason=e.NOTHING_TO_DO):
+            # Somebody may have answered meanwhile.
+            busy = settle(state, at_us) or next_actions(state)
+            return () if busy else (outcome,)
         case e.PreparationFailed() | e.ConditionFalse():
             # Preparing changes nothing: if the step has gone on meanwhile, nothing is lost.
             step = state.steps[outcome.step_id]
@@ -113,6 +123,8 @@ def _intend(state: State, prepared: CallPrepared, at_us: int) -> Events:
     step = state.steps[prepared.step_id]
     stale = step.status is not StepStatus.READY or step.call_id != prepared.call_id
     if stale or step.approval_id or not _may_start(state):
+        return ()
+    if in_conversation(state) not in (None, prepared.step_id):
         return ()
     if exhausted := budget.attempt_fits(state):
         return (exhausted,)
@@ -287,11 +299,10 @@ def _settle_steps(state: State, at_us: int) -> Events:
         return (e.TaskConcluded(status=Status.FAILED, reason=reason),)
     if not live:
         return (e.VerificationStarted(attempt=state.verifications + 1),)
-    if all(not s.awake and s.status is StepStatus.READY for s in live):
-        return tuple(
-            e.StepSkipped(step_id=s.spec.id, reason="fallback was not needed", satisfied=True)
-            for s in live
-        )
+    if all(s.status is StepStatus.READY and not runnable(state, s) for s in live):
+        waiting = ", ".join(s.spec.id for s in live)
+        reason = f"plan_stuck: these steps wait for each other: {waiting}"
+        return (e.TaskConcluded(status=Status.FAILED, reason=reason),)
     return ()
 
 
@@ -318,6 +329,8 @@ def _settle_ready(state: State, step: StepState) -> Events:
         return (e.StepSkipped(step_id=step_id, reason="the task is aborted"),)
     if step.condition_false:
         return (e.StepSkipped(step_id=step_id, reason="its condition was false", satisfied=True),)
+    if not step.awake:
+        return _settle_fallback(state, step)
     for need in step.spec.needs:
         if standing(state, need) == "bad":
             return (e.StepSkipped(step_id=step_id, reason=f"step {need!r} did not succeed"),)
@@ -337,6 +350,17 @@ def _settle_ready(state: State, step: StepState) -> Events:
             ),
         )
     return ()
+
+
+def _settle_fallback(state: State, step: StepState) -> Events:
+    """A sleeping fallback: once its owner has ended well, or not at all, it is not needed."""
+    owner = next(s for s in state.steps.values() if s.spec.fallback == step.spec.id)
+    if not owner.ended:
+        return ()
+    satisfied = standing(state, owner.spec.id) == "good"
+    return (
+        e.StepSkipped(step_id=step.spec.id, reason="fallback was not needed", satisfied=satisfied),
+    )
 
 
 def _take_turn(state: State, step: StepState) -> Events:

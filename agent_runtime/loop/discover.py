@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 
 from agent_runtime import schema
 from agent_runtime.loop.events import DiscoveredTool, ToolsDiscovered
@@ -26,7 +27,9 @@ def discover(task: TaskSpec, toolbox: Toolbox) -> ToolsDiscovered:
         problems += _plan_problems(task, step, toolbox)
         if not problems and step.tool is not None and not has_template(step.args):
             policy = EffectPolicy(network=task.policy.network, stated=step.effect)
-            effects[step.id] = toolbox.get(step.tool).effect(step.args, policy)
+            # A plug-in that cannot tell is heard of when its call is prepared.
+            with suppress(Exception):
+                effects[step.id] = toolbox.get(step.tool).effect(step.args, policy)
     return ToolsDiscovered(
         tools=[DiscoveredTool(name=t.name, toolbelt=t.toolbelt, where=t.where) for t in ranked],
         visible=visible,

@@ -65,9 +65,10 @@ class _Loop:
                             if key not in self._running:
                                 scope = self._running[key] = anyio.CancelScope()
                                 tg.start_soon(self._act, action, scope)
-                    if not self._running:
+                    if self._running:
+                        await self._changed.wait()
+                    elif await self._may_end():
                         break
-                    await self._changed.wait()
                 tg.cancel_scope.cancel()
         finally:
             unsubscribe()
@@ -76,6 +77,13 @@ class _Loop:
 
     def _wanted(self) -> dict[str, Action]:
         return {action.key: action for action in next_actions(self._journal.state)}
+
+    async def _may_end(self) -> bool:
+        """Nothing runs. Waiting is not running: say so, unless somebody has just answered."""
+        journal = self._journal
+        if not self._stop.is_set() and journal.state.alive:
+            await journal.commit(e.Interrupted(reason=e.NOTHING_TO_DO))
+        return self._stop.is_set() or not journal.state.alive
 
     async def _act(self, action: Action, scope: anyio.CancelScope) -> None:
         try:

@@ -48,9 +48,15 @@ class LeaseTaken(Event, frozen=True, kw_only=True):
 
 
 class Interrupted(Event, frozen=True, kw_only=True):
-    """The owner stopped gracefully; open calls are resolved by the next one and cost nothing."""
+    """The owner stopped gracefully; open calls are resolved by the next one and cost nothing.
+
+    With reason `NOTHING_TO_DO` the task is paused or waits for somebody.
+    """
 
     reason: str
+
+
+NOTHING_TO_DO = "nothing_to_do"
 
 
 class WorkspaceOpened(Event, frozen=True, kw_only=True):

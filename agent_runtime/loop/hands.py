@@ -31,6 +31,7 @@ class Hands:
         self._session: SandboxSession | None = None
         self._lock = anyio.Lock()
         self._toolbelts: set[str] = set()
+        self._toolbelts_lock = anyio.Lock()
 
     @property
     def state(self) -> State:
@@ -111,11 +112,12 @@ class Hands:
 
     async def use_toolbelt(self, toolbelt: str) -> list[str]:
         """Make sure that a toolbelt lives in this process; return its tools' names."""
-        if toolbelt in self._toolbelts or toolbelt == "standard":
-            return []
-        names = await self.ports.toolbox.activate(toolbelt)
-        self._toolbelts.add(toolbelt)
-        return list(names)
+        async with self._toolbelts_lock:
+            if toolbelt in self._toolbelts or toolbelt == "standard":
+                return []
+            names = await self.ports.toolbox.activate(toolbelt)
+            self._toolbelts.add(toolbelt)
+            return list(names)
 
     async def clean_up(self) -> list[str]:
         """End every process of the task, remove its working copy; what went wrong, in words."""

@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping
 import anyio
 import msgspec
 
-from agent_runtime.errors import Conflict, LeaseLost, StoreUnavailable
+from agent_runtime.errors import Conflict, CorruptLog, LeaseLost, StoreUnavailable, UsageError
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
 from agent_runtime.loop.decide import advance
 from agent_runtime.loop.outcomes import Outcome, Woken
 from agent_runtime.loop.state import FOLD_VERSION, State, evolve, fold, status_of
 from agent_runtime.ports import Bus, Clock, Store
-from agent_runtime.types import BlobId, Lease, Row, Seq, TaskId, TaskSummary
+from agent_runtime.types import BlobId, Epoch, Lease, Row, Seq, TaskId, TaskSummary
 
 APPEND_TRIES = 6
 """One and five more, waiting 50 ms and twice as long each time: a full disk, a long lock."""
@@ -67,6 +67,7 @@ class Journal:
                 self.state, self._head = snapshot.state, snapshot.head
                 self._snapshot_seq = self.state.seq
         await self._catch_up()
+        await self._check_head()
         if self.state.ended:
             return  # its last owner died between the terminal event and giving the lease back
         await self.commit(e.LeaseTaken(epoch=self.lease.epoch, owner=self.lease.owner))
@@ -96,7 +97,8 @@ class Journal:
                 except LeaseLost:
                     raise
                 except Conflict:
-                    await self._catch_up()
+                    if not await self._catch_up():
+                        raise self._cut() from None
                     continue
                 self.state, self._head = state, rows[-1].hash
                 self._bus.publish(self.lease.task_id, state.seq)
@@ -110,44 +112,68 @@ class Journal:
         await self.commit(Woken())
 
     async def _append(self, rows: list[Row], state: State, blobs: Mapping[BlobId, bytes]) -> None:
-        summary = summarize(state, rows[-1].hash)
-        for attempt in range(1, APPEND_TRIES + 1):
-            try:
-                await self._store.append(
-                    self.lease.task_id,
-                    Seq(self.state.seq),
-                    rows,
-                    epoch=self.lease.epoch,
-                    summary=summary,
-                    blobs=blobs,
-                )
-                return
-            except StoreUnavailable:
-                # Nothing is known about the write; the same rows again are recognised by hash.
-                if attempt == APPEND_TRIES:
-                    raise
-                await anyio.sleep(APPEND_DELAY_SECONDS * 2 ** (attempt - 1))
+        await _append(self._store, rows, state, blobs, self.lease.epoch)
 
-    async def _catch_up(self) -> None:
+    async def _check_head(self) -> None:
+        """A chain alone does not see a cut tail: the task's row holds the last number and hash."""
+        while (told := await self._store.summary(self.lease.task_id)).seq > self.state.seq:
+            if not await self._catch_up():
+                raise self._cut()
+        if (told.seq, told.head_hash) != (self.state.seq, self._head):
+            raise self._cut()
+
+    def _cut(self) -> CorruptLog:
+        task_id, seq = self.lease.task_id, self.state.seq
+        return CorruptLog(
+            f"the log of {task_id!r} is not what was written: it does not end as its task's row "
+            f"says, near event {seq}",
+            task_id=task_id,
+            seq=seq,
+        )
+
+    async def _catch_up(self) -> bool:
         rows = await self._store.load(self.lease.task_id, self.state.seq)
         if not rows:
-            return
+            return False
         self._head = codec.check_chain(
             rows, task_id=self.lease.task_id, after=self.state.seq, head=self._head
         )
         self.state = fold(((codec.decode(row), row.at_us) for row in rows), self.state)
+        return True
 
     async def _keep_snapshot(self) -> None:
         if self.state.seq - self._snapshot_seq < SNAPSHOT_EVENTS:
             return
         self._snapshot_seq = self.state.seq
-        data = _snapshot_encode(_Snapshot(self._head, self.state))
         try:
+            data = _snapshot_encode(_Snapshot(self._head, self.state))
             await self._store.save_snapshot(
                 self.lease.task_id, Seq(self.state.seq), FOLD_VERSION, data
             )
+        except (StoreUnavailable, UsageError, OverflowError):
+            pass  # a shortcut only; the next one may fit (an integer over 64 bits never does)
+
+
+async def _append(
+    store: Store,
+    rows: list[Row],
+    state: State,
+    blobs: Mapping[BlobId, bytes] = {},
+    epoch: Epoch | None = None,
+) -> None:
+    """Append `rows`, which lead to `state`; an unknown outcome is asked for again."""
+    task_id, summary = TaskId(state.task_id), summarize(state, rows[-1].hash)
+    for attempt in range(1, APPEND_TRIES + 1):
+        try:
+            await store.append(
+                task_id, Seq(rows[0].seq - 1), rows, epoch=epoch, summary=summary, blobs=blobs
+            )
+            return
         except StoreUnavailable:
-            pass  # a shortcut only; the next one may fit
+            # Nothing is known about the write; the same rows again are recognised by hash.
+            if attempt == APPEND_TRIES:
+                raise
+            await anyio.sleep(APPEND_DELAY_SECONDS * 2 ** (attempt - 1))
 
 
 async def append_fact(
@@ -162,6 +188,7 @@ async def append_fact(
     Raises:
         Conflict: raised by `make`, because the state forbids it.
         NotFound: no such task.
+        StoreUnavailable: it was tried often enough; whether it is stored is unknown.
     """
     while True:
         rows = await store.load(task_id)
@@ -172,13 +199,7 @@ async def append_fact(
         after = evolve(state, event, at_us)
         fact = codec.encode(task_id, [event], after=state.seq, head=head, at_us=at_us)
         try:
-            await store.append(
-                task_id,
-                Seq(state.seq),
-                fact,
-                epoch=None,
-                summary=summarize(after, fact[-1].hash),
-            )
+            await _append(store, fact, after)
         except Conflict:
             continue  # somebody was faster: look at the newest state again
         bus.publish(task_id, after.seq)

@@ -329,7 +329,7 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
                 "usage": state.usage,
             }
         case e.Interrupted():
-            return {"alive": False, "usage": _clocked(state, at_us)}
+            return _interrupted(state, at_us)
         case e.WorkspaceOpened():
             return {"workspace": event, "stage": Phase.ANALYZE_REQUIREMENTS, "crashes": 0,
                     "trouble_attempts": 0}  # fmt: skip
@@ -443,15 +443,15 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
                     steps[step_id] = replace(step, status=StepStatus.READY, wants_toolbelt="")
             return {"steps": steps, "toolbelts": state.toolbelts | {event.toolbelt}, "crashes": 0}
         case e.ToolbeltFailed():
-            failed: dict[str, Any] = {"steps": state.steps}
+            changes = {"steps": state.steps}
             for step_id, step in state.steps.items():
                 if step.wants_toolbelt == event.toolbelt:
                     result = Result(False, event.message, None, "not_found", event.message)
                     without = replace(step, wants_toolbelt="", result=result)
-                    failed["steps"] = {**failed["steps"], step_id: without}
+                    changes["steps"] = {**changes["steps"], step_id: without}
                     if step.spec.tool is None:
-                        failed = _answered(state, failed, step_id, event.message)
-            return {**failed, "crashes": 0}
+                        changes = _answered(state, changes, step_id, event.message)
+            return {**changes, "crashes": 0}
         case e.ApprovalRequested():
             step = state.steps[event.step_id]
             return {
@@ -462,7 +462,9 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
         case e.ApprovalDecided():
             asked = state.approvals.get(event.approval_id)
             if asked is not None and at_us >= asked.expires_at_us:
-                return _approval(state, event, event.approval_id, "deny", "the answer came too late")
+                return _approval(
+                    state, event, event.approval_id, "deny", "the answer came too late"
+                )
             return _approval(state, event, event.approval_id, event.decision, event.message)
         case e.ApprovalExpired():
             return _approval(state, event, event.approval_id, "deny", "nobody decided in time")
@@ -495,7 +497,8 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
             }
         case e.ModelCallSettled():
             step = state.steps[event.step_id]
-            lost = Result(False, "", None, "transient", "the model call had no answer")
+            # Its owner stopped or died, which is no failure of the model: the turn is asked again.
+            lost = Result(True)
             return {
                 **_moved(
                     state, event.step_id, event, StepStatus.EVALUATING, asking=None, result=lost
@@ -535,6 +538,20 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
                     "usage": _clocked(state, at_us)}  # fmt: skip
         case _:
             assert_never(event)
+
+
+def _interrupted(state: State, at_us: int) -> dict[str, Any]:
+    """A graceful stop costs nothing: what was started and will start again is given back."""
+    open_calls = {k: c for k, c in state.calls.items() if c.epoch == state.epoch and not c.lost}
+    asking = sum(s.asking is not None for s in state.steps.values())
+    usage = _clocked(state, at_us)
+    return {
+        "alive": False,
+        "usage": replace(usage, steps=usage.steps - len(open_calls) - asking),
+        "calls": {
+            k: replace(c, runs=c.runs - 1) if k in open_calls else c for k, c in state.calls.items()
+        },
+    }
 
 
 def _in_worker(state: State, tool: str | None) -> bool:

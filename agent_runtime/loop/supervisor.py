@@ -11,7 +11,14 @@ import logging
 import anyio
 from anyio.abc import TaskGroup
 
-from agent_runtime.errors import AgentRuntimeError, LeaseHeld, LeaseLost, NotFound
+from agent_runtime.errors import (
+    AgentRuntimeError,
+    CorruptLog,
+    LeaseHeld,
+    LeaseLost,
+    NotFound,
+    StoreUnavailable,
+)
 from agent_runtime.loop.driver import drive
 from agent_runtime.loop.state import State
 from agent_runtime.ports import Ports
@@ -24,6 +31,8 @@ WATCH_SECONDS = 0.03
 IDLE_SECONDS = 1.0
 """How long an idle supervisor waits for a change before it looks for tasks anyway."""
 RELEASE_SECONDS_MAX = 10.0
+BACK_OFF_SECONDS_MAX = 60.0
+"""Longest wait before a task whose driver failed is tried again; the waits double up to it."""
 TASKS_MAX = 1000
 """Tasks that one supervisor drives at the same time."""
 
@@ -35,6 +44,7 @@ class Supervisor:
         self._ports = ports
         self._tasks_max = tasks_max
         self._driven: dict[TaskId, int] = {}
+        self._failures: dict[TaskId, int] = {}
         self.stop = anyio.Event()
         """Set it to stop gracefully: calls are stopped, `Interrupted` is stored."""
 
@@ -69,7 +79,11 @@ class Supervisor:
             tg.start_soon(self._watch)
             tg.start_soon(self._wake_on_stop)
             while not self.stop.is_set():
-                started = await self._start_claimable(tg, tried)
+                try:
+                    started = await self._start_claimable(tg, tried)
+                except StoreUnavailable as error:
+                    log.warning("cannot look for tasks: %s", error)
+                    started = True  # there may be some
                 if until_idle and not started and not self._driven:
                     break
                 await self._wait_for_work()
@@ -100,16 +114,33 @@ class Supervisor:
         try:
             state = await self._drive(lease)
             tried[lease.task_id] = state.seq
+            self._failures.pop(lease.task_id, None)
+        except CorruptLog as error:
+            log.error("task %s stopped here: %s", lease.task_id, error)
+            tried[lease.task_id] = await self._head(lease.task_id)
         except AgentRuntimeError as error:
             log.error("task %s stopped here: %s", lease.task_id, error)
             tried[lease.task_id] = -1
+            await self._back_off(lease.task_id)
         except Exception:
             log.exception("task %s stopped here by a defect", lease.task_id)
-            heads = await self._ports.store.heads([lease.task_id])
-            tried[lease.task_id] = heads.get(lease.task_id, 0)
+            tried[lease.task_id] = await self._head(lease.task_id)
         finally:
             self._driven.pop(lease.task_id, None)
             self._ports.bus.publish(_WORK, 0)
+
+    async def _head(self, task_id: TaskId) -> int:
+        try:
+            return (await self._ports.store.heads([task_id])).get(task_id, 0)
+        except AgentRuntimeError:
+            return -1
+
+    async def _back_off(self, task_id: TaskId) -> None:
+        """What fails now may work later, but not at once: a full disk, a sandbox that lives on."""
+        failures = self._failures[task_id] = self._failures.get(task_id, 0) + 1
+        self._driven[task_id] = 0
+        with anyio.move_on_after(min(IDLE_SECONDS * 2 ** (failures - 1), BACK_OFF_SECONDS_MAX)):
+            await self.stop.wait()
 
     async def _drive(self, lease: Lease) -> State:
         self._driven[lease.task_id] = 0

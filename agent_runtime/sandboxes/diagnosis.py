@@ -85,9 +85,9 @@ def remedy(path: str, said: str, host: Host) -> str:
         )
     if host.container:
         return (
-            "this container's seccomp filter refuses user namespaces; start it with "
-            "'--security-opt seccomp=unconfined --security-opt systempaths=unconfined' (Docker), or "
-            "let each task have a container of its own and run with --unsafe-no-sandbox in it"
+            "this container's filter refuses user namespaces; start it with '--security-opt "
+            "seccomp=unconfined --security-opt systempaths=unconfined' (Docker), or give each task "
+            "a container of its own and run with --unsafe-no-sandbox in it"
         )
     if host.root:
         return (

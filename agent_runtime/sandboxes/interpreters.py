@@ -1,9 +1,9 @@
 """Which directories an interpreter needs to run inside a sandbox.
 
 A venv is a directory of links: its `python` leads, through any number of links, to an interpreter
-that lives elsewhere (pyenv, uv, conda, /opt). What those links and `pyvenv.cfg` name comes from the
-workspace's side and may have been written by an agent, so that nothing is made visible on their word
-alone: a prefix must hold Python's own library, a file must be an executable called `python…`.
+that lives elsewhere (pyenv, uv, conda, /opt). What those links and `pyvenv.cfg` name may have been
+written by an agent, so that nothing is made visible on their word alone: a prefix must hold
+Python's own library, a file must be an executable called `python…`.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Run as a script by `launching`, with nothing but the standard library, an empty environment and one
 socket as its stdin. It forks a *keeper* for every sandbox; being small and single-threaded it can
-fork safely and fast, which the daemon cannot. A keeper builds one sandbox, holds its deadline, keeps
-its output, and ends it when the daemon closes the control socket, also by dying.
+fork safely and fast, which the daemon cannot. A keeper builds one sandbox, holds its deadline,
+keeps its output, and ends it when the daemon closes the control socket, also by dying.
 
 **How death is proven.** A keeper is a child subreaper: whatever the sandbox leaves behind becomes
 its child. It kills its children and waits until it has none (`ECHILD`). The init process of a pid

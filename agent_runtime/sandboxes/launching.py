@@ -1,7 +1,7 @@
 """The daemon's side of `launcher`: start it, ask it for sandboxes, hear how they ended.
 
-One `Launcher` serves one adapter. A `Running` is one running sandbox; closing its control socket, or
-the end of this process, ends the sandbox. What is asked for is decided by the adapters.
+One `Launcher` serves one adapter. A `Running` is one running sandbox; closing its control socket,
+or the end of this process, ends the sandbox. What is asked for is decided by the adapters.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Launcher:
     ) -> Running:
         """Ask for a sandbox. `passed` are fds: a worker's channel, or the caller's 0, 1 and 2.
 
-        With `scratch` the keeper makes a directory, named `Running.scratch`, and removes it at the end.
+        With `scratch` the keeper makes a directory, `Running.scratch`, and removes it at the end.
         """
         name = f"{os.getpid()}-{next(_counter)}-{time.monotonic_ns():x}"
         record = os.path.join(records.directory(self._state_dir, owner_id), f"{name}.json")

@@ -1,9 +1,9 @@
 """What a sandbox sees of the host: bubblewrap's options for one `SandboxSpec`.
 
 Pure but for looking at the file system. Mounts are ordered by depth, so that whatever lies inside
-something else is mounted later. Sources that a dropped user might not reach are given to the launcher
-by number (see `launcher._stage`); what lies below the workspace is looked up by bubblewrap itself,
-as the sandbox's user, for an agent may have put a link there.
+something else is mounted later. Sources that a dropped user might not reach are given to the
+launcher by number (see `launcher._stage`); what lies below the workspace is looked up by bubblewrap
+itself, as the sandbox's user, for an agent may have put a link there.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _HERE: Final = os.path.dirname(os.path.abspath(__file__))
 
 _ETC: Final = (
     *("alternatives", "ca-certificates.conf", "crypto-policies", "fonts", "gai.conf"),
-    *("java", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "mime.types", "nsswitch.conf"),
-    *("os-release", "pki/ca-trust", "pki/tls", "protocols", "services", "ssl/cert.pem", "ssl/certs"),
-    *("ssl/openssl.cnf", "timezone"),
-)  # fmt: skip
+    *("java", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "mime.types"),
+    *("nsswitch.conf", "os-release", "pki/ca-trust", "pki/tls", "protocols", "services"),
+    *("ssl/cert.pem", "ssl/certs", "ssl/openssl.cnf", "timezone"),
+)
 """What toolchains read below /etc. Not passwd and group (ours), never keys: no ssl/private."""
 _ETC_PREFIXES: Final = ("java-", "python3", "perl")
 _FORBIDDEN: Final = ("/proc", "/dev", "/sys", "/etc", RUNTIME)
@@ -233,7 +233,7 @@ def _read_only(plan: Mounts, binds: Sequence[Bind], spec: SandboxSpec) -> None:
 
 
 def _relative(spec: SandboxSpec, path: str) -> str:
-    """A read-only path below the workspace; the spec may name it relative, on the host or inside."""
+    """A read-only path below the workspace, named relative, as on the host, or as inside."""
     for root in (spec.workspace, spec.mount):
         if os.path.isabs(path) and is_below(os.path.normpath(path), os.path.normpath(root)):
             path = os.path.relpath(path, root)

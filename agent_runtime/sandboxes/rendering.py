@@ -48,8 +48,7 @@ class NamedUndefined(StrictUndefined):
         name = self._undefined_name
         if isinstance(self._undefined_obj, Mapping):
             return f"{name!r} is not defined there; there are: {_names(self._undefined_obj)}"
-        message: str = super()._undefined_message
-        return message
+        return str(super()._undefined_message)
 
 
 class Expressions(SandboxedEnvironment):
@@ -96,8 +95,8 @@ def fill_string(environment: Expressions, text: str, variables: Mapping[str, Jso
         return text
     try:
         tokens = list(environment.lex(text))
-        for _, kind, value in tokens:
-            if kind == "data" and (found := _STATEMENT.search(value)):
+        for _, kind, piece in tokens:
+            if kind == "data" and (found := _STATEMENT.search(piece)):
                 raise Fault(
                     f"{found[0][:80]!r} in the template {text[:200]!r}: only expressions "
                     "'{{ … }}' are allowed, no statements and no comments"
@@ -105,9 +104,11 @@ def fill_string(environment: Expressions, text: str, variables: Mapping[str, Jso
         kinds = [kind for _, kind, _ in tokens]
         if not kinds or "variable_begin" not in kinds:
             return text
+        if "variable_end" not in kinds:
+            raise Fault(f"the template {text[:200]!r} is not valid: '}}}}' is missing")
         whole = kinds[0] == "variable_begin" and kinds.index("variable_end") == len(kinds) - 1
         if whole:
-            source = "".join(value for _, _, value in tokens[1:-1])
+            source = "".join(piece for _, _, piece in tokens[1:-1])
             value = environment.compile_expression(source, undefined_to_none=False)(**variables)
             return json_value(value, DEPTH_MAX)
         return environment.from_string(text).render(variables)

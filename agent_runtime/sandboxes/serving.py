@@ -1,8 +1,8 @@
 """What the worker does: run tools for the daemon, several at a time, and fill templates.
 
-Every call has a thread of its own with an event loop of its own: a tool that blocks holds up nobody.
-The main thread only reads. The daemon's stream is moved away from fds 0 to 2 first, so that whatever
-a tool prints goes to the daemon's notes and never into the stream.
+Every call has a thread of its own with an event loop of its own: a tool that blocks holds up
+nobody. The main thread only reads. The daemon's stream is moved away from fds 0 to 2 first, so that
+whatever a tool prints goes to the daemon's notes and never into the stream.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import sys
 def main() -> None:
     """Serve the daemon on fd 0 until it closes the channel."""
     sys.path += sys.argv[1:]
-    # msgspec takes what it needs from `typing` when this package is missing: 35 of 60 ms of a start.
+    # Without this package msgspec takes what it needs from `typing`: saves 35 of 60 ms of a start.
     sys.modules["typing_extensions"] = None  # type: ignore[assignment]
     import msgspec.msgpack  # noqa: F401
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,9 @@ from agent_runtime.workspaces.objects import (
 from agent_runtime.workspaces.scan import Scan, signature_of
 from agent_runtime.workspaces.source import Local, locate, named
 
+_INDEX = re.compile(rb"\nindex [0-9a-f]{40}\.\.([0-9a-f]{40})(?: (\d{6}))?")
+_MODE = re.compile(rb"\nnew (?:file )?mode (\d{6})")
+_GLOB = re.compile(rb"[\\*?\[]")
 _TEXT_BYTES_MAX = 16 << 20
 """Larger files are taken as they are, whatever their line ends."""
 
@@ -85,13 +89,15 @@ def apply_patch(
     with tempfile.TemporaryDirectory(prefix="agent-runtime-apply-") as temporary:
         stage = _Stage(temporary, source, objects, git)
         try:
-            paths = stage.paths_of(patch)
+            results = stage.results_of(patch)
         except GitFailed as error:
             raise WorkspaceError(f"this is not a patch that git understands: {error}") from error
+        paths = sorted(results)
         with directory(source.top) as root:
             found = _look_all(root, paths)
             before = stage.fill(root, found, lf=b"\r" not in patch)
-            conflicts = stage.apply(patch, paths)
+            done = [path for path in paths if before.get(path) == results[path]]
+            conflicts = stage.apply(patch, paths, done)
             if conflicts:
                 at = f" The task started from {base_commit[:12]}:" if base_commit else ""
                 raise ApplyConflict(
@@ -132,10 +138,22 @@ class _Stage:
         }
         self.crlf: set[bytes] = set()
 
-    def paths_of(self, patch: bytes) -> list[bytes]:
-        """Every path that the patch touches."""
+    def results_of(self, patch: bytes) -> dict[bytes, tuple[int, str] | None]:
+        """Every path that the patch touches, and what it leaves there: None if it removes it.
+
+        (0, "") where the patch does not say.
+        """
         out = self._run(["apply", "--numstat", "-z"], stdin=patch)
-        return sorted({record.split(b"\t", 2)[2] for record in out.split(b"\0")[:-1]})
+        paths = [record.split(b"\t", 2)[2] for record in out.split(b"\0")[:-1]]
+        # Lines of content begin with a blank or a sign, binary ones have no blank at all.
+        parts = (b"\n" + patch).split(b"\ndiff --git ")[1:]
+        if len(parts) != len(paths):
+            return dict.fromkeys(paths, (0, ""))
+        # A file that becomes a link comes as a removal and an addition: the later one counts.
+        return {
+            path: _result(part.split(b"\n@@ ", 1)[0])
+            for path, part in zip(paths, parts, strict=True)
+        }
 
     def fill(self, root: int, found: dict[bytes, os.stat_result], *, lf: bool) -> Listing:
         """Copy the touched files from the checkout and make an index of them.
@@ -166,9 +184,12 @@ class _Stage:
         self._run(["update-index", "-q", "--refresh"])
         return listing
 
-    def apply(self, patch: bytes, paths: Sequence[bytes]) -> list[bytes]:
-        """Apply to the stage; returns the paths in conflict."""
-        arguments = ["apply", "--3way", "--whitespace=nowarn"]
+    def apply(self, patch: bytes, paths: Sequence[bytes], done: Sequence[bytes]) -> list[bytes]:
+        """Apply to the stage, but for the paths that are `done`; returns the paths in conflict."""
+        if len(done) == len(paths):
+            return []
+        arguments: list[str | bytes] = ["apply", "--3way", "--whitespace=nowarn"]
+        arguments += [b"--exclude=" + _GLOB.sub(rb"\\\g<0>", path) for path in done]
         ok, _, said = self._git.succeeds(
             arguments, git_dir=self._git_dir, work_tree=self.tree, stdin=patch, env=self._env
         )
@@ -176,7 +197,8 @@ class _Stage:
             return []
         out = self._run(["ls-files", "-u", "-z"])
         unmerged = {record.split(b"\t", 1)[1] for record in out.split(b"\0")[:-1]}
-        return sorted(unmerged) or [p for p in paths if shown(p) in said] or list(paths)
+        errors = "\n".join(line for line in said.splitlines() if line.startswith("error:"))
+        return sorted(unmerged) or [p for p in paths if shown(p) in errors] or list(paths)
 
     def scan(self) -> Listing:
         """What the stage holds."""
@@ -187,6 +209,16 @@ class _Stage:
         return self._git.run(
             arguments, git_dir=self._git_dir, work_tree=self.tree, stdin=stdin, env=self._env
         )
+
+
+def _result(head: bytes) -> tuple[int, str] | None:
+    if b"\ndeleted file mode " in head:
+        return None
+    index = _INDEX.search(head)
+    mode = _MODE.search(head)
+    if index is None or not (mode or index[2]):
+        return (0, "")
+    return int(mode[1] if mode else index[2], 8), index[1].decode()
 
 
 def _look_all(root: int, paths: Sequence[bytes]) -> dict[bytes, os.stat_result]:

@@ -15,7 +15,8 @@ from agent_runtime.types import Effect, ToolResult
 def made(name, **options):
     async def execute(call):
         return ToolResult(ok=True, output=name)
-    return tool(name=name, description="A test tool.", effect=Effect.READ, parameters={}, **options)(execute)
+    make = tool(name=name, description="A test.", effect=Effect.READ, parameters={}, **options)
+    return make(execute)
 """
 """What most of the test's plug-ins begin with."""
 

@@ -114,9 +114,7 @@ def test_of_two_distributions_of_one_name_the_first_on_the_path_counts(tmp_path:
 def test_a_plugin_that_raises_at_import_is_quarantined(site: Path) -> None:
     reason = broken(site, "x = 1\nraise RuntimeError('no licence')")
     place = site / "bad_one.py"
-    assert reason == (
-        f"importing 'bad_one' raised RuntimeError: no licence (at {place}:2)"
-    )
+    assert reason == (f"importing 'bad_one' raised RuntimeError: no licence (at {place}:2)")
 
 
 def test_a_plugin_that_exits_at_import_is_quarantined(site: Path) -> None:
@@ -138,7 +136,7 @@ def test_a_plugin_with_a_missing_dependency_is_quarantined(site: Path) -> None:
     [
         ("def tools(): return None", "'bad_one:tools' returned None, and must return a list"),
         ("def tools(): return 'abc'", "returned an object of type 'str'"),
-        ("tools = []", "'bad_one:tools' is an object of type 'list', and must be something to call"),
+        ("tools = []", "'bad_one:tools' is an object of type 'list', and must be"),
         ("async def tools(): return []", "'bad_one:tools' is an async function"),
         ("def tools(): return [3]", "tool 0 (an object of type 'int') of 'bad_one:tools': it has "
                                     "no 'name'"),
@@ -192,10 +190,15 @@ def test_a_tool_made_by_hand_is_a_tool(site: Path) -> None:
 def test_the_second_plugin_with_a_tools_name_is_quarantined_and_keeps_none_of_it(
     site: Path,
 ) -> None:
-    reason = broken(site, HEAD + "def tools(): return [made('zz_other'), made('acme_look')]")
-    assert reason == (
-        "its tool 'acme_look' has the name of one of plug-in 'b' (agent_runtime.tools) of bad-one"
-    ) or "'acme_look' has the name of one of plug-in" in reason
+    """Our contract: which of two is the second does not depend on the order of installation."""
+    two = HEAD + "def tools(): return [made('zz_other'), made('acme_look')]"
+    install(site, "second", {TOOLS: {"s": "second:tools"}}, {"second.py": two})
+    install(site, "first", {TOOLS: {"f": "first:tools"}}, {"first.py": GOOD})
+    found = load(site, "first", "second")
+    assert names(found) == ["acme_look"]
+    assert [each.reason for each in found.quarantined] == [
+        "its tool 'acme_look' has the name of one of plug-in 'f' (agent_runtime.tools) of first 1.0"
+    ]
 
 
 def test_no_plugin_takes_the_name_of_a_builtin_tool(site: Path) -> None:
@@ -238,7 +241,9 @@ def test_what_a_plugin_prints_while_it_loads_does_not_reach_stdout(
 
 # ---- modules -----------------------------------------------------------------------------------
 
-MODULE = HEAD + """
+MODULE = (
+    HEAD
+    + """
 class M:
     name, description = "acme", "A test module."
     where, toolbelt = "daemon", "acme"
@@ -247,6 +252,7 @@ class M:
     async def cleanup(self): ...
     async def health(self): ...
 """
+)
 
 
 def test_a_module_is_made_and_not_started(site: Path) -> None:
@@ -280,7 +286,9 @@ def test_a_bad_module_is_quarantined(site: Path, change: str, reason: str) -> No
 
 
 def test_worker_tools_of_a_module_are_found_at_its_source(site: Path) -> None:
-    source = f"{MODULE}    where = 'worker'; source = 'acme:tools'\ndef tools(): return M().tools()\n"
+    source = (
+        f"{MODULE}    where = 'worker'; source = 'acme:tools'\ndef tools(): return M().tools()\n"
+    )
     install(site, "acme", {MODULES: {"a": "acme:M"}}, {"acme.py": source})
     [loaded] = load(site, "acme").loaded
     assert loaded.contribution.sources == {"acme_do": "acme:tools"}

@@ -11,19 +11,24 @@ import pytest
 
 from agent_runtime.errors import ToolRefused
 from agent_runtime.ports import Tool
+from agent_runtime.toolkit import FunctionTool
 from agent_runtime.types import Json, ToolCall, ToolResult
 from agent_runtime_tools import files, git, search, shell
 from agent_runtime_tools.python import Interpreters, make_python
 
 
 class Workbench:
-    """Calls tools in one workspace; what is refused comes back as a worker reports it."""
+    """Calls tools in one workspace; what is refused comes back as a worker reports it.
+
+    `blocking` calls them in the caller's thread, as a worker does.
+    """
 
     def __init__(self, workspace: Path, tools: dict[str, Tool]) -> None:
         self.workspace = workspace
         self.protected: tuple[str, ...] = ()
         self.env = {"PATH": os.environ["PATH"]}
         self.seconds = 20.0
+        self.blocking = False
         self._tools = tools
         self._calls = 0
 
@@ -38,8 +43,13 @@ class Workbench:
             env=self.env,
             timeout_seconds=self.seconds,
         )
+        tool = self._tools[name]
+        assert isinstance(tool, FunctionTool)
         try:
-            return await self._tools[name].execute(call)
+            if self.blocking:
+                assert tool.execute_blocking is not None, f"{name} needs an event loop"
+                return tool.execute_blocking(call)
+            return await tool.execute(call)
         except ToolRefused as error:
             return ToolResult(ok=False, kind="refused", output=str(error), paths=error.paths)
 

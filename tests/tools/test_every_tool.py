@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent_runtime.ports import Tool
-from agent_runtime.toolkit import NAME_PATTERN
+from agent_runtime.toolkit import NAME_PATTERN, FunctionTool
 from agent_runtime.types import Effect, EffectPolicy, Json, ToolCall
 from agent_runtime_tools import files, git, python, search, shell
 
@@ -39,6 +39,13 @@ def test_it_fits_the_port(tool: Tool) -> None:
     assert len(tool.description) > 20
     assert tool.where == "worker"
     assert tool.toolbelt in ("standard", "git", "python")
+
+
+@every_tool
+def test_a_worker_can_run_it_without_an_event_loop(tool: Tool) -> None:
+    """Loading one costs a cold start more than everything else together."""
+    assert isinstance(tool, FunctionTool)
+    assert tool.execute_blocking is not None
 
 
 @every_tool
@@ -82,10 +89,11 @@ async def test_an_argument_of_the_wrong_type_is_refused_with_its_name(tool: Tool
 
 def test_importing_every_entry_point_loads_nothing_heavy() -> None:
     """A worker's cold start has 100 ms for everything."""
+    heavy = ("git", "difflib", "tomllib", "anyio", "asyncio", "shutil", "pathlib")
     code = (
         "import sys; from agent_runtime_tools import shell, files, search, git, python\n"
         "assert len(git.tools()) == 11\n"
-        "print([name for name in ('git', 'difflib', 'tomllib', 'asyncio') if name in sys.modules])"
+        f"print([name for name in {heavy} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

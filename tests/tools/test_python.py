@@ -15,7 +15,9 @@ from tests.tools.conftest import Workbench
 pytestmark = pytest.mark.anyio
 
 
-async def test_variables_live_from_call_to_call(use: Workbench) -> None:
+@pytest.mark.parametrize("blocking", [False, True])
+async def test_variables_live_from_call_to_call(use: Workbench, blocking: bool) -> None:
+    use.blocking = blocking
     first = await use("python", code="import math\ndef area(r):\n    return math.pi * r\nx = 2")
     assert (first.ok, first.output, first.data["value"]) == (True, "", None)
     second = await use("python", code="print('r =', x)\nround(area(x), 2)")
@@ -137,7 +139,7 @@ async def test_code_that_writes_to_the_drivers_channel_loses_its_interpreter(
 
 async def test_the_driver_is_read_by_old_pythons(use: Workbench) -> None:
     """The task's interpreter may be years older than the runtime's."""
-    ast.parse(python.DRIVER.read_text("utf-8"), feature_version=(3, 8))
+    ast.parse(Path(python.DRIVER).read_text("utf-8"), feature_version=(3, 8))
 
 
 async def test_a_background_process_does_not_hold_a_call_up(use: Workbench) -> None:

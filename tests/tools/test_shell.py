@@ -14,9 +14,11 @@ from tests.tools.conftest import Workbench
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.parametrize("blocking", [False, True])
 async def test_output_has_both_streams_in_order_and_the_exit_code_of_the_shell(
-    use: Workbench,
+    use: Workbench, blocking: bool
 ) -> None:
+    use.blocking = blocking
     result = await use("shell", command="echo out; echo err >&2; echo out again; exit 3")
     assert (result.ok, result.exit, result.kind) == (False, 3, "failed")
     assert result.output == "out\nerr\nout again\n"
@@ -40,8 +42,9 @@ async def test_a_list_is_run_as_it_is_without_a_shell(use: Workbench) -> None:
 async def test_exit_codes_are_a_shells(
     use: Workbench, command: str | list[str], exit_code: int
 ) -> None:
-    result = await use("shell", command=command)
-    assert (result.ok, result.exit) == (False, exit_code)
+    for use.blocking in (False, True):
+        result = await use("shell", command=command)
+        assert (result.ok, result.exit) == (False, exit_code)
 
 
 async def test_it_runs_in_the_asked_directory_of_the_workspace_and_nowhere_else(

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
+import threading
 
 import pytest
 from hypothesis import given
@@ -71,6 +73,40 @@ async def test_a_tool_of_effect_probe_can_look() -> None:
     assert create_it.name == "make_it"
     assert await create_it.probe(call_of(id=7)) is True
     assert await create_it.probe(call_of(id=8)) is False
+
+
+@pytest.mark.anyio
+async def test_a_plain_function_is_a_tool_too_and_needs_no_event_loop() -> None:
+    @tool(effect=Effect.READ, parameters=PATH)
+    def where(call: ToolCall) -> ToolResult:
+        """Say which thread runs it."""
+        return ToolResult(ok=True, output=threading.current_thread().name)
+
+    here = threading.current_thread().name
+    assert word_count.execute_blocking is None
+    assert where.execute_blocking is not None
+    assert where.execute_blocking(call_of()).output == here
+    assert where.execute_blocking(call_of(no=1)).kind == "bad_input"
+    assert (await where.execute(call_of())).output != here
+    assert (where.name, where.description) == ("where", "Say which thread runs it.")
+
+
+@pytest.mark.anyio
+async def test_whatever_can_be_awaited_is_an_async_tool() -> None:
+    class Counter:
+        """Count calls."""
+
+        calls = 0
+
+        async def __call__(self, call: ToolCall) -> ToolResult:
+            self.calls += 1
+            return ToolResult(ok=True, output=str(self.calls))
+
+    make = tool(effect=Effect.READ, parameters={}, name="count", description="Count calls.")
+    for function in (Counter(), Counter().__call__, functools.partial(Counter.__call__, Counter())):
+        made = make(function)
+        assert made.execute_blocking is None
+        assert (await made.execute(call_of())).output == "1"
 
 
 def test_the_effect_may_depend_on_the_arguments() -> None:

@@ -24,6 +24,7 @@ from tests.workspaces.conftest import TASK, Repo, contents
 
 pytestmark = pytest.mark.anyio
 
+RENAMED = b'[project]\nname = "y"\n[tool.pytest.ini_options]\naddopts = ""\n'
 PROTECTED = ("conftest.py", "tests/**")
 
 
@@ -60,7 +61,9 @@ class DirectSandbox:
 async def opened(workspaces: LocalWorkspaces, repo: Repo) -> OpenedWorkspace:
     repo.write("tests/test_a.py", b"assert True\n")
     repo.write("conftest.py", b"# the rules\n")
-    repo.write("pyproject.toml", b'[project]\nname = "x"\n[tool.pytest.ini_options]\naddopts = ""\n')
+    repo.write(
+        "pyproject.toml", b'[project]\nname = "x"\n[tool.pytest.ini_options]\naddopts = ""\n'
+    )
     repo.commit()
     return await workspaces.open(TASK, WorkspaceSpec(repo=str(repo.path)))
 
@@ -98,9 +101,7 @@ async def test_an_export_has_the_bases_protected_files_and_no_others(
     (work / "docs/conftest.py").write_bytes(b"added\n")
     (work / "tests/test_a.py").unlink()
     after = await workspaces.snapshot(TASK)
-    path, tree = await workspaces.export(
-        TASK, after, base=opened.base_tree, protected=PROTECTED
-    )
+    path, tree = await workspaces.export(TASK, after, base=opened.base_tree, protected=PROTECTED)
     held = contents(path)
     assert held[b"a.py"] == ("file", b"fixed\n")
     assert held[b"conftest.py"] == ("file", b"# the rules\n")
@@ -233,7 +234,7 @@ def test_long_output_keeps_its_head_and_tail() -> None:
         ("a.py", b"fixed\n", ()),
         ("conftest.py", b"evil\n", ("conftest.py",)),
         ("deep/conftest.py", b"evil\n", ("deep/conftest.py",)),
-        ("pyproject.toml", b'[project]\nname = "renamed"\n[tool.pytest.ini_options]\naddopts = ""\n', ()),
+        ("pyproject.toml", RENAMED, ()),
         ("pyproject.toml", b'[tool.pytest.ini_options]\naddopts = "-k no"\n', ("pyproject.toml",)),
         ("pyproject.toml", b"not = [toml", ("pyproject.toml",)),
         ("package.json", b'{"scripts": {"test": "true"}}', ("package.json",)),
@@ -281,5 +282,3 @@ async def test_without_objectives_the_clean_checkout_is_still_named(
     verification = await _verify(workspaces, opened)
     assert (verification.ok, verification.checks) == (True, ())
     assert verification.tree == opened.base_tree
-
-

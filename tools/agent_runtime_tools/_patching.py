@@ -19,7 +19,7 @@ from agent_runtime.toolkit import tool
 from agent_runtime.types import Effect, ToolCall, ToolResult
 from agent_runtime_tools import _contents, _diffs, _texts
 from agent_runtime_tools._places import Place
-from agent_runtime_tools._threads import in_thread, shown
+from agent_runtime_tools._results import os_errors_as_results, shown
 
 FILES_MAX: Final = 400
 """Each one keeps a directory open, and a sandbox allows 1024 descriptors."""
@@ -47,7 +47,7 @@ class _File:
     },
     required=("patch",),
 )
-@in_thread
+@os_errors_as_results
 def apply_patch(call: ToolCall) -> ToolResult:
     """Apply a unified diff (new, changed, renamed and deleted files): all of it, or nothing.
 

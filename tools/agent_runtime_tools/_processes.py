@@ -1,7 +1,7 @@
 """Running a child process to its end or its deadline, and keeping what it said.
 
 Everything here blocks; it runs in a thread. A child leads a session of its own, so that it can be
-killed with all its children. A child that leaves the session is found by `CALL_VARIABLE` in its
+killed with all its children. A child that leaves the session is found by `MARK_VARIABLE` in its
 environment; one that cleans that too dies with the sandbox.
 """
 
@@ -18,8 +18,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from anyio import to_thread
-
 from agent_runtime.types import ToolCall
 
 KEPT_BYTES_MAX: Final = 8 << 20
@@ -27,7 +25,8 @@ KEPT_BYTES_MAX: Final = 8 << 20
 GRACE_SECONDS: Final = 0.25
 """How long output may still come after its command has ended, when another process holds it."""
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-CALL_VARIABLE: Final = "AGENT_RUNTIME_CALL_ID"
+MARK_VARIABLE: Final = "AGENT_RUNTIME_PROCESS"
+"""In the environment of a child and of all that it starts; its value is of one child only."""
 _CHUNK_BYTES = 1 << 16
 _POLL_SECONDS = 0.02
 _WAIT_SECONDS_MAX = 3600.0
@@ -41,7 +40,12 @@ def environment(call: ToolCall) -> dict[str, str]:
     defaults = {"PATH": DEFAULT_PATH, "LANG": "C.UTF-8"}
     if call.home:
         defaults["HOME"] = call.home
-    return {**defaults, **call.env, CALL_VARIABLE: call.call_id}
+    return {**defaults, **call.env, **mark()}
+
+
+def mark() -> dict[str, str]:
+    """The variable by which a child's descendants are found."""
+    return {MARK_VARIABLE: os.urandom(12).hex()}
 
 
 class Kept:
@@ -179,9 +183,12 @@ class Command:
         Raises:
             OSError: it could not be started.
         """
+        # A worker never comes here, and starts faster without anyio.
+        from anyio import to_thread
+
         done = False
         try:
-            finished = await to_thread.run_sync(self._run, abandon_on_cancel=True)
+            finished = await to_thread.run_sync(self.run_blocking, abandon_on_cancel=True)
             done = True
         finally:
             if not done:
@@ -192,9 +199,10 @@ class Command:
         """Kill it and its children, also if it is only about to start."""
         self._killed = True
         if self._process is not None:
-            kill_all(self._process, self._env.get(CALL_VARIABLE, ""))
+            kill_all(self._process, self._env)
 
-    def _run(self) -> Finished:
+    def run_blocking(self) -> Finished:
+        """As `run`, in the caller's thread."""
         kept = Kept()
         with subprocess.Popen(
             self._argv,
@@ -231,22 +239,19 @@ def shell_exit(code: int) -> int:
     return code if code >= 0 else 128 - code
 
 
-def kill_all(process: Process, call_id: str) -> None:
-    """SIGKILL the process, its group, and every process that carries the call's id."""
+def kill_all(process: Process, env: Mapping[str, str]) -> None:
+    """SIGKILL the process, its group, and every process that carries the mark of its `env`."""
     # The group may be killed only while its leader is not reaped: later its number may be reused.
     if process.returncode is None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
     # A process that forks while it is looked for is found by the next round.
     for _ in range(5):
-        if not _kill_strays(call_id):
+        if not _kill_strays(f"{MARK_VARIABLE}={env[MARK_VARIABLE]}".encode()):
             return
 
 
-def _kill_strays(call_id: str) -> int:
-    if not call_id:
-        return 0
-    marker = f"{CALL_VARIABLE}={call_id}".encode()
+def _kill_strays(marker: bytes) -> int:
     killed = 0
     for pid in _pids():
         try:

@@ -13,7 +13,7 @@ from agent_runtime.types import Effect, ToolCall, ToolResult
 from agent_runtime_tools import _texts
 from agent_runtime_tools._contents import WHOLE_BYTES_MAX, open_file
 from agent_runtime_tools._places import Place
-from agent_runtime_tools._threads import in_thread, shown
+from agent_runtime_tools._results import os_errors_as_results, shown
 
 RANGE_BYTES_MAX: Final = 8 << 20
 """What one call takes of a file; the rest is for the next call."""
@@ -40,7 +40,7 @@ class _Range:
     },
     required=("path",),
 )
-@in_thread
+@os_errors_as_results
 def read_file(call: ToolCall) -> ToolResult:
     """Read a text file, or some of its lines (counted from 1, both ends included).
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent_runtime.errors import ToolRefused
-from agent_runtime_tools._threads import shown
+from agent_runtime_tools._results import shown
 
 SNIFFED_BYTES: Final = 8192
 # The longer marks first: UTF-32's little-endian one starts with UTF-16's.

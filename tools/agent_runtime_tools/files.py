@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from agent_runtime.errors import ToolRefused
-from agent_runtime.ports import Tool
 from agent_runtime.toolkit import tool
 from agent_runtime.types import Effect, Json, ToolCall, ToolResult
 from agent_runtime_tools import _contents, _texts
@@ -19,7 +19,10 @@ from agent_runtime_tools._edits import apply_edits
 from agent_runtime_tools._patching import apply_patch
 from agent_runtime_tools._places import Place
 from agent_runtime_tools._reading import read_file
-from agent_runtime_tools._threads import in_thread, shown
+from agent_runtime_tools._results import os_errors_as_results, shown
+
+if TYPE_CHECKING:  # every import here costs a worker's start
+    from agent_runtime.ports import Tool
 
 _CHUNK_BYTES = 1 << 20
 
@@ -50,7 +53,7 @@ def tools() -> Sequence[Tool]:
     },
     required=("path", "content"),
 )
-@in_thread
+@os_errors_as_results
 def write_file(call: ToolCall) -> ToolResult:
     """Write a whole file, replacing what was there; an existing file keeps its mode."""
     content = call.arguments["content"].encode()
@@ -70,7 +73,7 @@ def write_file(call: ToolCall) -> ToolResult:
     },
     required=("path", "content"),
 )
-@in_thread
+@os_errors_as_results
 def create_file(call: ToolCall) -> ToolResult:
     """Write a new file; fails if anything is there already."""
     content = call.arguments["content"].encode()
@@ -112,7 +115,7 @@ def create_file(call: ToolCall) -> ToolResult:
     },
     required=("path", "edits"),
 )
-@in_thread
+@os_errors_as_results
 def edit_file(call: ToolCall) -> ToolResult:
     """Replace pieces of a text file; each oldText must match exactly once.
 
@@ -141,7 +144,7 @@ def edit_file(call: ToolCall) -> ToolResult:
     },
     required=("source", "destination"),
 )
-@in_thread
+@os_errors_as_results
 def move_file(call: ToolCall) -> ToolResult:
     """Move or rename a file or a directory. A symbolic link is moved itself."""
     with (
@@ -172,7 +175,7 @@ def move_file(call: ToolCall) -> ToolResult:
     },
     required=("source", "destination"),
 )
-@in_thread
+@os_errors_as_results
 def copy_file(call: ToolCall) -> ToolResult:
     """Copy a file with its mode."""
     with (
@@ -199,7 +202,7 @@ def copy_file(call: ToolCall) -> ToolResult:
     parameters={"path": _path("The file to delete; a symbolic link is deleted itself.")},
     required=("path",),
 )
-@in_thread
+@os_errors_as_results
 def delete_file(call: ToolCall) -> ToolResult:
     """Delete a file. Directories are not deleted: use shell."""
     with Place(call.workspace, call.arguments["path"], follow=False) as place:

@@ -20,14 +20,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from agent_runtime.errors import ToolRefused
-from agent_runtime.ports import Tool
 from agent_runtime.toolkit import OUTPUT_CHARS_MAX, DecideEffect, FunctionTool, cap, tool
 from agent_runtime.types import Effect, EffectPolicy, Json, ToolCall, ToolResult
 from agent_runtime_tools._processes import Kept, Pump, environment, kill_all, shell_exit
-from agent_runtime_tools._threads import in_thread, shown
+from agent_runtime_tools._results import os_errors_as_results, shown
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # every import here costs a worker's start
     import git
+
+    from agent_runtime.ports import Tool
 
 IDENTITY: Final = ("agent-runtime", "agent@agent-runtime.invalid")
 LOG_COMMITS: Final = 20
@@ -68,7 +69,7 @@ _ENVIRONMENT: Final[Mapping[str, str]] = {
     "GIT_COMMITTER_NAME": IDENTITY[0],
     "GIT_COMMITTER_EMAIL": IDENTITY[1],
 }
-_NO_PROGRAMS: Final = ("--no-color")
+_NO_PROGRAMS: Final = ("--no-ext-diff", "--no-textconv", "--no-color")
 _AUTHOR: Final = re.compile(r"[^<>\n]+ <[^<>\s]+>")
 
 
@@ -119,7 +120,6 @@ class Repository:
 
     def __init__(self, call: ToolCall, repo: git.Repo) -> None:
         self.arguments = call.arguments
-        self._call = call
         self._repo = repo
         self._deadline = time.monotonic() + call.timeout_seconds
         settings = dict(enumerate(_SETTINGS.items()))
@@ -152,7 +152,7 @@ class Repository:
             )
             timed_out = pump.run(deadline=self._deadline) == "timeout"
             if timed_out:
-                kill_all(process, self._call.call_id)
+                kill_all(process, self._env)
             pump.linger()
             code = process.wait()
         return Ran(124 if timed_out else shell_exit(code), out.content(), err.content(), timed_out)
@@ -202,7 +202,7 @@ def _git_tool(
                     return failed.ran.result()
 
         return tool(effect=effect, toolbelt="git", parameters=parameters, required=required)(
-            in_thread(execute)
+            os_errors_as_results(execute)
         )
 
     return make

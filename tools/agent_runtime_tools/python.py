@@ -7,25 +7,20 @@ Python, first on the call's PATH, never the worker's. The driver inside it is `_
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
-from anyio import to_thread
 
 from agent_runtime.errors import ToolRefused
-from agent_runtime.ports import Tool
 from agent_runtime.toolkit import OUTPUT_CHARS_MAX, cap, changes_workspace_unless_networked, tool
 from agent_runtime.types import Json, ToolCall, ToolResult
 from agent_runtime_tools import _places
 from agent_runtime_tools._processes import (
-    CALL_VARIABLE,
     Ended,
     Kept,
     Pump,
@@ -34,7 +29,10 @@ from agent_runtime_tools._processes import (
     shell_exit,
 )
 
-DRIVER: Final = Path(__file__).with_name("_interpreter.py")
+if TYPE_CHECKING:  # every import here costs a worker's start
+    from agent_runtime.ports import Tool
+
+DRIVER: Final = os.path.join(os.path.dirname(__file__), "_interpreter.py")
 TIMEOUT_SECONDS_MAX: Final = 86_400
 ANSWER_BYTES_MAX: Final = 4 << 20
 """More than the longest repr that the driver sends."""
@@ -69,6 +67,7 @@ def make_python(interpreters: Interpreters) -> Tool:
             },
         },
         required=("code",),
+        blocking=interpreters.execute_blocking,
     )(interpreters.execute)
 
 
@@ -88,8 +87,10 @@ class Interpreters:
 
     async def execute(self, call: ToolCall) -> ToolResult:
         """Run the call's code in its interpreter; a cancelled call kills it."""
-        key = (call.workspace, call.task_id, call.agent_id)
-        interpreter = self._live.setdefault(key, Interpreter())
+        # A worker never comes here, and starts faster without anyio.
+        from anyio import to_thread
+
+        interpreter = self._of(call)
         done = False
         try:
             result = await to_thread.run_sync(interpreter.run, call, abandon_on_cancel=True)
@@ -98,6 +99,14 @@ class Interpreters:
             if not done:
                 interpreter.kill()
         return result
+
+    def execute_blocking(self, call: ToolCall) -> ToolResult:
+        """As `execute`, in the caller's thread."""
+        return self._of(call).run(call)
+
+    def _of(self, call: ToolCall) -> Interpreter:
+        key = (call.workspace, call.task_id, call.agent_id)
+        return self._live.setdefault(key, Interpreter())
 
     def close(self) -> None:
         """Kill them all."""
@@ -112,7 +121,7 @@ class Interpreter:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._call_id = ""
+        self._env: dict[str, str] = {}
         self._requests = self._answers = -1
         self._lost = ""
 
@@ -136,7 +145,7 @@ class Interpreter:
         """Kill the process; whoever waits for it sees it end."""
         if (process := self._process) is not None:
             self._lost = self._lost or "its call was cancelled"
-            kill_all(process, self._call_id)
+            kill_all(process, self._env)
 
     def close(self) -> None:
         """Kill it and give everything back."""
@@ -159,14 +168,7 @@ class Interpreter:
 
     def _start(self, call: ToolCall) -> None:
         env = environment(call)
-        program = next(
-            (
-                found
-                for name in ("python3", "python")
-                if (found := shutil.which(name, path=env["PATH"])) is not None
-            ),
-            None,
-        )
+        program = _program(env["PATH"])
         if program is None:
             raise ToolRefused(
                 f"there is no python3 or python on the task's PATH {env['PATH']!r}; "
@@ -192,7 +194,7 @@ class Interpreter:
         finally:
             os.close(requests_there)
             os.close(answers_there)
-        self._call_id = env[CALL_VARIABLE]
+        self._env = env
 
     def _exchange(self, code: str, kept: Kept, answer: bytearray, deadline: float) -> Ended:
         process = self._process
@@ -266,9 +268,22 @@ class Interpreter:
         return self._process.wait()
 
 
+def _program(path: str) -> str | None:
+    """The task's python3, or else its python. (Importing shutil costs a worker 3 ms.)"""
+    candidates = (
+        os.path.join(directory, name)
+        for name in ("python3", "python")
+        for directory in path.split(os.pathsep)
+    )
+    return next(
+        (file for file in candidates if os.path.isfile(file) and os.access(file, os.X_OK)), None
+    )
+
+
 def _driver() -> str:
     # The workspace is on the path later; `serve` puts it there.
-    return "import sys; sys.path[:] = filter(None, sys.path)\n" + DRIVER.read_text("utf-8")
+    with open(DRIVER, encoding="utf-8") as file:
+        return "import sys; sys.path[:] = filter(None, sys.path)\n" + file.read()
 
 
 def _send(descriptor: int, code: str) -> None:

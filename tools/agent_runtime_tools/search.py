@@ -12,21 +12,22 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from agent_runtime.errors import ToolRefused
-from agent_runtime.ports import Tool
 from agent_runtime.protect import glob_regex
 from agent_runtime.toolkit import OUTPUT_CHARS_MAX, tool
 from agent_runtime.types import Effect, Json, ToolCall, ToolResult
 from agent_runtime_tools._places import Place, kind
-from agent_runtime_tools._processes import CALL_VARIABLE, Kept, Pump, kill_all
-from agent_runtime_tools._threads import in_thread, shown
+from agent_runtime_tools._processes import Kept, Pump, kill_all, mark
+from agent_runtime_tools._results import os_errors_as_results, shown
 
-SCAN: Final = Path(__file__).with_name("_scan.py")
+if TYPE_CHECKING:  # every import here costs a worker's start
+    from agent_runtime.ports import Tool
+
+SCAN: Final = os.path.join(os.path.dirname(__file__), "_scan.py")
 SEARCH_SECONDS_MAX: Final = 30.0
 ENTRIES_MAX: Final = 1_000
 PATTERNS_MAX: Final = 64
@@ -45,7 +46,7 @@ def tools() -> Sequence[Tool]:
 
 
 @tool(effect=Effect.READ, parameters={"path": _DIRECTORY})
-@in_thread
+@os_errors_as_results
 def list_directory(call: ToolCall) -> ToolResult:
     """List a directory: kind, size in bytes and name of each entry, sorted by name."""
     with Place(call.workspace, call.arguments.get("path", ".")) as place:
@@ -83,7 +84,7 @@ def list_directory(call: ToolCall) -> ToolResult:
     },
     required=("pattern",),
 )
-@in_thread
+@os_errors_as_results
 def glob(call: ToolCall) -> ToolResult:
     """Find files by the shape of their path, sorted.
 
@@ -142,7 +143,7 @@ def glob(call: ToolCall) -> ToolResult:
     },
     required=("pattern",),
 )
-@in_thread
+@os_errors_as_results
 def grep(call: ToolCall) -> ToolResult:
     """Find lines that match a regular expression, as path:line:text, in the order of the paths.
 
@@ -266,6 +267,7 @@ def _take(found: _Found, line: bytes) -> None:
 
 def _run(call: ToolCall, start: int, request: Mapping[str, Json]) -> tuple[bytes, bool, float]:
     seconds = min(call.timeout_seconds, SEARCH_SECONDS_MAX)
+    env = {"LANG": "C.UTF-8", **mark()}
     output, errors = bytearray(), Kept(1 << 16)
     requests, request_end = os.pipe()
     # A request is shorter than a pipe holds: it is all there before the process starts.
@@ -273,9 +275,9 @@ def _run(call: ToolCall, start: int, request: Mapping[str, Json]) -> tuple[bytes
     os.close(request_end)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-X", "utf8", str(SCAN), str(start)],
+            [sys.executable, "-I", "-S", "-X", "utf8", SCAN, str(start)],
             cwd="/",
-            env={"LANG": "C.UTF-8", CALL_VARIABLE: call.call_id},
+            env=env,
             stdin=requests,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -292,7 +294,7 @@ def _run(call: ToolCall, start: int, request: Mapping[str, Json]) -> tuple[bytes
         )
         in_time = pump.run(deadline=time.monotonic() + seconds) == "exited"
         if not in_time:
-            kill_all(process, call.call_id)
+            kill_all(process, env)
         pump.linger()
     if in_time and process.returncode != 0:
         raise RuntimeError(f"the search process failed: {errors.content().decode()[-2000:]}")

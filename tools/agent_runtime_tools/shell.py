@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agent_runtime.errors import ToolRefused
-from agent_runtime.ports import Tool
 from agent_runtime.toolkit import OUTPUT_CHARS_MAX, cap, changes_workspace_unless_networked, tool
 from agent_runtime.types import ToolCall, ToolResult
 from agent_runtime_tools import _places
 from agent_runtime_tools._processes import Command, Finished, environment
+
+if TYPE_CHECKING:  # every import here costs a worker's start
+    from agent_runtime.ports import Tool
 
 TIMEOUT_SECONDS_MAX: Final = 86_400
 
@@ -18,6 +20,14 @@ TIMEOUT_SECONDS_MAX: Final = 86_400
 def tools() -> Sequence[Tool]:
     """The entry point."""
     return [shell]
+
+
+def _shell_blocking(call: ToolCall) -> ToolResult:
+    argv, command, seconds = _command(call)
+    try:
+        return _result(command.run_blocking(), seconds)
+    except OSError as error:
+        return _not_started(argv[0], error)
 
 
 @tool(
@@ -42,6 +52,7 @@ def tools() -> Sequence[Tool]:
         },
     },
     required=("command",),
+    blocking=_shell_blocking,
 )
 async def shell(call: ToolCall) -> ToolResult:
     """Run a command in the workspace and return what it printed (stdout and stderr in order).
@@ -50,17 +61,21 @@ async def shell(call: ToolCall) -> ToolResult:
     process started with `&` lives on after the call; what it prints then is dropped. Exit codes are
     a shell's: 126 not executable, 127 not found, 128+n killed by signal n, 124 out of time.
     """
+    argv, command, seconds = _command(call)
+    try:
+        return _result(await command.run(), seconds)
+    except OSError as error:
+        return _not_started(argv[0], error)
+
+
+def _command(call: ToolCall) -> tuple[list[str], Command, float]:
     command = call.arguments["command"]
     argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
     if any("\0" in word for word in argv):
         raise ToolRefused("a command cannot hold a NUL character; write it as an escape")
     seconds = float(call.arguments.get("timeout_seconds", call.timeout_seconds))
     cwd = _places.directory(call.workspace, call.arguments.get("cwd", "."))
-    try:
-        finished = await Command(argv, cwd=cwd, env=environment(call), seconds=seconds).run()
-    except OSError as error:
-        return _not_started(argv[0], error)
-    return _result(finished, seconds)
+    return argv, Command(argv, cwd=cwd, env=environment(call), seconds=seconds), seconds
 
 
 def _result(finished: Finished, seconds: float) -> ToolResult:

@@ -1,27 +1,24 @@
-"""Blocking tool code, run in a thread, with the errors of the file system turned into results."""
+"""Results of tools: errors of the file system as data, and paths that can be shown."""
 
 from __future__ import annotations
 
 import errno
 import functools
 import os
-from collections.abc import Callable
 
-from anyio import to_thread
-
-from agent_runtime.toolkit import Execute
+from agent_runtime.toolkit import Block
 from agent_runtime.types import ToolCall, ToolResult
 
 
-def in_thread(function: Callable[[ToolCall], ToolResult]) -> Execute:
-    """Make an async tool function of a blocking one.
-
-    A cancelled call waits for its thread: whatever runs here is bounded by itself.
-    """
+def os_errors_as_results(function: Block) -> Block:
+    """Make a result of an `OSError`: for the brain it is news about the workspace."""
 
     @functools.wraps(function)
-    async def execute(call: ToolCall) -> ToolResult:
-        return await to_thread.run_sync(_guarded, function, call)
+    def execute(call: ToolCall) -> ToolResult:
+        try:
+            return function(call)
+        except OSError as error:
+            return _failure(call, error)
 
     return execute
 
@@ -33,13 +30,6 @@ def shown(path: str) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in path
     )
-
-
-def _guarded(function: Callable[[ToolCall], ToolResult], call: ToolCall) -> ToolResult:
-    try:
-        return function(call)
-    except OSError as error:
-        return _failure(call, error)
 
 
 def _failure(call: ToolCall, error: OSError) -> ToolResult:

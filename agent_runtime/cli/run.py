@@ -1,0 +1,257 @@
+"""`run` and `resume`: a task is driven in this very process, and whoever started it watches."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Awaitable, Callable
+
+import click
+import msgspec
+
+from agent_runtime.app import who
+from agent_runtime.cli.console import (
+    command,
+    emit_line,
+    is_terminal,
+    json_option,
+    note,
+    say,
+    settings_of,
+    short,
+    task_argument,
+    with_runtime,
+)
+from agent_runtime.cli.follow import Ending, drive
+from agent_runtime.cli.summary import result_lines, waiting_lines
+from agent_runtime.cli.views import JsonView, PlainView, View
+from agent_runtime.errors import AgentRuntimeError, UsageError
+from agent_runtime.loop.state import State
+from agent_runtime.runtime import Runtime
+from agent_runtime.taskfile import goal_task, read_task_file
+from agent_runtime.types import Status, TaskId, TaskSpec, WorkspaceSpec
+
+_TASK_FILES = (".yaml", ".yml", ".json")
+
+json_lines_option = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print every stored event as one line of JSON, exactly as the log has it, and a last line "
+    'of type "result" (or "error").',
+)
+unsafe_option = click.option(
+    "--unsafe-no-sandbox",
+    is_flag=True,
+    help="Run tools with no protection at all, with your own rights.",
+)
+wait_option = click.option(
+    "--wait-seconds",
+    type=click.FloatRange(min=0),
+    metavar="N",
+    help="How long to wait for somebody's approval before stopping with exit code 9. Default: for "
+    "ever on a terminal, else the setting approval_wait_seconds.",
+)
+
+
+@click.command(
+    short_help="Run a task here and show how it goes.",
+    epilog="""\b
+Examples:
+  agent-runtime run task.yaml
+  agent-runtime run task.yaml --repo ~/src/sqlparse --json | jq .type
+  agent-runtime run "Make the failing tests pass" --repo .
+  generate-task | agent-runtime run -
+""",
+)
+@click.argument("task", metavar="TASKFILE|GOAL")
+@click.option(
+    "--repo",
+    metavar="DIR",
+    help="The repository to work on: a directory or a git URL. Default: what the task file says; "
+    "for a goal, the checkout around the working directory.",
+)
+@json_lines_option
+@unsafe_option
+@wait_option
+@click.pass_context
+def run(
+    ctx: click.Context,
+    task: str,
+    repo: str | None,
+    as_json: bool,
+    unsafe_no_sandbox: bool,
+    wait_seconds: float | None,
+) -> int:
+    """Run a task here, with no daemon, and show how it goes.
+
+    TASKFILE is a YAML or JSON file, or - for standard input. Any other word is a GOAL, given to a
+    model that works on the repository.
+
+    The task is stored before anything happens, and its id is printed first. Ctrl-C stops it
+    gracefully; `agent-runtime resume TASK` goes on where it stood.
+    """
+
+    async def do(runtime: Runtime) -> int:
+        task_id = await runtime.submit(read_spec(task, repo), submitted_by=who())
+        return await _drive(ctx, runtime, task_id, as_json=as_json, wait_seconds=wait_seconds)
+
+    return _told(ctx, do, as_json=as_json, unsafe_no_sandbox=unsafe_no_sandbox)
+
+
+@click.command(
+    short_help="Go on with a task that was interrupted, paused, or waits.",
+    epilog="""\b
+Examples:
+  agent-runtime resume 01942c7e4f2a
+  agent-runtime resume 4f2a --json
+""",
+)
+@task_argument
+@json_lines_option
+@unsafe_option
+@wait_option
+@click.pass_context
+def resume(
+    ctx: click.Context,
+    task: str,
+    as_json: bool,
+    unsafe_no_sandbox: bool,
+    wait_seconds: float | None,
+) -> int:
+    """Go on with a task that was interrupted, paused, or waits.
+
+    It is driven here as by `run`. A finished step is never repeated. Ends with 6 if the task is
+    over, or if another process drives it.
+    """
+
+    async def do(runtime: Runtime) -> int:
+        task_id = await runtime.find(task)
+        if (await runtime.state(task_id)).paused:
+            await runtime.resume(task_id, by=who())
+            # A driver that has calls to wait for is still there, and has heard it.
+            if owner := await runtime.ports.store.owner(task_id):
+                note(f"{short(task_id)} goes on in {owner}")
+                return 0
+        return await _drive(ctx, runtime, task_id, as_json=as_json, wait_seconds=wait_seconds)
+
+    return _told(ctx, do, as_json=as_json, unsafe_no_sandbox=unsafe_no_sandbox)
+
+
+def read_spec(task: str, repo: str | None) -> TaskSpec:
+    """The task that the arguments mean.
+
+    Raises:
+        UsageError: not a task file, or a goal and no repository for it.
+    """
+    is_file = task == "-" or os.path.isfile(task) or task.endswith(_TASK_FILES)
+    if not is_file:
+        return goal_task(task, _checkout(repo or "."))
+    spec = read_task_file(task)
+    if repo is None:
+        return spec
+    workspace = spec.workspace or WorkspaceSpec(repo="")
+    named = msgspec.structs.replace(workspace, repo=_checkout(repo))
+    return msgspec.structs.replace(spec, workspace=named)
+
+
+def _checkout(repo: str) -> str:
+    """The top of the checkout around a directory; anything else as it was given."""
+    if not os.path.isdir(repo):
+        return repo
+    path = os.path.realpath(repo)
+    while not os.path.exists(os.path.join(path, ".git")):
+        if path == os.path.dirname(path):
+            if repo != ".":
+                return os.path.realpath(repo)  # a bare repository, or an error that names it
+            raise UsageError(
+                "a goal needs a repository, and the working directory is in none: give --repo DIR, "
+                "or the name of a task file"
+            )
+        path = os.path.dirname(path)
+    return path
+
+
+async def _drive(
+    ctx: click.Context,
+    runtime: Runtime,
+    task_id: TaskId,
+    *,
+    as_json: bool,
+    wait_seconds: float | None,
+) -> int:
+    person = is_terminal() and not as_json
+    if not as_json:
+        say(task_id)
+    if wait_seconds is None and not person:
+        wait_seconds = settings_of(ctx).approval_wait_seconds
+    state, ending = await drive(
+        runtime,
+        task_id,
+        _view(as_json),
+        wait_seconds=wait_seconds,
+        answer=person and sys.stdin.isatty(),
+    )
+    if as_json:
+        emit_line(await runtime.result(task_id))
+    elif ending is Ending.ENDED:
+        for line in result_lines(state, await runtime.result(task_id)):
+            say(line)
+    for line in _leaving_lines(state, ending):
+        note(line)
+    return exit_code(state, ending)
+
+
+def exit_code(state: State, ending: Ending) -> int:
+    """What the process ends with: 0, 1, 9 or 130."""
+    match ending:
+        case Ending.ENDED:
+            assert state.conclusion is not None
+            return 0 if state.conclusion.status is Status.SUCCEEDED else 1
+        case Ending.WAITING | Ending.PAUSED:
+            return 9
+        case Ending.DETACHED:
+            return 130
+
+
+def _leaving_lines(state: State, ending: Ending) -> list[str]:
+    again = f"resume with: {command('resume', short(state.task_id))}"
+    match ending:
+        case Ending.ENDED:
+            return []
+        case Ending.WAITING:
+            return waiting_lines(state)
+        case Ending.PAUSED:
+            return [f"paused; {again}"]
+        case Ending.DETACHED:
+            return [f"stopped, nothing is lost; {again}"]
+
+
+def _view(as_json: bool) -> View:
+    if as_json:
+        return JsonView()
+    if is_terminal() and os.environ.get("TERM") not in (None, "", "dumb"):
+        # rich costs a tenth of a second, which only a terminal needs.
+        from agent_runtime.cli.live import LiveView
+
+        return LiveView()
+    return PlainView()
+
+
+def _told(
+    ctx: click.Context, do: Callable[[Runtime], Awaitable[int]], *, as_json: bool, unsafe_no_sandbox: bool
+) -> int:
+    """As `with_runtime`; with JSON, an error is also the last line."""
+    try:
+        return with_runtime(ctx, do, unsafe_no_sandbox=unsafe_no_sandbox)
+    except AgentRuntimeError as error:
+        if as_json:
+            emit_line(
+                {
+                    "type": "error",
+                    "error": type(error).__name__,
+                    "message": str(error),
+                    "exit": error.exit_code,
+                }
+            )
+        raise

@@ -1,0 +1,160 @@
+"""`sandbox exec`: one command in the sandbox, without a task, on the caller's own stdio."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import click
+
+from agent_runtime.app import open_sandbox
+from agent_runtime.cli.console import note, run_loop, settings_of
+from agent_runtime.errors import AgentRuntimeError, SandboxUnavailable, UsageError
+from agent_runtime.ports import Sandbox, SandboxSpec
+from agent_runtime.sandboxes.lazy import LazySandbox
+
+NOT_STARTED = 125
+"""As `docker run` and `env` have it: the failure is ours, not the command's."""
+_OWN_PLACES = ("/home/", "/root/", "/srv/", "/opt/", "/mnt/", "/media/", "/work/", "/data/", "/tmp/")
+
+
+@runtime_checkable
+class Attaches(Protocol):
+    """A sandbox that can run a command on our own stdio."""
+
+    async def run_attached(
+        self, spec: SandboxSpec, argv: Sequence[str], *, deadline_seconds: float | None = None
+    ) -> int:
+        """The command's exit code; 124 at the deadline."""
+
+
+@click.group(short_help="Use the sandbox without a task.")
+def sandbox() -> None:
+    """Use the sandbox without a task."""
+
+
+@sandbox.command(
+    "exec",
+    short_help="Run one command in the sandbox.",
+    context_settings={"allow_interspersed_args": False},
+    epilog="""\b
+Examples:
+  agent-runtime sandbox exec --workspace . -- python -m pytest -q
+  agent-runtime sandbox exec --workspace . --timeout 60 -- sh -c 'make && make test'
+  echo 'print(1)' | agent-runtime sandbox exec --workspace . -- python -
+
+\b
+Exit codes:
+  the command's own; 124 time-out, 125 the sandbox did not start, 126 not executable,
+  127 not found, 128+N killed by signal N
+""",
+)
+@click.option(
+    "--workspace",
+    required=True,
+    metavar="DIR",
+    help="The directory that the command may write; everything else of the machine is read-only or "
+    "hidden. It is also the working directory, at its own path.",
+)
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+    help="Kill everything after this time; the exit code is 124. Default: no limit.",
+)  # fmt: skip
+@click.option(
+    "--python",
+    "python",
+    metavar="VENV",
+    help="A virtual environment, read-only and first on PATH. Default: DIR/.venv, else the one "
+    "agent-runtime is installed in.",
+)
+@click.option(
+    "--env",
+    "variables",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A variable of the command; may be given several times. Nothing else of the caller's "
+    "environment gets in.",
+)
+@click.option(
+    "--unsafe-no-sandbox",
+    is_flag=True,
+    help="Run the command with no protection at all, with your own rights.",
+)
+@click.argument("argv", metavar="-- ARGV…", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.pass_context
+def sandbox_exec(
+    ctx: click.Context,
+    workspace: str,
+    timeout: float | None,
+    python: str | None,
+    variables: tuple[str, ...],
+    unsafe_no_sandbox: bool,
+    argv: tuple[str, ...],
+) -> int:
+    """Run one command in the sandbox: no network, no secrets, only DIR is writable.
+
+    ARGV is taken as it is, without a shell; stdin, stdout and stderr are the caller's. When the
+    command ends, everything that it started is dead.
+    """
+    env = dict(_variable(text) for text in variables)
+
+    async def do() -> int:
+        spec = SandboxSpec(
+            owner_id=f"exec-{secrets.token_hex(8)}",
+            workspace=_directory(workspace),
+            mount=_mount(_directory(workspace)),
+            python=_python(workspace, python),
+            env=env,
+            chown=False,
+        )
+        chosen = await _chosen(
+            open_sandbox(settings_of(ctx.find_root()), unsafe_no_sandbox=unsafe_no_sandbox)
+        )
+        return await chosen.run_attached(spec, list(argv), deadline_seconds=timeout)
+
+    try:
+        return run_loop(do)
+    except AgentRuntimeError as error:
+        note(f"error: {error}")
+        return NOT_STARTED
+
+
+def _variable(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"--env {text!r} must look like KEY=VALUE")
+    return key, value
+
+
+def _directory(path: str) -> str:
+    if not os.path.isdir(path):
+        raise SandboxUnavailable(f"--workspace {path!r} is not a directory")
+    return os.path.realpath(path)
+
+
+def _mount(path: str) -> str:
+    """At its own path, unless that is one which the sandbox itself needs."""
+    return path if path.startswith(_OWN_PLACES) else "/workspace"
+
+
+def _python(workspace: str, named: str | None) -> str:
+    if named is not None:
+        if not os.path.isfile(os.path.join(named, "bin", "python")):
+            raise SandboxUnavailable(
+                f"--python {named!r} is no virtual environment: it has no bin/python"
+            )
+        return os.path.abspath(named)
+    own = os.path.join(os.path.realpath(workspace), ".venv")
+    return own if os.path.isfile(os.path.join(own, "bin", "python")) else sys.prefix
+
+
+async def _chosen(sandbox: Sandbox) -> Attaches:
+    chosen = await sandbox.chosen() if isinstance(sandbox, LazySandbox) else sandbox
+    if not isinstance(chosen, Attaches):
+        raise SandboxUnavailable(
+            f"the sandbox {chosen.name!r} cannot run a command on this terminal"
+        )
+    return chosen

@@ -1,0 +1,83 @@
+"""What a task came to, in words: the last lines of `run`, and the end of `show`."""
+
+from __future__ import annotations
+
+from agent_runtime.certificate import Result
+from agent_runtime.cli.console import command, one_line, short
+from agent_runtime.cli.views import decision_lines
+from agent_runtime.cli.words import command_words
+from agent_runtime.loop.events import CheckResult
+from agent_runtime.loop.state import State, status_of
+from agent_runtime.types import Status
+
+CHANGED_MAX = 20
+
+
+def result_lines(state: State, result: Result) -> list[str]:
+    """An ended task: status, evidence, files, and what to do next."""
+    lines = ["", result.status + (f": {one_line(result.reason, 1000)}" if result.reason else "")]
+    found = state.verification
+    if found is not None:
+        lines += [f"  check {check_words(check)}" for check in found.checks]
+        if found.changed:
+            shown = ", ".join(found.changed[:CHANGED_MAX])
+            more = len(found.changed) - CHANGED_MAX
+            lines.append(f"  changed      {shown}" + (f" and {more} more" if more > 0 else ""))
+    if result.patch:
+        lines.append(f"  patch        {result.patch}")
+    if result.certificate:
+        lines.append(f"  certificate  {result.certificate}")
+    if result.protected_files:
+        lines.append(f"  ! protected files: {', '.join(result.protected_files)}")
+    for unknown in result.unknown_effects:
+        lines.append(
+            f"  ! unknown effect: {unknown['tool']} ({unknown['call_id']}): "
+            f"{one_line(unknown['message'])}"
+        )
+    if state.cleaned is not None:
+        lines += [f"  ! not cleaned up: {one_line(text)}" for text in state.cleaned.problems]
+    if result.patch and found is not None and found.patch_bytes:
+        name = short(state.task_id)
+        unverified = () if result.status == Status.SUCCEEDED else ("--unverified",)
+        lines += [
+            "next:",
+            f"  {command('diff', name)}",
+            f"  {command('apply', name, *unverified)}",
+            f"  {command('verify', name)}",
+        ]
+    else:
+        lines += ["next:", f"  {command('logs', short(state.task_id))}"]
+    return lines
+
+
+def check_words(check: CheckResult) -> str:
+    """One objective's check as it ended."""
+    verdict = "ok" if check.ok else "NOT ok"
+    exit_words = f"exit {check.exit}"
+    if check.exit != check.expected_exit:
+        exit_words += f" (expected {check.expected_exit})"
+    if check.passed is not None:
+        exit_words += f", {check.passed} passed"
+        if check.min_passed is not None:
+            exit_words += f" of at least {check.min_passed}"
+    why = f": {one_line(check.reason)}" if check.reason and not check.ok else ""
+    return f"{check.id}: {verdict}, {exit_words}{why} | {one_line(command_words(check.command))}"
+
+
+def waiting_lines(state: State) -> list[str]:
+    """A task that waits: for what, and what makes it go on."""
+    _, reason = status_of(state)
+    name = short(state.task_id)
+    if reason == "brain":
+        return [
+            "waiting for a brain: the task has no plan, and this version brings no model.",
+            "  - write the steps into a task file, under `plan`: `agent-runtime init` makes one",
+            "  - or install a plug-in of the group agent_runtime.models, allow it in",
+            "    AGENT_RUNTIME_PLUGINS, and name its model in the task file, under `model`",
+            f"  - or end it: {command('cancel', name)}",
+        ]
+    lines = ["waiting for a person:"]
+    for asked in state.approvals.values():
+        lines.append(f"  {asked.approval_id}: {one_line(asked.question, 1000)}")
+        lines += [f"    {line}" for line in decision_lines(state.task_id, asked)]
+    return [*lines, f"then go on with: {command('resume', name)}"]

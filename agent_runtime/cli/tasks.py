@@ -1,0 +1,501 @@
+"""Looking at tasks and talking to them: `ps`, `show`, `logs`, `cancel`, `pause`, `steer`.
+
+Everything here works from any process beside the one that drives the task.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import anyio
+import click
+import msgspec
+
+from agent_runtime import schema
+from agent_runtime.app import who
+from agent_runtime.certificate import certificate_of
+from agent_runtime.cli.console import (
+    at,
+    clock_time,
+    command,
+    emit,
+    emit_line,
+    json_option,
+    lasted,
+    note,
+    one_line,
+    row_json,
+    say,
+    short,
+    short_ids,
+    table,
+    task_argument,
+    with_runtime,
+)
+from agent_runtime.cli.summary import check_words, waiting_lines
+from agent_runtime.cli.words import call_words, phase_words, warns, words
+from agent_runtime.errors import CorruptLog, DeadlineExceeded, LeaseHeld, UsageError
+from agent_runtime.loop import codec
+from agent_runtime.loop import events as e
+from agent_runtime.loop.state import State, StepState, fold, status_of
+from agent_runtime.runtime import Runtime
+from agent_runtime.types import TERMINAL_STATUSES, Json, Row, Status, TaskId, TaskSummary
+
+CANCEL_SECONDS_MAX = 120.0
+"""How long `cancel` waits for the process that drives the task to end it."""
+POLL_SECONDS = 0.5
+_PAGE = 500
+
+
+# ---- ps ----------------------------------------------------------------------------------
+
+
+@click.command(
+    short_help="List tasks, newest first.",
+    epilog="""\b
+Examples:
+  agent-runtime ps
+  agent-runtime ps --status waiting --status paused
+  agent-runtime ps --label team=parsers --all --json
+""",
+)
+@click.option(
+    "--status",
+    "statuses",
+    multiple=True,
+    type=click.Choice([status.value for status in Status]),
+    help="Only tasks of this status; may be given several times.",
+)
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Only tasks with this label; may be given several times, all must fit.",
+)
+@click.option("--all", "show_all", is_flag=True, help="Every task, not only the newest.")
+@click.option(
+    "-n", "limit", type=click.IntRange(min=1), default=20, show_default=True, metavar="N",
+    help="How many tasks to list.",
+)  # fmt: skip
+@json_option
+@click.pass_context
+def ps(
+    ctx: click.Context,
+    statuses: tuple[str, ...],
+    labels: tuple[str, ...],
+    show_all: bool,
+    limit: int,
+    as_json: bool,
+) -> int:
+    """List tasks, newest first.
+
+    A task that should be running and that no living process drives is called interrupted: `resume`
+    goes on with it.
+    """
+    wanted = dict(_label(text) for text in labels)
+
+    async def do(runtime: Runtime) -> None:
+        found = await _tasks(runtime, statuses, wanted, None if show_all else limit)
+        owners = {
+            task.task_id: await runtime.ports.store.owner(TaskId(task.task_id))
+            for task in found
+            if task.status not in TERMINAL_STATUSES
+        }
+        if as_json:
+            emit([msgspec.structs.asdict(t) | {"owner": owners.get(t.task_id)} for t in found])
+            return
+        _print_tasks(found, owners)
+
+    return with_runtime(ctx, do)
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"--label {text!r} must look like KEY=VALUE")
+    return key, value
+
+
+async def _tasks(
+    runtime: Runtime, statuses: Sequence[str], labels: Mapping[str, str], limit: int | None
+) -> list[TaskSummary]:
+    found: list[TaskSummary] = []
+    before: TaskId | None = None
+    while limit is None or len(found) < limit:
+        room = _PAGE if limit is None else min(_PAGE, limit - len(found))
+        page = await runtime.tasks(statuses=statuses, labels=labels, before=before, limit=room)
+        if not page:
+            break
+        found += page
+        before = TaskId(page[-1].task_id)
+    return found
+
+
+def _print_tasks(found: Sequence[TaskSummary], owners: Mapping[str, str | None]) -> None:
+    names = short_ids([task.task_id for task in found])
+    now_us = time.time_ns() // 1000
+    rows = []
+    stopped: list[str] = []
+    for task in found:
+        status = task.status
+        if is_interrupted(task.status, owners.get(task.task_id)):
+            status = "interrupted"
+            stopped.append(names[task.task_id])
+        elif task.status == Status.WAITING:
+            status = f"waiting ({task.reason})"
+        age = lasted((now_us - task.created_at_us) / 1e6)
+        rows.append((names[task.task_id], status, phase_words(task.phase), age, task.goal))
+    table(rows, heads=("TASK", "STATUS", "PHASE", "AGE", "GOAL"))
+    if not found:
+        note("no tasks")
+    if stopped:
+        note(f"interrupted, nobody drives it; go on with: {command('resume', stopped[0])}")
+
+
+def is_interrupted(status: str, owner: str | None) -> bool:
+    """Should it be driven, and is there nobody who does?"""
+    return owner is None and status in (Status.PENDING, Status.RUNNING)
+
+
+# ---- show --------------------------------------------------------------------------------
+
+
+@click.command(
+    short_help="Show where a task stands.",
+    epilog="""\b
+Examples:
+  agent-runtime show 4f2a
+  agent-runtime show 4f2a --json | jq .steps
+""",
+)
+@task_argument
+@json_option
+@click.pass_context
+def show(ctx: click.Context, task: str, as_json: bool) -> int:
+    """Show where a task stands: phases, plan, approvals, usage, evidence."""
+
+    async def do(runtime: Runtime) -> None:
+        task_id = await runtime.find(task)
+        rows = await runtime.rows(task_id)
+        codec.check_chain(rows, task_id=task_id)
+        events = [codec.decode(row) for row in rows]
+        times = [row.at_us for row in rows]
+        state = fold(zip(events, times, strict=True), State(task_id=task_id))
+        owner = await runtime.ports.store.owner(task_id)
+        picture = describe(state, rows, events, owner)
+        if as_json:
+            emit(picture)
+        else:
+            _print_task(state, picture)
+
+    return with_runtime(ctx, do)
+
+
+def describe(
+    state: State, rows: Sequence[Row], events: Sequence[e.AnyEvent], owner: str | None
+) -> dict[str, Json]:
+    """A task as `show --json` has it."""
+    status, reason = status_of(state)
+    found = state.verification
+    pairs = list(zip(rows, events, strict=True))
+    return {
+        "id": state.task_id,
+        "status": status,
+        "phase": state.phase,
+        "reason": reason,
+        "goal": state.task.goal,
+        "seq": state.seq,
+        "created_at": at(state.created_at_us),
+        "updated_at": at(state.at_us),
+        "owner": owner,
+        "interrupted": is_interrupted(status, owner),
+        "phases": [
+            {"phase": event.phase, "seq": row.seq, "at": at(row.at_us)}
+            for row, event in pairs
+            if isinstance(event, e.PhaseEntered)
+        ],
+        "steps": [_step(step) for step in state.steps.values()],
+        "calls": [
+            {
+                "call_id": call_id,
+                "tool": call.intent.tool,
+                "arguments": call.intent.arguments,
+                "effect": call.intent.effect,
+                "runs": call.runs,
+                "lost": call.lost,
+            }
+            for call_id, call in state.calls.items()
+        ],
+        "toolbelts": sorted(state.toolbelts),
+        "usage": {
+            "steps": state.usage.steps,
+            "tokens": state.usage.tokens,
+            "usd": state.usage.usd,
+            "seconds": state.usage.running_us / 1e6,
+        },
+        "limits": state.task.limits,
+        "approvals": list(state.approvals.values()),
+        "unknown_effects": list(state.unknown),
+        "workspace": state.workspace,
+        "facts": state.analysis.facts if state.analysis else None,
+        "protected": list(state.protected),
+        "verification": found,
+        "certificate": certificate_of(state, rows),
+        "cleanup_problems": state.cleaned.problems if state.cleaned else [],
+        "spec": state.task,
+    }
+
+
+def _step(step: StepState) -> dict[str, Json]:
+    result, failure = step.result, step.failure
+    return {
+        "id": step.spec.id,
+        "status": step.status,
+        "tool": step.spec.tool,
+        "needs": step.spec.needs,
+        "attempts": step.attempt,
+        "exit": result.exit if result else None,
+        "ok": result.ok if result else None,
+        "kind": (result.kind if result else "") or (failure.kind if failure else ""),
+        "reason": (failure.reason if failure else "") or (result.reason if result else ""),
+        "effect": step.last_effect,
+        "approval": step.approval_id or None,
+    }
+
+
+def _print_task(state: State, picture: Mapping[str, Any]) -> None:
+    status = "interrupted" if picture["interrupted"] else picture["status"]
+    reason = f": {one_line(picture['reason'])}" if picture["reason"] else ""
+    say(picture["id"])
+    say(f"goal       {one_line(picture['goal'])}")
+    say(f"status     {status}{reason}")
+    say(f"phase      {phase_words(picture['phase'])} (event {picture['seq']})")
+    say(f"created    {picture['created_at']}")
+    say(f"driven by  {picture['owner'] or 'nobody'}")
+    usage = picture["usage"]
+    spent = f"{usage['steps']} calls, {lasted(usage['seconds'])} running"
+    if usage["tokens"] or usage["usd"]:
+        spent += f", {usage['tokens']} tokens, ${usage['usd']:.2f}"
+    say(f"usage      {spent}")
+    if state.workspace is not None and state.workspace.path:
+        say(f"workspace  {words(state.workspace).removeprefix('workspace ')}")
+    if state.steps:
+        say("steps")
+        for step in state.steps.values():
+            _print_step(step)
+    for unknown in state.unknown:
+        say(f"! unknown effect of {unknown.tool} ({unknown.call_id}): {one_line(unknown.message)}")
+    if state.verification is not None:
+        found = state.verification
+        say("verification " + ("passed" if found.ok else "failed"))
+        for check in found.checks:
+            say(f"  {check_words(check)}")
+        if found.protected_changed:
+            say(f"  ! protected files changed: {', '.join(found.protected_changed)}")
+    if picture["status"] == Status.WAITING:
+        for line in waiting_lines(state):
+            say(line)
+    elif picture["interrupted"] or picture["status"] == Status.PAUSED:
+        say(f"go on with: {command('resume', short(state.task_id))}")
+
+
+def _print_step(step: StepState) -> None:
+    about = step.spec.goal or call_words(step.spec.tool or "", dict(step.spec.args))
+    more = f", attempt {step.attempt}" if step.attempt > 1 else ""
+    if step.result is not None and step.result.exit is not None:
+        more += f", exit {step.result.exit}"
+    say(f"  {step.spec.id:12} {step.status}{more} | {one_line(about)}")
+
+
+# ---- logs --------------------------------------------------------------------------------
+
+
+@click.command(
+    short_help="Print a task's events.",
+    epilog="""\b
+Examples:
+  agent-runtime logs 4f2a
+  agent-runtime logs -f 4f2a
+  agent-runtime logs 4f2a --types CallIntended,CallReturned --after 20 --json
+""",
+)
+@task_argument
+@click.option("-f", "--follow", is_flag=True, help="Go on with new events until the task ends.")
+@click.option(
+    "--after", type=click.IntRange(min=0), default=0, metavar="SEQ",
+    help="Only events after this number.",
+)  # fmt: skip
+@click.option("--types", metavar="A,B", help="Only events of these types, separated by commas.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print each event as one line of JSON, exactly as the log has it.",
+)
+@click.pass_context
+def logs(
+    ctx: click.Context, task: str, follow: bool, after: int, types: str | None, as_json: bool
+) -> int:
+    """Print a task's events, oldest first: number, time, type, and the essentials.
+
+    With -f it follows the task, whichever process drives it, until its end or Ctrl-C.
+    """
+    wanted = _types(types)
+
+    async def do(runtime: Runtime) -> None:
+        task_id = await runtime.find(task)
+        if follow:
+            owner = await runtime.ports.store.owner(task_id)
+            status = (await runtime.ports.store.summary(task_id)).status
+            if owner is None and status not in TERMINAL_STATUSES:
+                note(f"nobody drives this task; go on with: {command('resume', short(task_id))}")
+            async for row in runtime.follow(task_id, after):
+                _print_row(row, wanted, as_json=as_json)
+            return
+        for row in await runtime.rows(task_id, after):
+            _print_row(row, wanted, as_json=as_json)
+
+    return with_runtime(ctx, do)
+
+
+def _types(text: str | None) -> frozenset[str]:
+    """Names of event types; empty for all of them."""
+    names = [name.strip() for name in (text or "").split(",") if name.strip()]
+    for name in names:
+        if name not in codec.EVENT_TYPES:
+            near = schema.nearest(name, codec.EVENT_TYPES)
+            hint = f"did you mean {near!r}?" if near else f"there are: {', '.join(codec.EVENT_TYPES)}"
+            raise UsageError(f"--types: no event type is called {name!r}; {hint}")
+    return frozenset(names)
+
+
+def _print_row(row: Row, wanted: frozenset[str], *, as_json: bool) -> None:
+    if wanted and row.type not in wanted:
+        return
+    if as_json:
+        emit_line(row_json(row))
+        return
+    try:
+        event = codec.decode(row)
+    except CorruptLog as error:
+        said, mark = str(error), "!"
+    else:
+        said, mark = words(event), "!" if warns(event) else " "
+    say(f"{row.seq:>5}  {clock_time(row.at_us)} {mark} {row.type:22} {said}")
+
+
+# ---- cancel, pause, steer ----------------------------------------------------------------
+
+
+@click.command(
+    short_help="End a task for good.",
+    epilog="""\b
+Examples:
+  agent-runtime cancel 4f2a --reason "wrong branch"
+  agent-runtime cancel 4f2a --no-wait
+""",
+)
+@task_argument
+@click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
+@click.option(
+    "--no-wait",
+    is_flag=True,
+    help="Only ask for the end: the process that drives the task, or the next one, carries it out.",
+)
+@click.pass_context
+def cancel(ctx: click.Context, task: str, reason: str, no_wait: bool) -> int:
+    """End a task for good: its calls are stopped, its working copy is removed.
+
+    If nobody drives the task, it is brought to its end here. What it did so far can still be looked
+    at: the log and the versions of the workspace stay.
+    """
+
+    async def do(runtime: Runtime) -> None:
+        task_id = await runtime.find(task)
+        await runtime.cancel(task_id, by=who(), reason=reason)
+        if no_wait:
+            await _say_who_hears(runtime, task_id, "cancel asked for")
+            return
+        state = await _carried_out(runtime, task_id)
+        status, why = status_of(state)
+        say(f"{short(task_id)} is {status}" + (f": {one_line(why)}" if why else ""))
+
+    return with_runtime(ctx, do)
+
+
+async def _carried_out(runtime: Runtime, task_id: TaskId) -> State:
+    """Wait until the task has ended; drive it if its owner is gone."""
+    store = runtime.ports.store
+    give_up_at = anyio.current_time() + CANCEL_SECONDS_MAX
+    while (await store.summary(task_id)).status not in TERMINAL_STATUSES:
+        owner = await store.owner(task_id)
+        if owner is None:
+            try:
+                return await runtime.drive(task_id)
+            except LeaseHeld:
+                continue  # somebody else was faster: he carries it out
+        if anyio.current_time() > give_up_at:
+            raise DeadlineExceeded(
+                f"{owner} has not ended {task_id!r} within {CANCEL_SECONDS_MAX:.0f} s; the request "
+                "is stored: end that process, and the next one carries it out"
+            )
+        await store.wait_changed(POLL_SECONDS)
+    return await runtime.state(task_id)
+
+
+@click.command(
+    short_help="Let a task stop after its present calls.",
+    epilog="""\b
+Examples:
+  agent-runtime pause 4f2a
+  agent-runtime resume 4f2a
+""",
+)
+@task_argument
+@click.pass_context
+def pause(ctx: click.Context, task: str) -> int:
+    """Let a task stop after its present calls; `resume` goes on with it."""
+
+    async def do(runtime: Runtime) -> None:
+        task_id = await runtime.find(task)
+        await runtime.pause(task_id, by=who())
+        say(f"{short(task_id)} pauses; go on with: {command('resume', short(task_id))}")
+
+    return with_runtime(ctx, do)
+
+
+@click.command(
+    short_help="Tell a task's brain something.",
+    epilog="""\b
+Examples:
+  agent-runtime steer 4f2a "Leave the public API as it is."
+""",
+)
+@task_argument
+@click.argument("message", metavar="MESSAGE")
+@click.pass_context
+def steer(ctx: click.Context, task: str, message: str) -> int:
+    """Tell a task's brain something; it reads it before its next turn."""
+
+    async def do(runtime: Runtime) -> None:
+        if not message.strip():
+            raise UsageError("the message is empty; say something")
+        task_id = await runtime.find(task)
+        await runtime.steer(task_id, message, by=who())
+        await _say_who_hears(runtime, task_id, "told")
+
+    return with_runtime(ctx, do)
+
+
+async def _say_who_hears(runtime: Runtime, task_id: TaskId, done: str) -> None:
+    say(f"{done}: {short(task_id)}")
+    await say_if_idle(runtime, task_id)
+
+
+async def say_if_idle(runtime: Runtime, task_id: TaskId) -> None:
+    """After a fact was stored: tell if no process will act on it by itself."""
+    if await runtime.ports.store.owner(task_id) is None:
+        note(f"nobody drives this task now; go on with: {command('resume', short(task_id))}")

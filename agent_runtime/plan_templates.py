@@ -1,0 +1,88 @@
+"""What a template of a plan reads: which steps, and what of their results. Nothing is evaluated.
+
+Templates are filled in the worker, under limits; here they are only parsed, so that a misspelt step
+is told before the task is accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+import jinja2
+from jinja2 import nodes
+
+from agent_runtime.schema import nearest
+from agent_runtime.shapes import shown
+
+VARIABLES: Final = ("steps", "goal")
+"""What a template can read."""
+RESULT_KEYS: Final = ("output", "exit", "ok")
+"""What a template can read of a step."""
+
+# Expressions only: statements and comments are text here, `${#name}` of a shell among them.
+_PARSER: Final = jinja2.Environment(
+    block_start_string="\0{%",
+    block_end_string="%}\0",
+    comment_start_string="\0{#",
+    comment_end_string="#}\0",
+)
+
+
+class Reference(NamedTuple):
+    """A step that a template reads. `key` is empty where it reads the whole result."""
+
+    step_id: str
+    key: str
+    is_attribute: bool
+    """Written `steps.ID`, not `steps['ID']`."""
+
+
+def read_template(text: str) -> tuple[list[Reference], list[str]]:
+    """The steps that the expressions of a text read, and what is wrong with them."""
+    try:
+        tree = _PARSER.parse(text)
+        faults = [
+            _unknown(node.name)
+            for node in tree.find_all(nodes.Name)
+            if node.name not in VARIABLES and node.name not in _PARSER.globals
+        ]
+        return list(dict.fromkeys(_references(tree))), list(dict.fromkeys(faults))
+    except jinja2.TemplateSyntaxError as error:
+        return [], [
+            f"is no template expression: {error.message}, in {shown(text)}; "
+            "a literal pair of braces is written {{ '{{' }}"
+        ]
+    except (RecursionError, ValueError, OverflowError):
+        return [], ["the template is too large or nested too deeply"]
+
+
+def _references(tree: nodes.Template) -> Iterator[Reference]:
+    keys: dict[int, str] = {}
+    """Identity of an expression (equal ones are equal nodes) -> what is read of it."""
+    # From the outside in: `steps.ID.output` is met before the `steps.ID` in it.
+    for node in tree.find_all((nodes.Getattr, nodes.Getitem)):
+        assert isinstance(node, (nodes.Getattr, nodes.Getitem))
+        read = _name(node)
+        if read is None:
+            continue
+        match node.node:
+            case nodes.Name(name="steps"):
+                yield Reference(read, keys.get(id(node), ""), isinstance(node, nodes.Getattr))
+            case nodes.Getattr() | nodes.Getitem() as inner:
+                keys[id(inner)] = read
+            case _:
+                pass
+
+
+def _name(node: nodes.Getattr | nodes.Getitem) -> str | None:
+    """`a` of `x.a` and `x['a']`; None where it is only known when the task runs."""
+    if isinstance(node, nodes.Getattr):
+        return node.attr
+    return str(node.arg.value) if isinstance(node.arg, nodes.Const) else None
+
+
+def _unknown(name: str) -> str:
+    guess = nearest(name, VARIABLES)
+    hint = f"; did you mean {guess!r}?" if guess else ""
+    return f"a template knows {' and '.join(VARIABLES)}, not {shown(name)}{hint}"

@@ -1,0 +1,333 @@
+"""Reading a task: from a file, a JSON body or a sentence, to a `TaskSpec` that makes sense.
+
+Everything wrong is told at once, a line a problem: the file and its line, the key, the rule, the
+value and the way out. The keys are those of the Structs in `types`; `shapes` reads them, the rules
+of one key stand here, those of a plan in `plan_rules`. Every key is explained in docs/task-file.md.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Final
+
+import msgspec
+from msgspec import inspect as kinds
+
+from agent_runtime.documents import BYTES_MAX, Document, decode, load
+from agent_runtime.errors import UsageError
+from agent_runtime.plan_rules import check_plan
+from agent_runtime.shapes import (
+    BAD,
+    Problems,
+    Reader,
+    Rule,
+    Told,
+    above_zero,
+    between,
+    each,
+    filled,
+    shown,
+    struct_kind,
+)
+from agent_runtime.types import (
+    Alternative,
+    Check,
+    EnvironmentSpec,
+    Expect,
+    Limits,
+    Objective,
+    Policy,
+    StepSpec,
+    TaskSpec,
+    WorkspaceSpec,
+)
+
+DAY_SECONDS: Final = 86_400
+LABEL_CHARS_MAX: Final = 63
+LABELS_MAX: Final = 64
+
+STDIN: Final = "-"
+_STDIN_NAME: Final = "<stdin>"
+
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+_SCP = re.compile(r"(?:[\w.-]+@)?[\w.-]+:(?!//)")
+_MODEL = re.compile(r"[a-z0-9][a-z0-9_.-]*/\S+\Z")
+_MODEL_URL = re.compile(r"https?://[^\s/#@]+(?:/[^\s#]*)?#\S+\Z")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_OBJECTIVE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def read_task_file(path: str, *, repo: str | None = None, model: str | None = None) -> TaskSpec:
+    """The task in a YAML or JSON file; `-` is standard input.
+
+    Relative paths in it start at its directory. `repo` (relative to the working directory) and
+    `model` are the command line's and replace the file's.
+
+    Raises:
+        UsageError: everything that is wrong, a line a problem. Mend the file and try again.
+    """
+    name = _STDIN_NAME if path == STDIN else path
+    document = load(decode(_read(path), name=name), name=name)
+    base_dir = os.getcwd() if path == STDIN else os.path.dirname(os.path.abspath(path))
+    value = document.value
+    if isinstance(value, dict):
+        if repo is not None:
+            given = value.get("workspace")
+            below = {**given} if isinstance(given, dict) else {}
+            value = {**value, "workspace": {**below, "repo": _resolved(repo, os.getcwd())}}
+        if model is not None:
+            value = {**value, "model": model}
+    return _parse(Document(value, document.sources, document.problems), base_dir, name=name)
+
+
+def parse_task(document: object, *, base_dir: str) -> TaskSpec:
+    """The task in a JSON value, as `POST /v1/tasks` takes it; relative paths start at `base_dir`.
+
+    Raises:
+        UsageError: everything that is wrong, a line a problem.
+    """
+    return _parse(Document(document), base_dir, name="")
+
+
+def goal_task(goal: str, repo: str) -> TaskSpec:
+    """A task that is only a sentence about a repository; `repo` as on the command line.
+
+    Raises:
+        UsageError: the goal or the repository is empty or no text.
+    """
+    return parse_task({"goal": goal, "workspace": {"repo": repo}}, base_dir=os.getcwd())
+
+
+def _read(path: str) -> bytes:
+    if path == STDIN:
+        return sys.stdin.buffer.read(BYTES_MAX + 1)
+    try:
+        # Not waiting for a writer: a named pipe is no task file, and open() would hang on it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            kind = os.fstat(descriptor).st_mode
+            if stat.S_ISDIR(kind):
+                raise UsageError(f"{path}: is a directory; name a task file in it")
+            if stat.S_ISFIFO(kind):
+                # `run <(generate)`: a pipe that has its writer.
+                os.set_blocking(descriptor, True)
+            return file.read(BYTES_MAX + 1)
+    except FileNotFoundError:
+        raise UsageError(f"{path}: does not exist; name a task file, or - for stdin") from None
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{path}: cannot be read: {why}") from None
+
+
+def _parse(document: Document, base_dir: str, *, name: str) -> TaskSpec:
+    problems = Problems(document.sources)
+    for path, text, line in document.problems:
+        problems.add(path, text, line=line)
+    value = document.value
+    if value is None:
+        raise UsageError(_line(name, "is empty; it must hold a mapping with at least `goal`"))
+    if not isinstance(value, Mapping):
+        raise UsageError(
+            _line(name, f"must hold a mapping with at least `goal`, got {shown(value)}")
+        )
+    reader = Reader(problems, rules=_RULES, notes=_NOTES, retired=_RETIRED)
+    draft = reader.read(value, _kind(), ())
+    assert draft is not BAD and isinstance(draft, TaskSpec)
+    _check_together(draft, problems)
+    if problems:
+        raise UsageError("\n".join(problems.lines(name=name)))
+    return _located(draft, base_dir)
+
+
+def _line(name: str, text: str) -> str:
+    return f"{name}: {text}" if name else f"the task {text}"
+
+
+@lru_cache(maxsize=1)
+def _kind() -> kinds.StructType:
+    return struct_kind(TaskSpec)
+
+
+def _check_together(task: TaskSpec, problems: Problems) -> None:
+    """The rules that look at several keys."""
+    workspace = task.workspace
+    if workspace is not None and workspace.in_place:
+        if workspace.ref != "HEAD" and not problems.at(("workspace", "ref")):
+            problems.add(
+                ("workspace", "ref"),
+                f"must be HEAD with in_place, got {shown(workspace.ref)}: nothing is checked out "
+                "in your own directory; check it out yourself, or leave in_place out",
+            )
+        if not workspace.include_dirty:
+            problems.add(
+                ("workspace", "include_dirty"),
+                "cannot be false with in_place: the task works on your directory as it is; "
+                "leave one of the two out",
+            )
+    if task.plan is not None:
+        check_plan(
+            task.plan.steps, problems, path=("plan", "steps"),
+            has_model=task.model is not None or problems.at(("model",)),
+        )  # fmt: skip
+    first: dict[str, int] = {}
+    for at, objective in enumerate(task.objectives):
+        path = ("objectives", at, "id")
+        earlier = first.setdefault(objective.id, at)
+        if earlier != at and not problems.at(path):
+            problems.add(
+                path, f"must be unique; {objective.id!r} is also the id of objectives[{earlier}]"
+            )
+
+
+# ---- paths -------------------------------------------------------------------------------
+
+
+def _located(task: TaskSpec, base_dir: str) -> TaskSpec:
+    """The same task with absolute paths: it may be run from anywhere."""
+    if task.workspace is not None:
+        repo = _resolved(task.workspace.repo, base_dir)
+        workspace = msgspec.structs.replace(task.workspace, repo=repo)
+        task = msgspec.structs.replace(task, workspace=workspace)
+    if task.environment.python is not None:
+        python = os.path.abspath(os.path.join(base_dir, task.environment.python))
+        environment = msgspec.structs.replace(task.environment, python=python)
+        task = msgspec.structs.replace(task, environment=environment)
+    return task
+
+
+def _resolved(repo: str, base_dir: str) -> str:
+    """An absolute path; a URL or `host:path` is left alone, unless such a directory exists."""
+    if _URL.match(repo) or not repo:
+        return repo
+    path = os.path.abspath(os.path.join(base_dir, repo))
+    return repo if _SCP.match(repo) and not os.path.lexists(path) else path
+
+
+# ---- the rules of one key ----------------------------------------------------------------
+
+
+def _path_rule(value: str) -> Told:
+    yield from filled(value)
+    if value.startswith("~"):
+        yield (), f"~ is not expanded, got {shown(value)}: write the whole path"
+    if _CONTROL.search(value):
+        yield (), f"must not hold control characters, got {shown(value)}"
+
+
+def _ref_rule(value: str) -> Told:
+    if not value or value.startswith("-") or re.search(r"[\s\x00-\x1f\x7f]", value):
+        yield (), f"must name a branch, a tag or a commit, got {shown(value)}"
+
+
+def _command_rule(value: str | list[str]) -> Told:
+    if isinstance(value, str):
+        if not value.strip():
+            yield (), "must not be empty: write what /bin/sh -c runs"
+    elif not value or not value[0].strip():
+        yield (), f"must begin with a program, got {shown(value)}"
+
+
+def _model_rule(value: str) -> Told:
+    if _MODEL_URL.match(value) or (_MODEL.match(value) and not _URL.match(value)):
+        return
+    if re.match(r"https?://[^/#]*@", value):
+        yield (), "must not hold a user or password: it is stored; keys come from the environment"
+    else:
+        yield (), f"must be provider/name or http(s)://host/v1#name, got {shown(value)}"
+
+
+def _env_rule(value: Mapping[str, str]) -> Told:
+    for name in value:
+        if not _VARIABLE.match(name):
+            yield (name,), "the name of a variable is letters, digits and _, no digit first"
+
+
+def _protect_rule(value: str) -> Told:
+    pattern = value.removeprefix("!")
+    if not pattern.strip().strip("./"):
+        yield (), f"must name files, got {shown(value)}"
+    elif pattern.startswith("/"):
+        relative = pattern.lstrip("/")
+        yield (), f"must be relative to the repository, got {shown(value)}; write {relative!r}"
+    elif ".." in pattern.split("/"):
+        yield (), f"must not hold '..': nothing outside the repository changes, got {shown(value)}"
+    elif _CONTROL.search(pattern):
+        yield (), f"must not hold control characters, got {shown(value)}"
+
+
+def _labels_rule(value: Mapping[str, str]) -> Told:
+    if len(value) > LABELS_MAX:
+        yield (), f"must hold at most {LABELS_MAX} labels, got {len(value)}"
+    for key, text in value.items():
+        if not key or max(len(key), len(text)) > LABEL_CHARS_MAX or _CONTROL.search(key + text):
+            yield (
+                (key,),
+                f"a label and its value have at most {LABEL_CHARS_MAX} characters on one line, and "
+                f"the label at least one, got {shown(text)}",
+            )
+
+
+def _objective_id_rule(value: str) -> Told:
+    if not _OBJECTIVE_ID.match(value):
+        yield (), f"must be 1 to 64 letters, digits, _, - or ., got {shown(value)}"
+
+
+def _names_rule(value: Mapping[str, object]) -> Told:
+    if any(not key.strip() for key in value):
+        yield (), "must name tools, got an empty name"
+
+
+def _egress_rule(value: list[str]) -> Told:
+    if value:
+        yield (), f"{_NO_NETWORK}, got {shown(value)}; leave it out or empty"
+
+
+_NO_NETWORK = "the sandboxes of this version have no network"
+_RULES: Final[Mapping[tuple[type, str], Rule]] = {
+    (TaskSpec, "goal"): filled,
+    (TaskSpec, "model"): _model_rule,
+    (TaskSpec, "protect"): each(_protect_rule),
+    (TaskSpec, "labels"): _labels_rule,
+    (TaskSpec, "priority"): between(0, 9),
+    (WorkspaceSpec, "repo"): _path_rule,
+    (WorkspaceSpec, "ref"): _ref_rule,
+    (EnvironmentSpec, "python"): _path_rule,
+    (EnvironmentSpec, "env"): _env_rule,
+    (StepSpec, "tool"): filled,
+    (StepSpec, "goal"): filled,
+    (StepSpec, "when"): filled,
+    (StepSpec, "retry"): between(0, 100),
+    (StepSpec, "timeout_seconds"): above_zero(DAY_SECONDS, called="a day"),
+    (Alternative, "tool"): filled,
+    (Expect, "exit"): between(0, 255),
+    (Expect, "contains"): filled,
+    (Objective, "id"): _objective_id_rule,
+    (Check, "command"): _command_rule,
+    (Check, "exit"): between(0, 255),
+    (Check, "min_passed"): between(0, 10_000_000),
+    (Check, "timeout_seconds"): above_zero(DAY_SECONDS, called="a day"),
+    (Limits, "steps"): between(1, 100_000),
+    (Limits, "usd"): between(0, 100_000),
+    (Limits, "tokens"): between(0, 10**10),
+    (Limits, "seconds"): above_zero(30 * DAY_SECONDS, called="30 days"),
+    (Policy, "egress"): _egress_rule,
+    (Policy, "toolbelts"): each(filled),
+    (Policy, "tools"): each(filled),
+    (Policy, "approvals"): _names_rule,
+    (Policy, "approval_seconds"): above_zero(30 * DAY_SECONDS, called="30 days"),
+}
+
+_NOTES: Final[Mapping[tuple[type, str], str]] = {(Policy, "network"): _NO_NETWORK}
+
+_RETIRED: Final[Mapping[tuple[type, str], str]] = {
+    (EnvironmentSpec, key): (
+        f"not supported by this version: {key!r}; prepare a venv and name it in environment.python"
+    )
+    for key in ("setup", "maintenance", "secrets", "services", "resources", "egress")
+}

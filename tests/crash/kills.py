@@ -1,0 +1,222 @@
+"""Real `kill -9` at random moments, and the account of what happened, taken from outside.
+
+A run is `agent-runtime run --json` in a process of its own, killed after a random time and resumed
+until it ends. Every line that a killed process printed is an acknowledged event. The tools write
+lines into a workspace file and into a file outside.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PLUGIN = Path(__file__).parent / "plugin"
+WRITES = 6
+RUN_SECONDS_MAX = 120
+
+
+@dataclass
+class Tally:
+    """What all runs came to."""
+
+    kills: int = 0
+    tasks: int = 0
+    lost: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+    unreported: list[str] = field(default_factory=list)
+    wrong_trees: list[str] = field(default_factory=list)
+    unknown: int = 0
+    reruns: int = 0
+
+    @property
+    def clean(self) -> bool:
+        return not (self.lost or self.repeated or self.unreported or self.wrong_trees)
+
+
+def kill_many(directory: Path, *, kills: int, seed: int) -> Tally:
+    """Run task after task, killing, until `kills` processes have been killed."""
+    rng, tally = random.Random(seed), Tally()
+    repo = make_repo(directory / "repo")
+    while tally.kills < kills:
+        tally.tasks += 1
+        home = directory / f"task-{tally.tasks}"
+        home.mkdir()
+        one_task(home, repo, rng, tally, kills)
+    return tally
+
+
+def one_task(home: Path, repo: Path, rng: random.Random, tally: Tally, kills: int) -> None:
+    """One task from submission to its end, killed on the way."""
+    environment = {
+        **os.environ,
+        "AGENT_RUNTIME_STORE": f"sqlite:///{home / 'state' / 'store.db'}",
+        "AGENT_RUNTIME_PLUGINS": "outside-effects",
+        "PYTHONPATH": str(PLUGIN),
+        "OUTSIDE_EFFECTS": str(home / "effects.txt"),
+    }
+    task_file = home / "task.json"
+    task_file.write_text(json.dumps(task(repo)), encoding="utf-8")
+    acknowledged: dict[int, str] = {}
+    task_id, status = "", ""
+    for _ in range(60):
+        command = ["resume", task_id] if task_id else ["run", str(task_file)]
+        # Starting takes a while: kills shall fall on the work and on the start alike.
+        after = rng.uniform(0.3, 4.0) if tally.kills < kills else None
+        rows, killed = run_once([*command, "--json"], environment, after)
+        tally.kills += killed
+        for row in rows:
+            if row.get("type") == "result":
+                status = row["status"]
+            elif "seq" in row:
+                task_id = row["task_id"]
+                acknowledged[row["seq"]] = row["hash"]
+        if status in ("succeeded", "unverified", "failed", "cancelled"):
+            break
+    judge(task_id, status, environment, home, acknowledged, tally)
+
+
+def run_once(
+    arguments: list[str], environment: dict[str, str], kill_after: float | None
+) -> tuple[list[dict[str, Any]], bool]:
+    """Run the command line, kill it after so many seconds; what it printed, and whether it died."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agent_runtime", *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    timer = threading.Timer(kill_after or RUN_SECONDS_MAX, process.kill)
+    timer.start()
+    out, err = process.communicate()
+    timer.cancel()
+    killed = process.returncode == -9
+    if not killed and process.returncode not in (0, 1):
+        raise AssertionError(f"exit {process.returncode}: {err.decode()}")
+    if killed and kill_after is None:
+        raise AssertionError(f"stuck for {RUN_SECONDS_MAX} s: {arguments} {err.decode()}")
+    lines = out.split(b"\n")[:-1]  # what follows the last newline was cut by the kill
+    return [json.loads(line) for line in lines], killed
+
+
+def judge(
+    task_id: str,
+    status: str,
+    environment: dict[str, str],
+    home: Path,
+    acknowledged: dict[int, str],
+    tally: Tally,
+) -> None:
+    """Compare the log with what was seen and with what is outside."""
+
+    def ask(*arguments: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-m", "agent_runtime", *arguments],
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+
+    events = [json.loads(line) for line in ask("logs", task_id, "--json").splitlines()]
+    hashes = {event["seq"]: event["hash"] for event in events}
+    tally.lost += [f"{task_id}:{s}" for s, h in acknowledged.items() if hashes.get(s) != h]
+    ask("verify", task_id)
+    effects = home / "effects.txt"
+    lines = effects.read_text(encoding="utf-8").splitlines() if effects.exists() else []
+    runs = Counter(tuple(line.split()[:2]) for line in lines)
+    intents = [e["data"] for e in events if e["type"] == "CallIntended"]
+    returned = {e["data"]["call_id"] for e in events if e["type"] == "CallReturned"}
+    unknown = {e["data"]["call_id"] for e in events if e["type"] == "EffectUnknown"}
+    settled = {
+        e["data"]["call_id"]
+        for e in events
+        if e["type"] == "CallResolved" and e["data"]["resolution"] != "rerun"
+    }
+    tally.unknown += len(unknown)
+    tally.reruns += sum(
+        1 for e in events if e["type"] == "CallResolved" and e["data"]["resolution"] == "rerun"
+    )
+    for intent in intents:
+        call_id = intent["call_id"]
+        if intent["effect"] in ("once", "probe") and runs[intent["tool"], call_id] > 1:
+            tally.repeated.append(f"{task_id}:{call_id}")
+        if call_id not in returned | unknown | settled:
+            tally.unreported.append(f"{task_id}:{call_id}")
+    keys = [line.split()[-1] for line in lines if line.startswith("put_again")]
+    if len(set(keys)) > 1:
+        tally.repeated.append(f"{task_id}: several idempotency keys")
+    if status != "succeeded":
+        tally.wrong_trees.append(f"{task_id} ended {status}: {events[-1]['data']}")
+        return
+    # Every write happened exactly once, in order, and the workspace was what the log says.
+    patch = ask("diff", task_id)
+    added = [line[1:] for line in patch.splitlines() if line.startswith("+w")]
+    if added != [f"w{i}" for i in range(WRITES)]:
+        tally.wrong_trees.append(f"{task_id}: {added}")
+
+
+def make_repo(repo: Path) -> Path:
+    """A small repository."""
+    repo.mkdir()
+    (repo / "lines.txt").write_text("first\n", encoding="utf-8")
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "one"]):
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.invalid"]
+        subprocess.run(["git", "-C", str(repo), *identity, *arguments], check=True)
+    return repo
+
+
+def task(repo: Path) -> dict[str, object]:
+    """Writes in two halves, and outside effects of every class between them."""
+    steps: list[dict[str, object]] = []
+
+    def add(step: dict[str, object]) -> None:
+        if steps:
+            step["needs"] = [steps[-1]["id"]]
+        steps.append(step)
+
+    outside = ["pay_once", "put_again", "post_probed"]
+    for i in range(WRITES):
+        half = f"printf w >> lines.txt; sleep 0.1; echo {i} >> lines.txt"
+        add({"id": f"write{i}", "tool": "shell", "args": {"command": half}})
+        if i < len(outside):
+            add({"id": outside[i], "tool": outside[i]})
+    check = f"test $(grep -c w lines.txt) = {WRITES}"
+    return {
+        "goal": "write every line once",
+        "workspace": {"repo": str(repo)},
+        "plan": {"steps": steps},
+        "objectives": [{"id": "lines", "check": {"command": check}}],
+        "policy": {"tools": outside, "unknown_effect": "continue"},
+    }
+
+
+def main() -> int:
+    """`python -m tests.crash.kills [KILLS [SEED]]`: print the tally."""
+    import tempfile
+
+    kills = int(sys.argv[1]) if len(sys.argv) > 1 else 100
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1 << 30)
+    print(f"seed {seed}", flush=True)
+    with tempfile.TemporaryDirectory() as directory:
+        tally = kill_many(Path(directory), kills=kills, seed=seed)
+    print(
+        f"{tally.kills} kills, {tally.tasks} tasks: {len(tally.lost)} acknowledged events lost, "
+        f"{len(tally.repeated)} once effects repeated, {len(tally.unreported)} calls unreported, "
+        f"{len(tally.wrong_trees)} wrong trees; {tally.unknown} unknowns reported, "
+        f"{tally.reruns} calls run again"
+    )
+    for problem in tally.lost + tally.repeated + tally.unreported + tally.wrong_trees:
+        print("  " + problem)
+    return 0 if tally.clean else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
