@@ -87,10 +87,10 @@ def decode(raw: bytes, *, name: str) -> str:
 
 
 def load(text: str, *, name: str) -> Document:
-    """Read YAML or JSON, told apart by the content.
+    """Read YAML or JSON, told apart by the content. An empty text is null.
 
     Raises:
-        UsageError: malformed, with line and column; empty; too deep; too many values.
+        UsageError: malformed, with line and column; too deep; too many values.
     """
     if not text.lstrip().startswith(("{", "[")):
         return _load_yaml(text, name=name)
@@ -213,7 +213,7 @@ class _Composer:
             if isinstance(event, yaml.DocumentStartEvent)
         ]
         if not starts:
-            raise UsageError(f"{self._name}: is empty; it must hold a mapping")
+            return self._document
         if len(starts) > 1:
             line = _line(self._events[starts[1]])
             raise UsageError(f"{self._name}:{line}: a second document begins; one file holds one")

@@ -74,13 +74,14 @@ def read_task_file(path: str, *, repo: str | None = None, model: str | None = No
     """
     name = _STDIN_NAME if path == STDIN else path
     document = load(decode(_read(path), name=name), name=name)
-    base_dir = os.getcwd() if path == STDIN else os.path.dirname(os.path.abspath(path))
+    here = _working_directory()
+    base_dir = here if path == STDIN else os.path.dirname(os.path.join(here, path))
     value = document.value
     if isinstance(value, dict):
         if repo is not None:
             given = value.get("workspace")
             below = {**given} if isinstance(given, dict) else {}
-            value = {**value, "workspace": {**below, "repo": _resolved(repo, os.getcwd())}}
+            value = {**value, "workspace": {**below, "repo": _resolved(repo, here)}}
         if model is not None:
             value = {**value, "model": model}
     return _parse(Document(value, document.sources, document.problems), base_dir, name=name)
@@ -101,7 +102,14 @@ def goal_task(goal: str, repo: str) -> TaskSpec:
     Raises:
         UsageError: the goal or the repository is empty or no text.
     """
-    return parse_task({"goal": goal, "workspace": {"repo": repo}}, base_dir=os.getcwd())
+    return parse_task({"goal": goal, "workspace": {"repo": repo}}, base_dir=_working_directory())
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        raise UsageError("the working directory was removed; change to one that exists") from None
 
 
 def _read(path: str) -> bytes:

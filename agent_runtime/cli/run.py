@@ -7,7 +7,6 @@ import sys
 from collections.abc import Awaitable, Callable
 
 import click
-import msgspec
 
 from agent_runtime.app import who
 from agent_runtime.cli.console import (
@@ -29,7 +28,7 @@ from agent_runtime.errors import AgentRuntimeError, UsageError
 from agent_runtime.loop.state import State
 from agent_runtime.runtime import Runtime
 from agent_runtime.taskfile import goal_task, read_task_file
-from agent_runtime.types import Status, TaskId, TaskSpec, WorkspaceSpec
+from agent_runtime.types import Status, TaskId, TaskSpec
 
 _TASK_FILES = (".yaml", ".yml", ".json")
 
@@ -94,6 +93,8 @@ def run(
 
     async def do(runtime: Runtime) -> int:
         task_id = await runtime.submit(read_spec(task, repo), submitted_by=who())
+        if not as_json:
+            say(task_id)
         return await _drive(ctx, runtime, task_id, as_json=as_json, wait_seconds=wait_seconds)
 
     return _told(ctx, do, as_json=as_json, unsafe_no_sandbox=unsafe_no_sandbox)
@@ -147,12 +148,7 @@ def read_spec(task: str, repo: str | None) -> TaskSpec:
     is_file = task == "-" or os.path.isfile(task) or task.endswith(_TASK_FILES)
     if not is_file:
         return goal_task(task, _checkout(repo or "."))
-    spec = read_task_file(task)
-    if repo is None:
-        return spec
-    workspace = spec.workspace or WorkspaceSpec(repo="")
-    named = msgspec.structs.replace(workspace, repo=_checkout(repo))
-    return msgspec.structs.replace(spec, workspace=named)
+    return read_task_file(task, repo=None if repo is None else _checkout(repo))
 
 
 def _checkout(repo: str) -> str:
@@ -181,8 +177,6 @@ async def _drive(
     wait_seconds: float | None,
 ) -> int:
     person = is_terminal() and not as_json
-    if not as_json:
-        say(task_id)
     if wait_seconds is None and not person:
         wait_seconds = settings_of(ctx).approval_wait_seconds
     state, ending = await drive(

@@ -14,11 +14,11 @@ from agent_runtime.app import open_sandbox
 from agent_runtime.cli.console import note, run_loop, settings_of
 from agent_runtime.errors import AgentRuntimeError, SandboxUnavailable, UsageError
 from agent_runtime.ports import Sandbox, SandboxSpec
+from agent_runtime.sandboxes import mounts
 from agent_runtime.sandboxes.lazy import LazySandbox
 
 NOT_STARTED = 125
 """As `docker run` and `env` have it: the failure is ours, not the command's."""
-_OWN_PLACES = ("/home/", "/root/", "/srv/", "/opt/", "/mnt/", "/media/", "/work/", "/data/", "/tmp/")
 
 
 @runtime_checkable
@@ -137,7 +137,11 @@ def _directory(path: str) -> str:
 
 def _mount(path: str) -> str:
     """At its own path, unless that is one which the sandbox itself needs."""
-    return path if path.startswith(_OWN_PLACES) else "/workspace"
+    try:
+        mounts.check(SandboxSpec(owner_id="", workspace=path, mount=path))
+    except SandboxUnavailable:
+        return "/workspace"
+    return path
 
 
 def _python(workspace: str, named: str | None) -> str:

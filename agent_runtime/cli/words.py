@@ -11,6 +11,7 @@ from typing import assert_never
 
 from agent_runtime.cli.console import lasted, one_line
 from agent_runtime.loop import events as e
+from agent_runtime.loop.phases import EXECUTING
 from agent_runtime.types import Command, Json
 
 ARGUMENT_CHARS = 100
@@ -78,7 +79,7 @@ def warns(event: e.AnyEvent) -> bool:
             | e.Interrupted()
         ):
             return True
-        case e.CallReturned(ok=ok) | e.VerificationEnded(ok=ok):
+        case e.VerificationEnded(ok=ok):
             return not ok
         case e.CleanedUp(problems=problems):
             return bool(problems)
@@ -89,8 +90,9 @@ def warns(event: e.AnyEvent) -> bool:
 def worth_telling(event: e.AnyEvent) -> bool:
     """Does somebody who watches the task want to read it?"""
     match event:
-        case e.PhaseEntered(phase=phase):
-            return phase in _TOLD_PHASES
+        case e.PhaseEntered(phase=phase, previous=previous):
+            # While the plan runs, the derived phase goes to and fro with every step.
+            return phase in _TOLD_PHASES and not (phase in EXECUTING and previous in EXECUTING)
         case e.LeaseTaken(epoch=epoch):
             return epoch > 1
         case e.StepEvaluated(verdict=verdict):
@@ -262,9 +264,10 @@ def _workspace(event: e.WorkspaceOpened) -> str:
 
 
 def _returned(event: e.CallReturned) -> str:
+    # A step may expect its call to fail, so an exit code is told without a judgement.
     how = "ok" if event.ok else event.kind or "failed"
     if event.exit is not None:
-        how += f", exit {event.exit}"
+        how = f"exit {event.exit}" if how in ("ok", "failed") else f"{how}, exit {event.exit}"
     if event.changed:
         how += f", changed {one_line(', '.join(event.changed), OUTPUT_CHARS)}"
     lines = [line for line in event.output.splitlines() if line.strip()]

@@ -6,10 +6,10 @@ that is not said in `facts`.
 
 from __future__ import annotations
 
+import posixpath
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 
 from agent_runtime.loop.events import RequirementsAnalyzed
 from agent_runtime.protect import DEFAULT_PATTERNS
@@ -41,7 +41,7 @@ def analyze(task: TaskSpec, paths: Sequence[str]) -> RequirementsAnalyzed:
     """The facts, and the protected patterns: defaults, objectives' test files, the task's own."""
     known = set(paths)
     languages = Counter(
-        LANGUAGES[suffix] for p in paths if (suffix := PurePosixPath(p).suffix) in LANGUAGES
+        LANGUAGES[suffix] for p in paths if (suffix := posixpath.splitext(p)[1]) in LANGUAGES
     )
     goal_words = {w.strip("`'\".,:;()") for w in task.goal.split()}
     facts: dict[str, Json] = {
@@ -62,7 +62,7 @@ def analyze(task: TaskSpec, paths: Sequence[str]) -> RequirementsAnalyzed:
 
 def _tested_paths(task: TaskSpec, known: set[str]) -> list[str]:
     """Files and directories of the repository that the objectives' commands name."""
-    directories = {str(parent) for path in known for parent in PurePosixPath(path).parents}
+    directories = _directories(known)
     found: list[str] = []
     for objective in task.objectives:
         command = objective.check.command
@@ -74,6 +74,14 @@ def _tested_paths(task: TaskSpec, known: set[str]) -> list[str]:
             path = word.split("::", 1)[0].removeprefix("./").rstrip("/")
             if path in known:
                 found.append(f"/{path}")
-            elif path in directories and path != ".":
+            elif path in directories:
                 found.append(f"/{path}/**")
     return list(dict.fromkeys(found))
+
+
+def _directories(paths: set[str]) -> set[str]:
+    found: set[str] = set()
+    for path in paths:
+        while (path := posixpath.dirname(path)) and path not in found:
+            found.add(path)
+    return found

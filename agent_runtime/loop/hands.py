@@ -11,7 +11,7 @@ from types import TracebackType
 
 import anyio
 
-from agent_runtime.errors import AgentRuntimeError
+from agent_runtime.errors import AgentRuntimeError, WorkspaceError
 from agent_runtime.loop.events import WorkspaceOpened
 from agent_runtime.loop.journal import Journal
 from agent_runtime.loop.state import State
@@ -44,7 +44,12 @@ class Hands:
             await self.ports.sandbox.reap(state.task_id)
             if state.conclusion is None and state.task.workspace is not None:
                 # It is there; this takes the directory's lock again and tidies after a kill.
-                await self.ports.workspaces.open(self.lease.task_id, state.task.workspace)
+                try:
+                    await self.ports.workspaces.open(self.lease.task_id, state.task.workspace)
+                except OSError as error:
+                    raise WorkspaceError(
+                        f"the working copy cannot be taken over: {error}"
+                    ) from error
         return self
 
     async def __aexit__(

@@ -136,18 +136,12 @@ STEP_TRANSITIONS: Mapping[StepStatus, Mapping[type[e.Event], frozenset[StepStatu
         e.StepSkipped: frozenset({S.SKIPPED}),
     },
     S.RUNNING: {
-        e.CallIntended: frozenset({S.RUNNING}),
         e.CallReturned: frozenset({S.EVALUATING}),
         e.CallLost: frozenset({S.RUNNING}),
         e.CallResolved: frozenset({S.RUNNING, S.EVALUATING}),
-        e.EffectUnknown: frozenset({S.RUNNING, S.EVALUATING}),
         e.ModelReplied: frozenset({S.EVALUATING}),
         e.ModelFailed: frozenset({S.EVALUATING}),
         e.ModelCallSettled: frozenset({S.EVALUATING}),
-        e.ApprovalRequested: frozenset({S.RUNNING}),
-        e.ApprovalDecided: frozenset({S.RUNNING, S.EVALUATING}),
-        e.ApprovalExpired: frozenset({S.EVALUATING}),
-        e.PreparationFailed: frozenset({S.EVALUATING}),
     },
     S.EVALUATING: {
         e.StepEvaluated: frozenset({S.EVALUATING, S.RECOVERING, S.READY}),

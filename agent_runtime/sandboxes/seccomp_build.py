@@ -123,14 +123,19 @@ def _newer(machine: str) -> bytes:
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
 
 
+def write(machine: str, path: str) -> None:
+    """Build the filter of one processor and put it in a file."""
+    with open(path, "wb") as file:
+        file.write(_newer(machine))
+        file.flush()
+        build(machine).export_bpf(file)
+
+
 def main() -> None:
     """Write every filter."""
     os.makedirs(FILTERS, exist_ok=True)
     for machine in _ARCHITECTURES:
-        with open(os.path.join(FILTERS, f"{machine}.bpf"), "wb") as file:
-            file.write(_newer(machine))
-            file.flush()
-            build(machine).export_bpf(file)
+        write(machine, os.path.join(FILTERS, f"{machine}.bpf"))
 
 
 if __name__ == "__main__":

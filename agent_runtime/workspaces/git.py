@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
@@ -167,7 +168,8 @@ class Git:
                 ) from error
             finally:
                 if process.poll() is None:
-                    process.kill()
+                    # With its helpers: a killed git leaves its git-remote-https waiting.
+                    os.killpg(process.pid, signal.SIGKILL)
         return process.returncode, stdout, stderr
 
     def _prepare(self) -> dict[str, str]:

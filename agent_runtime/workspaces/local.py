@@ -84,7 +84,9 @@ class LocalWorkspaces:
         task = self._task(task_id)
         async with task.lock:
             if spec.in_place and task.owner is None:
-                task.owner = await locks.take(self._locks_dir, spec.repo)
+                source = await self._in_thread(locate, spec.repo)
+                if isinstance(source, Local):
+                    task.owner = await locks.take(self._locks_dir, source.name)
             try:
                 return await self._in_thread(self._open, task_id, task, spec)
             except BaseException:

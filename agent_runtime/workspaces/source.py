@@ -238,10 +238,11 @@ class View:
         found = Dirty()
         index_path = os.path.join(self.path, "private-index")
         with suppress(FileNotFoundError):
-            shutil.copyfile(os.path.join(self.source.git_dir, "index"), index_path)
+            # With its time stamp: git compares it with a file's to know that a look is needed.
+            shutil.copy2(os.path.join(self.source.git_dir, "index"), index_path)
         for name in os.listdir(self.source.git_dir):
             if name.startswith("sharedindex."):
-                shutil.copyfile(f"{self.source.git_dir}/{name}", f"{self.path}/{name}")
+                shutil.copy2(f"{self.source.git_dir}/{name}", f"{self.path}/{name}")
         out = self._git.run(
             ["status", "--porcelain=v2", "-z", "--untracked-files=all", "--no-renames",
              "--ignore-submodules=all"],

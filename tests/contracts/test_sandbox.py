@@ -436,9 +436,7 @@ async def test_a_cancelled_command_is_dead(sandbox: Sandbox, spec: SandboxSpec) 
                 scope.cancel()
 
             tasks.start_soon(stop)
-            await sandbox.execute(
-                spec, ["sh", "-c", "sleep 600; true", name], deadline_seconds=600
-            )
+            await sandbox.execute(spec, ["sh", "-c", "sleep 600; true", name], deadline_seconds=600)
     assert scope.cancelled_caught and processes_with(name) == []
 
 

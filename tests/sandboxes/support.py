@@ -26,13 +26,18 @@ AnySandbox = BubblewrapSandbox | UnsafeSandbox
 
 def make_sandbox(kind: str, state_dir: Path) -> AnySandbox:
     """A sandbox of this kind, or a skip that says why there is none here."""
-    if kind == "unsafe":
-        return UnsafeSandbox(str(state_dir))
-    sandbox = BubblewrapSandbox(str(state_dir))
+    sandbox = new_sandbox(kind, state_dir)
     probe = anyio.run(sandbox.probe)
     if not probe.ok:
         pytest.skip(f"no sandbox on this machine: {probe.detail} {probe.remedy}")
     return sandbox
+
+
+def new_sandbox(kind: str, state_dir: Path) -> AnySandbox:
+    """Not probed: for a test that has asked for the kind already."""
+    if kind == "unsafe":
+        return UnsafeSandbox(str(state_dir))
+    return BubblewrapSandbox(str(state_dir))
 
 
 def make_spec(tmp_path: Path, **changes: Any) -> SandboxSpec:

@@ -14,7 +14,15 @@ import pytest
 
 from agent_runtime.errors import WorkerLost
 from agent_runtime.sandboxes import launcher, records
-from tests.sandboxes.support import call, info, make_sandbox, make_spec, processes_with, until
+from tests.sandboxes.support import (
+    call,
+    info,
+    make_sandbox,
+    make_spec,
+    new_sandbox,
+    processes_with,
+    until,
+)
 
 pytestmark = [
     pytest.mark.anyio,
@@ -76,9 +84,8 @@ async def test_kill_9_of_the_daemon_leaves_nothing(
 ) -> None:
     daemon = Daemon(kind, tmp_path, how)
     daemons.append(daemon)
-    await until(daemon.alive)
+    await until(lambda: daemon.alive() and len(daemon.recorded()) == 3)
     recorded = daemon.recorded()
-    assert len(recorded) == (3 if kind == "bubblewrap" else 3)
     daemon.process.kill()
     await until(lambda: not daemon.alive())
     await until(lambda: not any(launcher.start_time(pid) == at for pid, at in recorded))
@@ -92,14 +99,14 @@ async def test_kill_9_of_daemon_and_keeper_at_once_is_reaped(
     """The worst case: nobody is left to clean up but a later process."""
     daemon = Daemon(kind, tmp_path, "call")
     daemons.append(daemon)
-    await until(daemon.alive)
+    await until(lambda: daemon.alive() and len(daemon.recorded()) == 3)
     recorded = daemon.recorded()
     keeper = recorded[0][0]
     os.kill(daemon.process.pid, signal.SIGSTOP)
     os.kill(keeper, signal.SIGKILL)
     daemon.process.kill()
     daemon.process.wait()
-    sandbox = make_sandbox(kind, tmp_path / "state")
+    sandbox = new_sandbox(kind, tmp_path / "state")
     assert await sandbox.reap("task_1") == 1
     assert daemon.alive() == []
     assert not any(launcher.start_time(pid) == at for pid, at in recorded)
@@ -110,7 +117,7 @@ async def test_kill_9_of_daemon_and_keeper_at_once_is_reaped(
 async def test_a_killed_keeper_is_worker_lost_and_everything_is_dead(
     kind: str, tmp_path: Path
 ) -> None:
-    sandbox = make_sandbox(kind, tmp_path / "state")
+    sandbox = new_sandbox(kind, tmp_path / "state")
     session = await sandbox.open(make_spec(tmp_path))
     (record,) = (tmp_path / "state" / "sandboxes" / "task_1").glob("*.json")
     processes = [tuple(item) for item in json.loads(record.read_text())["processes"]]
@@ -123,7 +130,7 @@ async def test_a_killed_keeper_is_worker_lost_and_everything_is_dead(
 
 
 async def test_a_killed_launcher_is_started_again(kind: str, tmp_path: Path) -> None:
-    sandbox = make_sandbox(kind, tmp_path / "state")
+    sandbox = new_sandbox(kind, tmp_path / "state")
     spec = make_spec(tmp_path)
     assert (await sandbox.execute(spec, ["true"], deadline_seconds=20)).exit == 0
     for pid in processes_with(launcher.__file__):

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable
 
-from tests.simulation.world import Chances, run_life
+from tests.simulation.checks import run_life
+from tests.simulation.plans import SCENES
+from tests.simulation.world import Chances
 
 
 def failures_of(seeds: Iterable[int], chances: Chances) -> list[str]:
@@ -12,21 +14,29 @@ def failures_of(seeds: Iterable[int], chances: Chances) -> list[str]:
         try:
             run_life(seed, chances)
         except Exception as error:  # noqa: BLE001 - whatever it is, the seed is what counts
-            failures.append(f"{first_line(error)}\n  again: {command(seed, chances)}")
+            again = f"--seed {seed} --lives 1 --crashes {chances.crashes} --fault {chances.fault}"
+            failures.append(_report(error, again))
     return failures
 
 
-def first_line(error: BaseException) -> str:
-    """The innermost cause, in one line."""
+def crash_failures(name: str, points: Iterable[int]) -> list[str]:
+    """One line for each point of a fixed task at which a crash broke a promise."""
+    failures = []
+    for point in points:
+        try:
+            run_life(0, Chances(fault=0.0, crash_at=point), SCENES[name])
+        except Exception as error:  # noqa: BLE001 - whatever it is, the point is what counts
+            failures.append(_report(error, f"--scene {name!r} --crash-at {point}"))
+    return failures
+
+
+def points_of(name: str) -> int:
+    """Points of a fixed task at which it can be killed."""
+    return run_life(0, Chances(fault=0.0, crashes=0), SCENES[name]).points
+
+
+def _report(error: BaseException, again: str) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     text = str(error).split("\n", 1)[0]
-    return f"{type(error).__name__}: {text}"
-
-
-def command(seed: int, chances: Chances) -> str:
-    """The command line that lives one life again."""
-    return (
-        f"python -m tests.simulation --seed {seed} --lives 1 "
-        f"--crashes {chances.crashes} --fault {chances.fault}"
-    )
+    return f"{type(error).__name__}: {text}\n  again: python -m tests.simulation {again}"

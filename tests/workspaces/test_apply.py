@@ -205,6 +205,18 @@ async def test_a_checkout_with_converted_line_ends_keeps_them(
     ).replace(b"\n", b"\r\n")
 
 
+async def test_attributes_convert_nothing(
+    workspaces: LocalWorkspaces, opened: OpenedWorkspace, repo: Repo
+) -> None:
+    """Neither those the result brings nor those that are there."""
+    attributes = b"* text eol=crlf ident working-tree-encoding=UTF-16\n"
+    repo.write(".gitattributes", attributes)
+    Path(opened.path, ".gitattributes").write_bytes(attributes)
+    Path(opened.path, "text.py").write_bytes(_text(at3=b"$Id$ by the agent\n"))
+    await _apply(workspaces, opened, repo)
+    assert contents(repo.path) == contents(opened.path)
+
+
 async def test_a_file_keeps_its_permissions(
     workspaces: LocalWorkspaces, opened: OpenedWorkspace, repo: Repo
 ) -> None:

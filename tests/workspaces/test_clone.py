@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 
 import anyio
+import anyio.abc
+import anyio.lowlevel
 import pytest
 
 from agent_runtime.errors import WorkspaceError
@@ -98,6 +100,18 @@ async def test_uncommitted_edits_stay_behind_when_asked(
     opened = await _open(workspaces, repo, include_dirty=False)
     assert contents(opened.path) == clean
     assert opened.carried == ()
+
+
+async def test_an_edit_of_one_length_right_after_a_commit_is_carried_over(
+    workspaces: LocalWorkspaces, repo: Repo
+) -> None:
+    """Git knows such a file by the stamp of its index: our copy of the index must keep it."""
+    for number in range(10, 20):
+        repo.write("a.py", b"second\n")
+        repo.commit()
+        repo.write("a.py", b"edit %d" % number)
+        opened = await workspaces.open(TaskId(f"task_{number}"), WorkspaceSpec(repo=str(repo.path)))
+        assert opened.carried == ("a.py",)
 
 
 async def test_edits_are_not_put_on_another_ref_and_that_is_said(
@@ -336,6 +350,7 @@ async def test_the_clones_configuration_names_no_credential(
         b"core.repositoryformatversion", b"core.filemode", b"core.bare", b"core.logallrefupdates",
         b"user.name", b"user.email",
     ]  # fmt: skip
+    assert not Path(opened.path, ".git/info/attributes").exists()
 
 
 async def test_an_interrupted_open_is_repeated_cleanly(
@@ -466,3 +481,28 @@ async def test_dangerous_transports_are_refused(
         with pytest.raises(WorkspaceError):
             await workspaces.open(TASK, WorkspaceSpec(repo=repo))
     assert not mark.exists()
+
+
+async def test_a_server_that_never_answers_does_not_outlive_a_cancel(
+    workspaces: LocalWorkspaces, state_dir: Path
+) -> None:
+    asked = anyio.Event()
+
+    async def silent(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            asked.set()
+            await anyio.sleep_forever()
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)
+    async with listener:
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as servers:
+                servers.start_soon(listener.serve, silent)
+                spec = WorkspaceSpec(repo=f"git://127.0.0.1:{port}/x.git")
+                async with anyio.create_task_group() as tg:
+                    tg.start_soon(workspaces.open, TASK, spec)
+                    await asked.wait()
+                    tg.cancel_scope.cancel()
+                servers.cancel_scope.cancel()
+    assert os.listdir(state_dir / "workspaces" / TASK) == ["trees"]

@@ -67,7 +67,7 @@ async def test_another_task_waits_until_the_owner_closes(
     await workspaces.open(TASK, _spec(repo))
     await workspaces.open(TASK, _spec(repo))  # the owner itself may come again
     second = LocalWorkspaces(str(tmp_path / "state"))
-    spec = WorkspaceSpec(repo=str(tmp_path / "alias"), in_place=True)
+    spec = WorkspaceSpec(repo=f"file://{tmp_path}/alias", in_place=True)
     with anyio.move_on_after(0.2) as waiting:
         await second.open(OTHER, spec)
     assert waiting.cancelled_caught

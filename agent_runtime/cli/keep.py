@@ -1,0 +1,234 @@
+"""Beginning and tidying up: `init` writes a first task file, `gc` removes what nobody needs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import AsyncIterator, Awaitable, Iterator
+
+import anyio.to_thread
+import click
+
+from agent_runtime.cli.console import (
+    command,
+    emit,
+    json_option,
+    lasted,
+    note,
+    say,
+    settings_of,
+    short,
+    with_runtime,
+)
+from agent_runtime.errors import AgentRuntimeError, Conflict, NotFound, UsageError
+from agent_runtime.loop.analyze import TEST_COMMANDS
+from agent_runtime.runtime import Runtime
+from agent_runtime.sandboxes import records
+from agent_runtime.settings import state_dir
+from agent_runtime.types import TERMINAL_STATUSES, Json, TaskId, TaskSummary
+
+DAY_SECONDS = 86_400
+TASK_FILE = "task.yaml"
+_PAGE = 500
+
+_EXAMPLE = """\
+# A task for agent-runtime. Run it with: agent-runtime run {name}
+# Unknown keys are errors; every key is explained in docs/task-file.md.
+
+# What shall be true in the end.
+goal: Make the failing tests pass without touching the tests
+
+# The task works on a copy of this repository, uncommitted edits included.
+# A relative path starts at this file.
+workspace: {{repo: .}}
+
+# A playbook: steps that run with no model. Each one names a tool (see: agent-runtime tools).
+plan:
+  steps:
+    - id: look
+      tool: shell
+      args: {{command: {test}}}
+      effect: read          # it changes nothing, so it may run again after a crash
+      expect: {{exit: {exit}}}    # 1: it fails before the fix, 0: it passes already
+    # - id: fix
+    #   tool: edit_file
+    #   args:
+    #     path: src/example.py
+    #     edits: [{{oldText: "a - b", newText: "a + b"}}]
+    #   needs: [look]
+
+# What decides "done". The runtime itself runs these on a clean checkout of the result.
+objectives:
+  - id: tests
+    check: {{command: {test}}}
+
+# Files that must stay as they are; test files that an objective names are protected anyway.
+# protect: [tests/**]
+
+# limits: {{seconds: 3600}}
+# policy: {{approvals: {{shell: ask}}}}    # ask a person before every command
+"""
+
+
+@click.command(
+    short_help="Write an example task file fitted to a repository.",
+    epilog="""\b
+Examples:
+  agent-runtime init
+  agent-runtime init ~/src/sqlparse
+""",
+)
+@click.argument("directory", metavar="[DIR]", default=".")
+@click.pass_context
+def init(ctx: click.Context, directory: str) -> int:
+    """Write a commented task.yaml into DIR (default: the working directory).
+
+    The test command is the one that the repository's files suggest. A file that is there is never
+    overwritten.
+    """
+    if not os.path.isdir(directory):
+        raise UsageError(f"{directory!r} is not a directory; name the top of a repository")
+    path = os.path.join(directory, TASK_FILE)
+    text = _EXAMPLE.format(name=path, test=test_command(directory), exit=1)
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise Conflict(f"{path!r} exists, and is not overwritten; move it away first") from error
+    except OSError as error:
+        raise UsageError(f"cannot write {path!r}: {error.strerror}") from error
+    say(f"wrote {path}; edit it, then: {command('run', path)}")
+    if not os.path.exists(os.path.join(directory, ".git")):
+        note(f"{directory!r} is not the top of a git repository: correct `workspace` in the file")
+    return 0
+
+
+def test_command(directory: str) -> str:
+    """What the files at the top of a repository suggest; pytest if nothing does."""
+    names = set(os.listdir(directory))
+    tests = " tests" if os.path.isdir(os.path.join(directory, "tests")) else ""
+    for name, suggested in TEST_COMMANDS:
+        if name in names:
+            return f"{suggested} -q{tests}" if suggested.endswith("pytest") else suggested
+    return f"python -m pytest -q{tests}"
+
+
+# ---- gc ----------------------------------------------------------------------------------
+
+
+@click.command(
+    short_help="Remove old tasks and leftovers.",
+    epilog="""\b
+Examples:
+  agent-runtime gc --dry-run
+  agent-runtime gc --older-than 7
+""",
+)
+@click.option(
+    "--older-than",
+    type=click.FloatRange(min=0),
+    metavar="DAYS",
+    help="Forget tasks that ended at least this long ago. Default: the setting retention_days.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@json_option
+@click.pass_context
+def gc(ctx: click.Context, older_than: float | None, dry_run: bool, as_json: bool) -> int:
+    """Remove old tasks and leftovers.
+
+    An ended task is forgotten with its log, its versions of the workspace, its patch and its
+    certificate. Leftovers are files of tasks that the store does not know. A task that has not
+    ended is never touched.
+    """
+    settings = settings_of(ctx)
+    days = settings.retention_days if older_than is None else older_than
+    directory = state_dir(settings)
+
+    async def do(runtime: Runtime) -> int:
+        before_us = time.time_ns() // 1000 - int(days * DAY_SECONDS * 1e6)
+        old = [task async for task in _ended(runtime) if task.updated_at_us <= before_us]
+        leftovers, problems = await _leftovers(runtime, directory)
+        if not dry_run:
+            for task in old:
+                await _try(runtime.forget(TaskId(task.task_id)), task.task_id, problems)
+            for name in leftovers:
+                await _try(_remove(runtime, directory, name), name, problems)
+        _tell(old, leftovers, problems, dry_run=dry_run, as_json=as_json)
+        return 1 if problems else 0
+
+    return with_runtime(ctx, do)
+
+
+def _tell(
+    old: list[TaskSummary],
+    leftovers: list[str],
+    problems: list[str],
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    if as_json:
+        value: Json = {
+            "dry_run": dry_run,
+            "forgotten": [task.task_id for task in old],
+            "leftovers": leftovers,
+            "problems": problems,
+        }
+        emit(value)
+        return
+    now_us = time.time_ns() // 1000
+    verb = "would forget" if dry_run else "forgot"
+    for task in old:
+        age = lasted((now_us - task.updated_at_us) / 1e6)
+        say(f"{verb} {short(task.task_id)}  {task.status}, ended {age} ago: {task.goal}")
+    for name in leftovers:
+        say(f"{'would remove' if dry_run else 'removed'} what is left of {name}")
+    for problem in problems:
+        note(f"! {problem}")
+    if not old and not leftovers:
+        say("nothing to remove")
+
+
+async def _ended(runtime: Runtime) -> AsyncIterator[TaskSummary]:
+    before: TaskId | None = None
+    statuses = sorted(TERMINAL_STATUSES)
+    while page := await runtime.tasks(statuses=statuses, before=before, limit=_PAGE):
+        for task in page:
+            yield task
+        before = TaskId(page[-1].task_id)
+
+
+async def _leftovers(runtime: Runtime, directory: str) -> tuple[list[str], list[str]]:
+    """Ids of tasks that have files below the state directory and are not in the store."""
+    names = await anyio.to_thread.run_sync(lambda: sorted(set(_with_files(directory))))
+    unknown = []
+    for name in names:
+        try:
+            await runtime.ports.store.summary(TaskId(name))
+        except NotFound:
+            unknown.append(name)
+    return unknown, []
+
+
+def _with_files(directory: str) -> Iterator[str]:
+    for family in ("workspaces", "results", "sandboxes"):
+        place = os.path.join(directory, family)
+        if os.path.isdir(place):
+            yield from (name for name in os.listdir(place) if name.startswith("task_"))
+
+
+async def _remove(runtime: Runtime, directory: str, name: str) -> None:
+    # First what may still run there; a record means that its daemon died.
+    await records.reap(directory, name)
+    await runtime.ports.workspaces.forget(TaskId(name))
+    results = os.path.join(directory, "results", name)
+    if os.path.isdir(results):
+        await anyio.to_thread.run_sync(shutil.rmtree, results)
+
+
+async def _try(doing: Awaitable[None], name: str, problems: list[str]) -> None:
+    try:
+        await doing
+    except (AgentRuntimeError, OSError) as error:
+        problems.append(f"{name}: {error}")

@@ -1,0 +1,242 @@
+"""What the installation is told: flags, then `AGENT_RUNTIME_*`, then two YAML files, then defaults.
+
+Per setting, the first of these that names it wins: a flag, the environment, `agent-runtime.yaml` in
+the working directory, `$XDG_CONFIG_HOME/agent-runtime/config.yaml`. Secrets are no settings, and
+running without a sandbox is a flag only. Every setting is explained in docs/settings.md. Importing
+this file costs some 200 ms (pydantic): a command that needs no setting does not.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from agent_runtime.documents import BYTES_MAX, Source, decode, load
+from agent_runtime.errors import ConfigError, UsageError
+from agent_runtime.schema import nearest
+from agent_runtime.shapes import shown
+
+ENV_PREFIX: Final = "AGENT_RUNTIME_"
+FILE_NAME: Final = "agent-runtime.yaml"
+"""In the working directory."""
+
+NOT_IN_DIRECTORY: Final = frozenset({"bwrap"})
+"""A checkout may bring its own `agent-runtime.yaml`, and must not choose a program that is run."""
+
+_SQLITE: Final = "sqlite:///"
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://")
+
+
+def _listed(value: object) -> object:
+    """`a, b` is a list too: environment variables have no other."""
+    if isinstance(value, str):
+        return tuple(part for item in value.split(",") if (part := item.strip()))
+    return value
+
+
+def _lowered(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _no_boolean(value: object) -> object:
+    # pydantic reads true as 1.
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+def _absolute(value: str) -> str:
+    path = os.path.expanduser(value)
+    if not os.path.isabs(path):
+        raise ValueError("must be an absolute path")
+    return os.path.normpath(path)
+
+
+def _store_url(value: str) -> str:
+    """The URL with an absolute path, so that it means the same from any directory."""
+    if not _URL.match(value):
+        raise ValueError("must be a URL: sqlite:///relative/path or sqlite:////absolute/path")
+    if not value.startswith("sqlite:"):
+        return value
+    path = value.removeprefix(_SQLITE)
+    if not value.startswith(_SQLITE) or not path or path.endswith("/") or "\0" in path:
+        raise ValueError(
+            "must name a file: sqlite:///relative/path or, with a fourth slash, "
+            "sqlite:////absolute/path"
+        )
+    return _SQLITE + os.path.abspath(path)
+
+
+def _default_store() -> str:
+    return f"{_SQLITE}{_xdg('XDG_STATE_HOME', '~/.local/state')}/agent-runtime/store.db"
+
+
+Number = Annotated[float, BeforeValidator(_no_boolean)]
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+
+
+class Settings(BaseSettings):
+    """Every setting; made by `load_settings`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
+    )
+
+    store: Annotated[str, AfterValidator(_store_url)] = Field(default_factory=_default_store)
+    """URL of the store. State lives beside it: see `state_dir`."""
+    plugins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
+    """Distributions whose plug-ins may load; the built-in ones always do."""
+    sandbox: Annotated[Literal["auto", "bubblewrap"], BeforeValidator(_lowered)] = "auto"
+    """Which sandbox runs tools; `auto` takes the first that works."""
+    bwrap: AbsolutePath | None = None
+    """The bubblewrap program; None: the installed wheel's, then the one on PATH."""
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], BeforeValidator(_lowered)
+    ] = "info"
+    log_format: Annotated[Literal["text", "json"], BeforeValidator(_lowered)] = "text"
+    approval_wait_seconds: Annotated[Number, Field(ge=0, le=30 * 86_400, allow_inf_nan=False)] = 300
+    """How long a command waits for a person before it ends with exit code 9."""
+    retention_days: Annotated[Number, Field(gt=0, le=36_500, allow_inf_nan=False)] = 30
+    """How long a finished task's log, blobs and trees are kept."""
+    workspace_roots: Annotated[tuple[AbsolutePath, ...], NoDecode, BeforeValidator(_listed)] = ()
+    """Directories below which a daemon's tasks may name repositories."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, environment, then the files in their order; no .env and no secret files."""
+        files = (
+            InitSettingsSource(settings_cls, init_kwargs=_read_file(path)) for path in _files()
+        )
+        return (init_settings, env_settings, *files)
+
+
+def load_settings(flags: Mapping[str, object] | None = None) -> Settings:
+    """The settings in force. A flag that is None was not given.
+
+    Raises:
+        ConfigError: a file that cannot be read, an unknown key or a wrong value, with its source.
+    """
+    given: dict[str, Any] = {k: v for k, v in (flags or {}).items() if v is not None}
+    try:
+        os.getcwd()
+    except OSError:
+        raise ConfigError("the working directory was removed; change to one that exists") from None
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        texts = [_told(fault, given) for fault in error.errors(include_url=False)]
+        raise ConfigError("\n".join(dict.fromkeys(texts))) from None
+
+
+def store_path(settings: Settings) -> str | None:
+    """The SQLite store's file; None for another kind of store."""
+    store = settings.store
+    return store.removeprefix(_SQLITE) if store.startswith(_SQLITE) else None
+
+
+def state_dir(settings: Settings) -> str:
+    """The store's directory: workspaces, owners and sandbox records lie beside it.
+
+    A store that is no file keeps them in `$XDG_STATE_HOME/agent-runtime`.
+    """
+    path = store_path(settings) or _default_store().removeprefix(_SQLITE)
+    return os.path.dirname(path)
+
+
+def user_config_path() -> str:
+    """The user's own settings file, whether it exists or not."""
+    return f"{_xdg('XDG_CONFIG_HOME', '~/.config')}/agent-runtime/config.yaml"
+
+
+def _xdg(variable: str, default: str) -> str:
+    # The XDG base directory specification: a relative path is invalid and is ignored.
+    path = os.environ.get(variable, "")
+    return os.path.normpath(path if os.path.isabs(path) else os.path.expanduser(default))
+
+
+def _files() -> tuple[str, str]:
+    return os.path.abspath(FILE_NAME), user_config_path()
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(BYTES_MAX + 1)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        document = load(decode(raw, name=path), name=path)
+    except UsageError as error:
+        raise ConfigError(str(error)) from None
+    if document.value is None:
+        return {}
+    if not isinstance(document.value, dict):
+        raise ConfigError(f"{path}: must hold a mapping, got {shown(document.value)}")
+    faults = [f"{path}:{line}: {text}" for _, text, line in document.problems]
+    for key in document.value:
+        line = document.sources.get((key,), Source(1)).line
+        if fault := _key_fault(key, path):
+            faults.append(f"{path}:{line}: {key}: {fault}")
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return document.value
+
+
+def _key_fault(key: str, path: str) -> str:
+    known: Mapping[str, FieldInfo] = Settings.model_fields
+    if key not in known:
+        if key.replace("-", "_") == "unsafe_no_sandbox":
+            return "is a flag only (--unsafe-no-sandbox): a file must not take the sandbox away"
+        guess = nearest(key, known)
+        hint = f"; did you mean {guess!r}?" if guess else ""
+        return f"unknown setting{hint} (known: {', '.join(known)})"
+    if key in NOT_IN_DIRECTORY and path != user_config_path():
+        return (
+            "names a program, and a file in the working directory may come from anybody: set it "
+            f"in {user_config_path()} or as {ENV_PREFIX}{key.upper()}"
+        )
+    return ""
+
+
+def _told(fault: Any, flags: Mapping[str, object]) -> str:
+    name = str(fault["loc"][0]) if fault["loc"] else "settings"
+    if fault["type"] == "extra_forbidden":
+        return f"flag {name}: {_key_fault(name, '')}"
+    said = str(fault["msg"]).removeprefix("Value error, ").replace("Input should", "should")
+    # A store's URL may hold a password.
+    got = "" if name == "store" else f", got {shown(fault['input'])}"
+    return f"{_origin(name, flags)}: {said}{got}"
+
+
+def _origin(name: str, flags: Mapping[str, object]) -> str:
+    """Where the value in force was set, as its writer knows it."""
+    if name in flags:
+        return f"--{name.replace('_', '-')}"
+    variables = {variable.upper() for variable, value in os.environ.items() if value}
+    if (variable := ENV_PREFIX + name.upper()) in variables:
+        return variable
+    for path in _files():
+        if name in _read_file(path):
+            return f"{path}: {name}"
+    return name

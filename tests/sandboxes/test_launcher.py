@@ -1,0 +1,42 @@
+"""Parts of the launcher that can be looked at alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from agent_runtime.sandboxes.launcher import Kept, start_time
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the launcher needs Linux")
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 100, 5000])
+def test_what_is_kept_is_head_and_tail_within_the_limit(chunk: int) -> None:
+    text = b"".join(b"%06d\n" % number for number in range(3000))
+    kept = Kept(1000)
+    for place in range(0, len(text), chunk):
+        kept.add(text[place : place + chunk])
+    joined = kept.join()
+    assert kept.total == len(text) and len(joined) <= 1000
+    assert joined.startswith(text[:500]) and joined.endswith(text[-400:])
+    head, _, rest = joined.partition(b"\n[... ")
+    count, _, tail = rest.partition(b" bytes left out ...]\n")
+    assert int(count) == len(text) - len(head) - len(tail)
+
+
+@pytest.mark.parametrize("length", [0, 1, 499, 500, 501, 999, 1000])
+def test_what_fits_is_kept_as_it_is(length: int) -> None:
+    kept = Kept(1000)
+    kept.add(b"x" * length)
+    assert kept.join() == b"x" * length
+
+
+def test_a_process_is_known_by_its_start() -> None:
+    assert start_time(os.getpid()) > 0
+    child = os.posix_spawn("/bin/true", ["true"], {})
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    assert start_time(child) == 0  # a zombie is dead
+    os.waitpid(child, 0)
+    assert start_time(child) == 0

@@ -1,0 +1,292 @@
+"""What must hold after every life, whatever happened in it. Each check can fail: see `test_mutations`."""
+
+from agent_runtime.loop import budget, codec
+from agent_runtime.loop import events as e
+from agent_runtime.loop.decide import advance, call_digest
+from agent_runtime.loop.journal import summarize
+from agent_runtime.loop.outcomes import CallPrepared, Outcome, Woken
+from agent_runtime.loop.state import State, StepState, evolve
+from agent_runtime.types import Effect, Status, StepStatus
+from tests.simulation.plans import Scene
+from tests.simulation.world import TASK, Chances, Life, folded, live
+
+OUTSIDE = (
+    e.CancelRequested,
+    e.PauseRequested,
+    e.ResumeRequested,
+    e.Steered,
+    e.ApprovalDecided,
+)
+"""Facts that are appended alone, by somebody who does not drive: what follows comes later."""
+
+
+def run_life(seed: int, chances: Chances | None = None, scene: Scene | None = None) -> Life:
+    """Live one life and check everything that must hold."""
+    life = live(seed, chances, scene)
+    check_life(life)
+    return life
+
+
+def check_life(life: Life) -> None:
+    """0 lost, 0 repeated, 0 unreported, 0 overshoot, the right tree, the same decisions again."""
+    violations = life.world.account.violations
+    assert not violations, violations[0]
+    check_log(life)
+    check_effects(life)
+    check_keys(life)
+    check_approvals(life)
+    check_budget(life)
+    check_end(life)
+    check_tree(life)
+    check_conversation(life)
+    check_replay(life)
+
+
+def check_log(life: Life) -> None:
+    """Nothing that was acknowledged is lost; the row of the task says what its log says."""
+    rows, account = life.rows, life.world.account
+    head = codec.check_chain(rows, task_id=TASK)
+    for seq, digest in account.acknowledged.items():
+        assert rows[seq - 1].hash == digest, f"lost: acknowledged event {seq}"
+    stored = list(life.events)
+    for fact in account.facts:
+        assert fact in stored, f"lost: {fact}"
+        stored.remove(fact)
+    assert all(a.at_us <= b.at_us for a, b in zip(rows, rows[1:], strict=False)), "time went back"
+    state = folded(rows)
+    assert state == life.state, "the driver's state is not the fold of its log"
+    assert life.world.shared.tasks[TASK].summary == summarize(state, head)
+
+
+def check_effects(life: Life) -> None:
+    """No effect without an intent, none of `once` twice, and every call is accounted for."""
+    runs = life.world.account.runs
+    intents = {x.call_id: x for x in life.events if isinstance(x, e.CallIntended)}
+    assert len(intents) == sum(isinstance(x, e.CallIntended) for x in life.events)
+    assert set(runs) <= set(intents), "an effect without an intent"
+    returned = {x.call_id: x for x in life.events if isinstance(x, e.CallReturned)}
+    ends = {
+        x.call_id: x.resolution
+        for x in life.events
+        if isinstance(x, e.CallResolved) and x.resolution != "rerun"
+    }
+    unknown = {x.call_id for x in life.events if isinstance(x, e.EffectUnknown)}
+    for call_id, intent in intents.items():
+        count = runs[call_id]
+        if intent.effect in (Effect.ONCE, Effect.PROBE):
+            assert count <= 1, f"repeated: {call_id} took effect {count} times"
+        assert (call_id in returned) != (call_id in ends), f"unreported: {call_id} has no one end"
+        assert (ends.get(call_id) == "unknown") == (call_id in unknown), f"unreported: {call_id}"
+        match ends.get(call_id):
+            case "happened":
+                assert count, f"{call_id} did not happen"
+            case "not_happened":
+                assert not count, f"{call_id} did happen"
+            case "dropped":
+                assert intent.effect in (Effect.READ, Effect.WORKSPACE), f"{call_id} was dropped"
+            case None if intent.effect not in (Effect.READ, Effect.WORKSPACE):
+                ok = returned[call_id].ok
+                assert count or not ok, f"the result of {call_id} is not true"
+                # An idempotent call may fail after a run whose result was lost.
+                assert ok or not count or intent.effect is Effect.IDEMPOTENT, (
+                    f"{call_id} did happen"
+                )
+            case _:
+                pass
+
+
+def check_keys(life: Life) -> None:
+    """One idempotency key is one intended effect: no two that differ share it."""
+    returned = {x.call_id for x in life.events if isinstance(x, e.CallReturned)}
+    seen: set[str] = set()
+    for key, calls in life.world.account.keys.items():
+        assert not seen & set(calls), f"a call ran under two keys: {calls}"
+        seen |= set(calls)
+        assert len({(tool, repr(args)) for tool, args in calls.values()}) == 1, f"{key}: {calls}"
+        for earlier in list(calls)[:-1]:
+            assert earlier not in returned, f"{key} was used again after the result of {earlier}"
+
+
+def check_approvals(life: Life) -> None:
+    """Asked once, answered once, used once, for exactly what was asked, and in time."""
+    open_asks: dict[str, e.ApprovalRequested] = {}
+    asked: dict[str, e.ApprovalRequested] = {}
+    granted: dict[str, e.ApprovalRequested] = {}
+    policy = life.world.spec.policy.approvals
+    for row, event in zip(life.rows, life.events, strict=True):
+        match event:
+            case e.ApprovalRequested():
+                assert event.approval_id not in asked, "an approval id was used twice"
+                assert all(o.step_id != event.step_id for o in open_asks.values()), "asked twice"
+                if event.subject == "call":
+                    assert all(
+                        (g.step_id, g.digest) != (event.step_id, event.digest)
+                        for g in granted.values()
+                    ), "asked again for what was granted"
+                asked[event.approval_id] = open_asks[event.approval_id] = event
+            case e.ApprovalDecided():
+                ask = open_asks.pop(event.approval_id, None)
+                if ask and event.decision == "approve" and row.at_us < ask.expires_at_us:
+                    granted[event.approval_id] = ask
+            case e.ApprovalExpired():
+                ask = open_asks.pop(event.approval_id)
+                assert row.at_us >= ask.expires_at_us - 60_000_000, "it expired too soon"
+            case e.CallIntended() if policy.get(event.tool, "allow") != "allow":
+                assert policy[event.tool] == "ask", f"{event.tool} is denied"
+                ask = granted.pop(event.approval_id, None)
+                assert ask is not None, f"{event.call_id} runs without an approval"
+                prepared = CallPrepared(
+                    step_id=event.step_id,
+                    call_id=event.call_id,
+                    tool=event.tool,
+                    arguments=event.arguments,
+                    effect=event.effect,
+                    tree_before=event.tree_before,
+                )
+                assert ask.digest == call_digest(prepared), f"{event.call_id} is not what was asked"
+            case _:
+                pass
+
+
+def check_budget(life: Life) -> None:
+    """Nothing is started beyond a limit, and no reservation is left open."""
+    limits, exhausted, state = life.world.spec.limits, False, State(task_id=TASK)
+    for row, event in zip(life.rows, life.events, strict=True):
+        exhausted = exhausted or isinstance(event, e.BudgetExhausted)
+        if isinstance(event, e.CallIntended | e.ModelCallStarted):
+            assert not exhausted, "overshoot: a start after the end of the budget"
+            assert state.usage.steps < limits.steps, "overshoot: limits.steps"
+        if isinstance(event, e.ModelCallStarted):
+            tokens = state.usage.tokens + state.usage.reserved_tokens
+            assert tokens + budget.TURN_TOKENS <= limits.tokens, "overshoot: limits.tokens"
+            usd = state.usage.usd + state.usage.reserved_usd
+            assert usd + budget.TURN_USD <= limits.usd + 1e-9, "overshoot: limits.usd"
+        state = evolve(state, event, row.at_us)
+    usage = life.state.usage
+    assert usage.steps <= limits.steps, "overshoot: limits.steps"
+    assert usage.steps >= 0 and usage.running_us >= 0
+    assert not usage.reserved_tokens and abs(usage.reserved_usd) < 1e-9, "a reservation is open"
+    # Cleaning up, verifying and waiting before a retry are not cut short by the clock.
+    assert usage.running_us <= limits.seconds * 1e6 + 60e6, "overshoot: limits.seconds"
+
+
+def check_end(life: Life) -> None:
+    """One terminal decision, its event last, nothing left alive, success only by proof."""
+    assert isinstance(life.events[-1], e.TaskEnded)
+    concluded = [x for x in life.events if isinstance(x, e.TaskConcluded)]
+    assert len(concluded) == 1
+    assert not life.world.sessions, "a sandbox is alive after the end"
+    assert life.state.calls == {} and not any(s.asking for s in life.state.steps.values())
+    if life.world.spec.workspace is not None:
+        assert TASK in life.world.workspaces.closed, "the working copy is still there"
+    verified = [x for x in life.events if isinstance(x, e.VerificationEnded)]
+    if concluded[0].status is Status.SUCCEEDED:
+        assert verified and verified[-1].ok, "succeeded without a proof"
+    cancelled = any(isinstance(x, e.CancelRequested) for x in life.events)
+    assert cancelled or concluded[0].status is not Status.CANCELLED
+    assert "stuck" not in concluded[0].reason and "crash_loop" not in concluded[0].reason
+
+
+def check_tree(life: Life) -> None:
+    """The workspace is what the log says it is, and no half of a write is left."""
+    world = life.world
+    if TASK not in world.workspaces.files or life.state.workspace is None:
+        return
+    if any(isinstance(x, e.CallResolved) and x.resolution == "unknown" for x in life.events):
+        if world.spec.workspace and world.spec.workspace.in_place:
+            return  # the user's own directory is never rolled back, and the log says so
+    text = world.workspaces.files[TASK]["a"]
+    assert text.count("<") == text.count(">"), f"half a write is left: {text!r}"
+    expected = life.state.workspace.base_tree
+    intents = {x.call_id: x for x in life.events if isinstance(x, e.CallIntended)}
+    for event in life.events:
+        if isinstance(event, e.CallReturned) and event.tree_after:
+            assert intents[event.call_id].tree_before == expected, "it met another tree"
+            expected = event.tree_after
+        if isinstance(event, e.CallResolved) and intents[event.call_id].tree_before:
+            assert intents[event.call_id].tree_before == expected, "it met another tree"
+    assert world.workspaces.tree_of(TASK) == expected, "the tree is not the log's"
+
+
+def check_conversation(life: Life) -> None:
+    """The history is append-only, and a step that talks to the model has the task to itself."""
+    asked = life.world.account.asked
+    for earlier, later in zip(asked, asked[1:], strict=False):
+        assert later[: len(earlier)] == earlier, "the history was rewritten"
+    talking = ""
+    for event in life.events:
+        match event:
+            case e.ModelCallStarted():
+                assert talking in ("", event.step_id), "two conversations at once"
+                talking = event.step_id
+            case e.CallIntended():
+                assert talking in ("", event.step_id), f"{event.call_id} began in a conversation"
+            case (
+                e.StepSucceeded(step_id=step_id)
+                | e.StepFailed(step_id=step_id)
+                | e.StepSkipped(step_id=step_id)
+            ) if step_id == talking:
+                talking = ""
+            case _:
+                pass
+
+
+def check_replay(life: Life) -> None:
+    """The recorded inputs, fed to the core in recorded order, give the recorded decisions."""
+    rows, events = life.rows, life.events
+    state, at = State(task_id=TASK), 0
+    while at < len(rows):
+        event, at_us = events[at], rows[at].at_us
+        if isinstance(event, (e.TaskSubmitted, *OUTSIDE)):
+            state, at = evolve(state, event, at_us), at + 1
+            continue
+        decided, state = advance(state, outcome_of(state, event, at_us), at_us)
+        assert decided, f"decided differently at {at + 1}: nothing instead of {event}"
+        encoded = codec.encode(TASK, decided, after=at, head=rows[at].prev_hash, at_us=at_us)
+        stored = list(rows[at : at + len(decided)])
+        assert encoded == stored, f"decided differently at {at + 1}: {event}"
+        at += len(decided)
+
+
+def outcome_of(state: State, event: e.AnyEvent, at_us: int) -> Outcome:
+    """The outcome that made `event` the first of its append. All of it can be read from the log."""
+    match event:
+        case e.CallIntended():
+            return CallPrepared(
+                step_id=event.step_id,
+                call_id=event.call_id,
+                tool=event.tool,
+                arguments=event.arguments,
+                effect=event.effect,
+                tree_before=event.tree_before,
+            )
+        case e.ApprovalRequested(subject="call"):
+            return CallPrepared(
+                step_id=event.step_id,
+                call_id=state.steps[event.step_id].call_id,
+                tool=event.tool,
+                arguments=event.arguments,
+                effect=Effect.READ,  # not stored: it decides nothing while a person is asked
+                tree_before=event.tree_before,
+            )
+        case e.BudgetExhausted() if event not in advance(state, Woken(), at_us)[0]:
+            # A call that was ready did not fit any more; whichever it was, the same follows.
+            return next(
+                prepared
+                for prepared in map(_any_call, state.steps.values())
+                if prepared and event in advance(state, prepared, at_us)[0]
+            )
+        case _:
+            return event if type(event).__name__ in codec.INPUT_TYPES else Woken()  # type: ignore[return-value]
+
+
+def _any_call(step: StepState) -> CallPrepared | None:
+    if step.status is not StepStatus.READY or step.tool is None:
+        return None
+    return CallPrepared(
+        step_id=step.spec.id,
+        call_id=step.call_id,
+        tool=step.tool,
+        arguments={},
+        effect=Effect.READ,  # of no matter to a budget
+    )

@@ -1,0 +1,234 @@
+"""What the simulated tasks are: random ones, and twenty that are known by name."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from agent_runtime.ports import ModelAnswer
+from agent_runtime.types import (
+    Alternative,
+    Check,
+    Decision,
+    Effect,
+    Expect,
+    Json,
+    Limits,
+    Objective,
+    PlanSpec,
+    Policy,
+    StepSpec,
+    TaskSpec,
+    WorkspaceSpec,
+)
+
+TOOLS = ("look", "write", "pay", "put", "post", "special")
+DAEMON_TOOLS = ["pay", "put", "post"]
+OBJECTIVES = [Objective(id="ok", check=Check(command="true"))]
+
+
+def random_task(rng: random.Random) -> TaskSpec:
+    """A plan, or a goal for the model, with limits that are sometimes too small."""
+    limits = Limits(
+        steps=rng.choice([3, 10, 60, 250]),
+        usd=rng.choice([0.15, 3.0]),
+        tokens=rng.choice([20_000, 200_000]),
+        seconds=rng.choice([20.0, 3600.0, 50_000.0]),
+    )
+    policy = Policy(
+        tools=DAEMON_TOOLS,
+        approvals={t: _decision(rng) for t in TOOLS if rng.random() < 0.12},
+        approval_seconds=rng.choice([5.0, 86_400.0]),
+        unknown_effect=rng.choice(["ask", "fail", "continue"]),
+    )
+    thinking = rng.random() < 0.2
+    mixed = not thinking and rng.random() < 0.2
+    return TaskSpec(
+        goal="live",
+        workspace=WorkspaceSpec(repo="/fake", in_place=rng.random() < 0.05),
+        model="world/model" if thinking or mixed else None,
+        plan=None if thinking else random_plan(rng, mixed=mixed),
+        objectives=OBJECTIVES,
+        limits=limits,
+        policy=policy,
+    )
+
+
+def _decision(rng: random.Random) -> Decision:
+    return "ask" if rng.random() < 0.9 else "deny"
+
+
+def random_plan(rng: random.Random, *, mixed: bool = False) -> PlanSpec:
+    """Up to eight steps; with `mixed` some of them are the model's."""
+    count = rng.randint(1, 8)
+    fallbacks: set[int] = set()
+    steps: list[StepSpec] = []
+    for i in range(count):
+        name = None if mixed and rng.random() < 0.3 else rng.choice(TOOLS)
+        needs = [f"s{j}" for j in range(i) if rng.random() < 0.3]
+        if i in fallbacks:
+            needs = []
+        fallback = None
+        if i + 1 < count and rng.random() < 0.15 and i not in fallbacks:
+            fallbacks.add(i + 1)
+            fallback = f"s{i + 1}"
+        templated = name == "write" and "s0" in needs and 0 not in fallbacks
+        steps.append(
+            StepSpec(
+                id=f"s{i}",
+                tool=name,
+                goal="think" if name is None else None,
+                args={"text": "{{ steps.s0.output }}"} if templated else {},
+                needs=needs,
+                when=rng.choice([None, None, "steps.s0.ok", "steps.s0.exit"])
+                if "s0" in needs and 0 not in fallbacks
+                else None,
+                retry=rng.choice([0, 0, 1, 3]),
+                timeout_seconds=rng.choice([None, 4.0, 100.0]),
+                expect=Expect(contains="nothing") if name and rng.random() < 0.03 else None,
+                alternative=Alternative(tool=rng.choice(["look", "put"]))
+                if name and rng.random() < 0.15
+                else None,
+                fallback=fallback,
+            )
+        )
+    return PlanSpec(steps=steps)
+
+
+# ---- twenty by name ----------------------------------------------------------------------
+
+Calls = tuple[tuple[str, Mapping[str, Json]], ...]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A fixed task, what the people around it do, and how the world treats it."""
+
+    spec: TaskSpec
+    answers: tuple[ModelAnswer, ...] = ()
+    """What the model says, one answer a turn."""
+    wishes: tuple[tuple[float, str], ...] = ()
+    """(virtual second, cancel | pause | steer | stop): when a person wants what."""
+    slow: tuple[str, ...] = ()
+    """Tools that take longer than every deadline, the first time."""
+    failing: tuple[str, ...] = ()
+    """Tools that always fail, in a known way."""
+    failed_verifications: int = 0
+    denies: bool = False
+    """Do people deny what they are asked?"""
+
+
+def _step(step_id: str, tool: str | None, **more: Json) -> StepSpec:
+    return StepSpec(id=step_id, tool=tool, **more)
+
+
+def _task(*steps: StepSpec, model: str | None = None, **more: Json) -> TaskSpec:
+    policy = Policy(tools=DAEMON_TOOLS, **more.pop("policy", {}))
+    return TaskSpec(
+        goal="live",
+        workspace=WorkspaceSpec(repo="/fake"),
+        model=model,
+        plan=PlanSpec(steps=list(steps)) if steps else None,
+        objectives=OBJECTIVES,
+        policy=policy,
+        **more,
+    )
+
+
+def _asks(*names: str) -> ModelAnswer:
+    return ModelAnswer(text="next", calls=tuple((name, {}) for name in names), tokens=100, usd=0.01)
+
+
+_DONE = ModelAnswer(text="done", tokens=50, usd=0.01)
+_WRITES = _task(_step("a", "write"), _step("b", "write", needs=["a"]), _step("c", "look"))
+
+SCENES: Mapping[str, Scene] = {
+    "writes": Scene(_WRITES),
+    "parallel reads": Scene(
+        _task(*(_step(f"r{i}", "look") for i in range(5)), _step("w", "write"))
+    ),
+    "once": Scene(_task(_step("a", "pay"), _step("b", "pay", needs=["a"]))),
+    "unknown effect fails": Scene(
+        _task(
+            _step("a", "pay", fallback="b"), _step("b", "look"), policy={"unknown_effect": "fail"}
+        ),
+        slow=("pay",),
+    ),
+    "unknown effect goes on": Scene(
+        _task(_step("a", "pay"), _step("b", "write"), policy={"unknown_effect": "continue"}),
+        slow=("pay",),
+    ),
+    "idempotent and probe": Scene(_task(_step("a", "put"), _step("b", "post"))),
+    "fallback": Scene(
+        _task(
+            _step("a", "post", retry=1, fallback="b"),
+            _step("b", "write"),
+            _step("c", "write", needs=["a"]),
+        ),
+        failing=("post",),
+    ),
+    "alternative": Scene(
+        _task(_step("a", "post", alternative={"tool": "put"}), _step("b", "look", needs=["a"])),
+        failing=("post",),
+    ),
+    "abort beside a neighbour": Scene(
+        _task(_step("a", "post"), _step("b", "look"), _step("c", "write", needs=["a"])),
+        failing=("post",),
+    ),
+    "approvals": Scene(
+        _task(
+            _step("a", "write"),
+            _step("b", "pay"),
+            policy={"approvals": {"write": "ask", "pay": "ask"}},
+        )
+    ),
+    "denied": Scene(
+        _task(
+            _step("a", "write", fallback="b"),
+            _step("b", "look"),
+            policy={"approvals": {"write": "ask"}},
+        ),
+        denies=True,
+    ),
+    "toolbelt": Scene(_task(_step("a", "special"), _step("b", "special"), _step("c", "write"))),
+    "time-outs": Scene(
+        _task(
+            _step("a", "write", timeout_seconds=4.0),
+            _step("b", "look", timeout_seconds=4.0),
+            _step("c", "put", timeout_seconds=4.0),
+        ),
+        slow=("write", "look", "put"),
+    ),
+    "when": Scene(
+        _task(
+            _step("a", "look"),
+            _step("b", "write", needs=["a"], when="steps.a.ok"),
+            _step("c", "write", needs=["b"], args={"text": "{{ steps.b.output }}"}),
+        )
+    ),
+    "model": Scene(
+        _task(model="world/model"),
+        answers=(_asks("look", "write"), _asks("put", "put"), _asks("special", "nowhere"), _DONE),
+    ),
+    "model pays": Scene(
+        _task(model="world/model"), answers=(_asks("pay"), _asks("write", "post"), _DONE)
+    ),
+    "model plans again": Scene(
+        _task(model="world/model"),
+        answers=(_asks("write"), _DONE, _asks("write"), _DONE),
+        failed_verifications=1,
+    ),
+    "mixed": Scene(
+        _task(
+            _step("a", "look"),
+            _step("think", None, goal="think"),
+            _step("b", "write", needs=["think"]),
+            model="world/model",
+        ),
+        answers=(_asks("write"), _DONE),
+    ),
+    "paused and stopped": Scene(_WRITES, wishes=((0.5, "pause"), (3.0, "stop"), (6.0, "steer"))),
+    "cancelled": Scene(
+        _task(_step("a", "write"), _step("b", "pay"), _step("c", "put")), wishes=((2.0, "cancel"),)
+    ),
+}
+assert len(SCENES) == 20
