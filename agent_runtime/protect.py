@@ -31,6 +31,13 @@ DEFAULT_PATTERNS: Final[tuple[str, ...]] = (
 )  # fmt: skip
 """Protected unless the task releases it. The objectives' own test files come from the task."""
 
+CACHE_PATTERNS: Final[tuple[str, ...]] = (
+    "__pycache__/**", "*.pyc", ".pytest_cache/**", ".mypy_cache/**", ".ruff_cache/**",
+    ".hypothesis/**", ".tox/**", ".nox/**",
+)  # fmt: skip
+"""What running tests and linters leaves behind. New files of these names are not handed over, hence
+not verified either: a fix must not depend on them."""
+
 PACKAGE_JSON_SECTIONS: Final = ("scripts", "jest", "vitest", "mocha", "ava")
 PYPROJECT_TOOLS: Final = ("tox",)
 """Guarded in `[tool]`, beside every key that starts with `pytest`."""
@@ -40,6 +47,14 @@ def matches(path: str, patterns: Sequence[str]) -> str | None:
     """The pattern that protects `path` (relative, `/` between the parts), or None."""
     deciding = _deciding(path, patterns)
     return None if deciding is None or deciding.startswith("!") else deciding
+
+
+def is_cache(path: str) -> bool:
+    """Is this a file that tools make for themselves, at any depth?"""
+    parts = path.split("/")
+    return parts[-1].endswith(".pyc") or any(
+        pattern.removesuffix("/**") in parts[:-1] for pattern in CACHE_PATTERNS
+    )
 
 
 def forbids(path: str, patterns: Sequence[str], *, before: bytes, after: bytes) -> str | None:

@@ -79,9 +79,9 @@ def read_task_file(path: str, *, repo: str | None = None, model: str | None = No
     value = document.value
     if isinstance(value, dict):
         if repo is not None:
-            given = value.get("workspace")
-            below = {**given} if isinstance(given, dict) else {}
-            value = {**value, "workspace": {**below, "repo": _resolved(repo, here)}}
+            given = value.get("workspace") or {}
+            if isinstance(given, dict):
+                value = {**value, "workspace": {**given, "repo": _resolved(repo, here)}}
         if model is not None:
             value = {**value, "model": model}
     return _parse(Document(value, document.sources, document.problems), base_dir, name=name)
@@ -114,6 +114,8 @@ def _working_directory() -> str:
 
 def _read(path: str) -> bytes:
     if path == STDIN:
+        if sys.stdin is None:
+            raise UsageError(f"{_STDIN_NAME}: is closed; name a task file")
         return sys.stdin.buffer.read(BYTES_MAX + 1)
     try:
         # Not waiting for a writer: a named pipe is no task file, and open() would hang on it.

@@ -71,7 +71,7 @@ Exit codes:
 
 
 class Verbs(click.Group):
-    """A group that imports a verb when it is used, and the border where errors become exit codes."""
+    """Imports a verb when it is used; the border where errors become exit codes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
@@ -115,7 +115,7 @@ class Verbs(click.Group):
             code = error.exit_code
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the outermost border, and it is told
             _tell(
                 f"unexpected {type(error).__name__}: {error or 'no message'}\n"
                 "This is a defect. `agent-runtime --log-level debug …` shows where it happened; "

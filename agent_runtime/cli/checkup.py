@@ -1,17 +1,190 @@
-"""What `doctor` looks at, one check a concern. A check that fails says what mends it."""
+"""What `doctor` looks at: one check a concern, each with what mends it."""
+
 from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+import anyio.to_thread
+
+from agent_runtime import plugins
+from agent_runtime.app import open_store
+from agent_runtime.documents import decode, load
+from agent_runtime.errors import AgentRuntimeError
+from agent_runtime.sandboxes.bubblewrap import BubblewrapSandbox
+from agent_runtime.settings import (
+    ENV_PREFIX,
+    FILE_NAME,
+    Settings,
+    state_dir,
+    store_path,
+    user_config_path,
+)
+from agent_runtime.stores.sqlite_database import open_reader
+from agent_runtime.workspaces.git import redact
+
+PYTHON_MIN = (3, 11)
+GIT_MIN = (2, 32)
+"""Of the runtime's own git: `apply --3way --cached` is younger than the rest."""
+DISK_BYTES_LOW = 1 << 30
+DISK_BYTES_MIN = 64 << 20
+_GIT_SECONDS_MAX = 10.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
+    """One thing that was looked at. Without a `needed` one no task can run."""
+
     name: str
     ok: bool
     detail: str
     needed: bool = True
     remedy: str = ""
 
-def run(settings: object) -> list[Check]:
-    return []
 
-def settings_shown(settings: object) -> list[dict[str, str]]:
-    return []
+async def examine(settings: Settings) -> list[Check]:
+    """Every check, in the order in which they matter."""
+    return [
+        _python(),
+        _git(),
+        await _store(settings),
+        await _sandbox(settings),
+        _plugins(settings),
+        _disk(settings),
+    ]
+
+
+def settings_shown(settings: Settings, flags: Mapping[str, object]) -> list[dict[str, str]]:
+    """Each setting in force, and where it comes from."""
+    files = [(path, _keys(path)) for path in (os.path.abspath(FILE_NAME), user_config_path())]
+    shown = []
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        source = "default"
+        if flags.get(name) is not None:
+            source = f"--{name.replace('_', '-')}"
+        elif os.environ.get(ENV_PREFIX + name.upper()):
+            source = f"${ENV_PREFIX}{name.upper()}"
+        else:
+            source = next((path for path, keys in files if name in keys), source)
+        text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value or "")
+        shown.append({"name": name, "value": redact(text) or "none", "source": source})
+    return shown
+
+
+def _keys(path: str) -> frozenset[str]:
+    try:
+        with open(path, "rb") as file:
+            value = load(decode(file.read(), name=path), name=path).value
+    except (OSError, AgentRuntimeError):
+        return frozenset()
+    return frozenset(value) if isinstance(value, dict) else frozenset()
+
+
+def _python() -> Check:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Check(
+        name="python",
+        ok=sys.version_info[:2] >= PYTHON_MIN,
+        detail=f"{version} in {sys.prefix}",
+        remedy="install Python 3.11 or newer",
+    )
+
+
+def _git() -> Check:
+    wanted = ".".join(map(str, GIT_MIN))
+    remedy = f"install git {wanted} or newer"
+    path = shutil.which("git")
+    if path is None:
+        return Check(name="git", ok=False, detail="not on the PATH", remedy=remedy)
+    try:
+        said = subprocess.run(
+            [path, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=_GIT_SECONDS_MAX,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError) as error:
+        return Check(name="git", ok=False, detail=f"{path}: {error}", remedy=remedy)
+    found = re.search(r"(\d+)\.(\d+)", said)
+    enough = found is not None and (int(found[1]), int(found[2])) >= GIT_MIN
+    return Check(name="git", ok=enough, detail=f"{said} at {path}", remedy=remedy)
+
+
+async def _store(settings: Settings) -> Check:
+    url = redact(settings.store)
+    try:
+        # Opened for real: it takes its locks, and brings an older schema up to date.
+        store = await open_store(settings)
+    except AgentRuntimeError as error:
+        return Check(name="store", ok=False, detail=f"{url}: {error}",
+                     remedy="mend that, or name another store with --store")  # fmt: skip
+    try:
+        detail = f"{url}, writable, locks work"
+        if path := store_path(settings):
+            detail += f", schema version {await anyio.to_thread.run_sync(_schema_version, path)}"
+    finally:
+        await store.close()
+    return Check(name="store", ok=True, detail=detail)
+
+
+def _schema_version(path: str) -> int:
+    db = open_reader(Path(path), busy_seconds=1.0)
+    try:
+        return int(db.pragma("user_version"))
+    finally:
+        db.close()
+
+
+async def _sandbox(settings: Settings) -> Check:
+    probe = await BubblewrapSandbox(state_dir(settings), settings.bwrap).probe()
+    return Check(
+        name="sandbox",
+        ok=probe.ok,
+        detail=f"{probe.name}: {probe.detail}",
+        remedy=probe.remedy or "--unsafe-no-sandbox runs tools without one, with your own rights",
+    )
+
+
+def _plugins(settings: Settings) -> Check:
+    found = plugins.load(allowed=settings.plugins)
+    tools = sum(len(each.contribution.tools) for each in found.loaded)
+    parts = [f"{len(found.loaded)} loaded with {tools} tools"]
+    troubles = [f"quarantined: {each}" for each in found.quarantined]
+    troubles += [f"not loaded: {each}" for each in found.not_allowed]
+    troubles += [
+        f"{plugins.SETTING} names {name!r}, and no installed plug-in is called that"
+        for name in found.not_installed
+    ]
+    if found.quarantined:
+        parts.append(f"{len(found.quarantined)} quarantined")
+    if found.not_allowed:
+        parts.append(f"{len(found.not_allowed)} not allowed")
+    return Check(
+        name="plug-ins",
+        ok=not troubles,
+        needed=False,
+        detail=", ".join(parts),
+        remedy="\n".join(troubles),
+    )
+
+
+def _disk(settings: Settings) -> Check:
+    directory = state_dir(settings)
+    while not os.path.isdir(directory):
+        directory = os.path.dirname(directory)
+    free_bytes = shutil.disk_usage(directory).free
+    return Check(
+        name="disk",
+        ok=free_bytes >= DISK_BYTES_LOW,
+        needed=free_bytes < DISK_BYTES_MIN,
+        detail=f"{free_bytes / (1 << 30):.1f} GiB free at {directory}",
+        remedy="`agent-runtime gc` removes old tasks; --store puts new ones elsewhere",
+    )

@@ -32,17 +32,19 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 task_argument = click.argument("task", metavar="TASK")
 """An id, or the beginning or the end of one."""
 
+LOG_LEVEL = "warning"
+"""Of the command line, where no setting says otherwise."""
+
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Everything that could move a terminal's cursor or turn the direction of writing; not tab, LF."""
 
 
 def settings_of(ctx: click.Context) -> Settings:
     """The settings with the global flags on top; starts logging at their level."""
-    flags = {key: value for key, value in ctx.obj.items() if value is not None}
-    settings = load_settings(**flags)
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
-    )
+    settings = load_settings(ctx.obj)
+    # A person at a terminal wants less than a daemon's log, unless told otherwise.
+    level = settings.log_level if "log_level" in settings.model_fields_set else LOG_LEVEL
+    logging.basicConfig(level=level.upper(), format="%(levelname)s %(name)s: %(message)s")
     return settings
 
 
@@ -121,7 +123,7 @@ def emit_line(value: Json) -> None:
 
 
 def row_json(row: Row) -> dict[str, Json]:
-    """A stored event as the log has it. `data` keeps its very bytes, so that hashes can be checked."""
+    """A stored event as the log has it. `data` keeps its very bytes: hashes can be checked."""
     try:
         msgspec.json.decode(row.data)
         data: Any = msgspec.Raw(row.data)

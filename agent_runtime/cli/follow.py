@@ -162,9 +162,7 @@ class _Watch:
                 continue
             approval_id = min(self.state.approvals)
             try:
-                await self._runtime.decide_approval(
-                    self._task_id, approval_id, decision, by=who()
-                )
+                await self._runtime.decide_approval(self._task_id, approval_id, decision, by=who())
             except AgentRuntimeError:
                 pass  # somebody else was faster; the log says who
 

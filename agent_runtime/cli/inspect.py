@@ -166,8 +166,13 @@ def doctor(ctx: click.Context, as_json: bool) -> int:
     0 if a task could run, else with 3.
     """
     settings = settings_of(ctx)
-    checks = checkup.run(settings)
-    shown = checkup.settings_shown(settings)
+    checks: list[checkup.Check] = []
+
+    async def do() -> None:
+        checks.extend(await checkup.examine(settings))
+
+    run_loop(do)
+    shown = checkup.settings_shown(settings, ctx.obj)
     well = all(check.ok or not check.needed for check in checks)
     if as_json:
         emit(
@@ -179,7 +184,7 @@ def doctor(ctx: click.Context, as_json: bool) -> int:
                         "ok": check.ok,
                         "needed": check.needed,
                         "detail": check.detail,
-                        "remedy": check.remedy,
+                        "remedy": "" if check.ok else check.remedy,
                     }
                     for check in checks
                 ],

@@ -25,7 +25,7 @@ from agent_runtime.errors import AgentRuntimeError, Conflict, NotFound, UsageErr
 from agent_runtime.loop.analyze import TEST_COMMANDS
 from agent_runtime.runtime import Runtime
 from agent_runtime.sandboxes import records
-from agent_runtime.settings import state_dir
+from agent_runtime.settings import state_dir, store_path
 from agent_runtime.types import TERMINAL_STATUSES, Json, TaskId, TaskSummary
 
 DAY_SECONDS = 86_400
@@ -37,7 +37,7 @@ _EXAMPLE = """\
 # Unknown keys are errors; every key is explained in docs/task-file.md.
 
 # What shall be true in the end.
-goal: Make the failing tests pass without touching the tests
+goal: The tests pass
 
 # The task works on a copy of this repository, uncommitted edits included.
 # A relative path starts at this file.
@@ -50,13 +50,14 @@ plan:
       tool: shell
       args: {{command: {test}}}
       effect: read          # it changes nothing, so it may run again after a crash
-      expect: {{exit: {exit}}}    # 1: it fails before the fix, 0: it passes already
+      expect: {{exit: 0}}     # write 1 where it must fail before the fix
     # - id: fix
     #   tool: edit_file
     #   args:
     #     path: src/example.py
     #     edits: [{{oldText: "a - b", newText: "a + b"}}]
     #   needs: [look]
+    #   retry: 1
 
 # What decides "done". The runtime itself runs these on a clean checkout of the result.
 objectives:
@@ -90,7 +91,7 @@ def init(ctx: click.Context, directory: str) -> int:
     if not os.path.isdir(directory):
         raise UsageError(f"{directory!r} is not a directory; name the top of a repository")
     path = os.path.join(directory, TASK_FILE)
-    text = _EXAMPLE.format(name=path, test=test_command(directory), exit=1)
+    text = _EXAMPLE.format(name=path, test=test_command(directory))
     try:
         with open(path, "x", encoding="utf-8") as file:
             file.write(text)
@@ -148,7 +149,7 @@ def gc(ctx: click.Context, older_than: float | None, dry_run: bool, as_json: boo
     async def do(runtime: Runtime) -> int:
         before_us = time.time_ns() // 1000 - int(days * DAY_SECONDS * 1e6)
         old = [task async for task in _ended(runtime) if task.updated_at_us <= before_us]
-        leftovers, problems = await _leftovers(runtime, directory)
+        leftovers, problems = await _leftovers(runtime, directory, store_path(settings) or "")
         if not dry_run:
             for task in old:
                 await _try(runtime.forget(TaskId(task.task_id)), task.task_id, problems)
@@ -199,8 +200,10 @@ async def _ended(runtime: Runtime) -> AsyncIterator[TaskSummary]:
         before = TaskId(page[-1].task_id)
 
 
-async def _leftovers(runtime: Runtime, directory: str) -> tuple[list[str], list[str]]:
-    """Ids of tasks that have files below the state directory and are not in the store."""
+async def _leftovers(runtime: Runtime, directory: str, own: str) -> tuple[list[str], list[str]]:
+    """Ids of tasks that have files below the state directory and are not in the store; problems."""
+    if others := _other_stores(directory, own):
+        return [], [f"leftovers were not looked for: {others[0]!r} may be another store here"]
     names = await anyio.to_thread.run_sync(lambda: sorted(set(_with_files(directory))))
     unknown = []
     for name in names:
@@ -209,6 +212,13 @@ async def _leftovers(runtime: Runtime, directory: str) -> tuple[list[str], list[
         except NotFound:
             unknown.append(name)
     return unknown, []
+
+
+def _other_stores(directory: str, own: str) -> list[str]:
+    """Files beside the store that look like stores; opening them could end their locks."""
+    names = os.listdir(directory) if os.path.isdir(directory) else []
+    bases = {name.removesuffix("-wal") for name in names if name.endswith((".db", "-wal"))}
+    return sorted(bases - {os.path.basename(own)})
 
 
 def _with_files(directory: str) -> Iterator[str]:

@@ -23,7 +23,7 @@ _MARKS = {
     StepStatus.RECOVERING: ("↻", "yellow"),
     StepStatus.DONE: ("✓", "green"),
     StepStatus.FAILED: ("✗", "red"),
-    StepStatus.SKIPPED: ("–", "dim"),
+    StepStatus.SKIPPED: ("-", "dim"),
 }
 
 

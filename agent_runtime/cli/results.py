@@ -23,7 +23,7 @@ from agent_runtime.cli.console import (
     task_argument,
     with_runtime,
 )
-from agent_runtime.errors import Conflict, ConfigError, NotFound, UsageError
+from agent_runtime.errors import ConfigError, Conflict, NotFound, UsageError
 from agent_runtime.loop.state import State, status_of
 from agent_runtime.runtime import Runtime
 from agent_runtime.settings import state_dir

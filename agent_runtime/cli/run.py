@@ -13,7 +13,6 @@ from agent_runtime.cli.console import (
     command,
     emit_line,
     is_terminal,
-    json_option,
     note,
     say,
     settings_of,
@@ -233,7 +232,11 @@ def _view(as_json: bool) -> View:
 
 
 def _told(
-    ctx: click.Context, do: Callable[[Runtime], Awaitable[int]], *, as_json: bool, unsafe_no_sandbox: bool
+    ctx: click.Context,
+    do: Callable[[Runtime], Awaitable[int]],
+    *,
+    as_json: bool,
+    unsafe_no_sandbox: bool,
 ) -> int:
     """As `with_runtime`; with JSON, an error is also the last line."""
     try:

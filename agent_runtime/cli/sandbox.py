@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import secrets
 import sys
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -103,7 +103,7 @@ def sandbox_exec(
 
     async def do() -> int:
         spec = SandboxSpec(
-            owner_id=f"exec-{secrets.token_hex(8)}",
+            owner_id=_owner_id(_directory(workspace)),
             workspace=_directory(workspace),
             mount=_mount(_directory(workspace)),
             python=_python(workspace, python),
@@ -133,6 +133,11 @@ def _directory(path: str) -> str:
     if not os.path.isdir(path):
         raise SandboxUnavailable(f"--workspace {path!r} is not a directory")
     return os.path.realpath(path)
+
+
+def _owner_id(path: str) -> str:
+    """One for each directory: as root, the sandbox's user id follows from it, and must stay."""
+    return f"exec-{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}"
 
 
 def _mount(path: str) -> str:

@@ -367,7 +367,9 @@ def _types(text: str | None) -> frozenset[str]:
     for name in names:
         if name not in codec.EVENT_TYPES:
             near = schema.nearest(name, codec.EVENT_TYPES)
-            hint = f"did you mean {near!r}?" if near else f"there are: {', '.join(codec.EVENT_TYPES)}"
+            hint = (
+                f"did you mean {near!r}?" if near else f"there are: {', '.join(codec.EVENT_TYPES)}"
+            )
             raise UsageError(f"--types: no event type is called {name!r}; {hint}")
     return frozenset(names)
 

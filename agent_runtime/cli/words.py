@@ -265,7 +265,7 @@ def _workspace(event: e.WorkspaceOpened) -> str:
 
 def _returned(event: e.CallReturned) -> str:
     # A step may expect its call to fail, so an exit code is told without a judgement.
-    how = "ok" if event.ok else event.kind or "failed"
+    how: str = "ok" if event.ok else event.kind or "failed"
     if event.exit is not None:
         how = f"exit {event.exit}" if how in ("ok", "failed") else f"{how}, exit {event.exit}"
     if event.changed:

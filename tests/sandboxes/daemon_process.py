@@ -1,12 +1,13 @@
 """A daemon in a process of its own, to be killed by the tests.
 
-`daemon_process.py KIND STATE_DIR WORKSPACE NAME (call|execute|attached) [ARGV…]`; prints a line when
-it is busy, and with `attached` ends with the command's exit code.
+`daemon_process.py KIND STATE_DIR WORKSPACE NAME (call|execute|attached) [ARGV…]`; prints a line
+when it is busy, and with `attached` ends with the command's exit code.
 """
 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -17,7 +18,7 @@ from agent_runtime.sandboxes.unsafe import UnsafeSandbox
 from tests.sandboxes.support import TOOLS, call, info
 
 
-async def main(kind: str, state: str, workspace: str, name: str, how: str, argv: list[str]) -> int:
+async def main(kind: str, state: str, workspace: str, name: str, how: str, *argv: str) -> int:
     sandbox = BubblewrapSandbox(state) if kind == "bubblewrap" else UnsafeSandbox(state)
     spec = SandboxSpec(
         owner_id="task_1",
@@ -39,4 +40,4 @@ async def main(kind: str, state: str, workspace: str, name: str, how: str, argv:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
-    sys.exit(anyio.run(main, *sys.argv[1:6], sys.argv[6:]))
+    sys.exit(anyio.run(partial(main, *sys.argv[1:])))

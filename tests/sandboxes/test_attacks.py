@@ -86,14 +86,17 @@ async def test_the_kernel_gives_nothing_that_a_tool_has_no_use_for(
 calls = {"unshare": (272, 0x10000000), "mount": (165, b"n", b"mnt", b"tmpfs", 0, None),
          "chroot": (161, b"."), "keyctl": (250, 0, -3, 0), "io_uring": (425, 4, b"x" * 120),
          "bpf": (321, 0, b"x" * 72, 72), "userfaultfd": (323, 1), "ptrace": (101, 16, 1, 0, 0),
-         "setns": (308, 0, 0), "clone3": (435, struct.pack("<8Q", 0x10000000, 0, 0, 0, 17, 0, 0, 0), 64),
+         "setns": (308, 0, 0),
+         "clone3": (435, struct.pack("<8Q", 0x10000000, 0, 0, 0, 17, 0, 0, 0), 64),
          "openat2": (437, -100, b".", b"x" * 24, 24), "clone": (56, 0x10000011, 0, 0, 0, 0),
          "open_tree_attr": (467, -100, b".", 0, 0, 0)}
 print({syscall(*arguments) for arguments in calls.values()})
-for family, kind, protocol in ((40, 1, 0), (17, 3, 3), (38, 5, 0), (2, 3, 1), (16, 3, 12), (44, 3, 0)):
+families = ((40, 1, 0), (17, 3, 3), (38, 5, 0), (2, 3, 1), (16, 3, 12), (44, 3, 0))
+for family, kind, protocol in families:
     try: socket.socket(family, kind, protocol); print("socket", family)
     except OSError: pass
-status = dict(line.split(":\\t") for line in open("/proc/self/status").read().splitlines() if ":\\t" in line)
+lines = open("/proc/self/status").read().splitlines()
+status = dict(line.split(":\\t") for line in lines if ":\\t" in line)
 print(status["CapEff"], status["CapBnd"], status["NoNewPrivs"], status["Seccomp"])
 """
     answers, status = (await inside(bubblewrap, spec, code)).splitlines()
@@ -130,8 +133,8 @@ sqlite3.connect("db").execute("create table t(a)")
 a, b = socket.socketpair(); a.send(b"x")
 server = socket.create_server(("127.0.0.1", 0)); socket.create_connection(server.getsockname())
 thread = threading.Thread(target=print, args=("thread",)); thread.start(); thread.join()
-print(socket.if_nameindex(), subprocess.run(["git", "--version"], capture_output=True).returncode)
-print(os.getuid(), os.path.expanduser("~"), tempfile.gettempdir(), os.getlogin if 0 else "")
+print(socket.if_nameindex(), subprocess.run(["true"]).returncode)
+print(os.getuid(), os.path.expanduser("~"), tempfile.gettempdir())
 """
     lines = (await inside(bubblewrap, spec, code)).splitlines()
     assert lines[0] == "thread" and lines[1].startswith("[(1, 'lo')")
@@ -163,7 +166,8 @@ async def test_no_network_reaches_the_host(
 ) -> None:
     port, name, sockets = listeners
     code = f"""
-for family, address in ((2, ("127.0.0.1", {port})), (1, "\\0{name}"), (1, {str(tmp_path / "socket")!r})):
+path = {str(tmp_path / "socket")!r}
+for family, address in ((2, ("127.0.0.1", {port})), (1, "\\0{name}"), (1, path)):
     try: socket.socket(family).connect(address); print("reached", address)
     except OSError: pass
 """
@@ -180,7 +184,7 @@ async def test_processes_of_the_host_are_out_of_reach(
         code = f"""
 try: os.kill({victim.pid}, 9)
 except OSError: pass
-print(sorted(int(n) for n in os.listdir("/proc") if n.isdigit())[:2], os.path.exists("/proc/{victim.pid}"))
+print(sorted(int(n) for n in os.listdir("/proc") if n.isdigit())[:2])
 """
         shown = await inside(bubblewrap, spec, code)
         assert victim.poll() is None
@@ -207,7 +211,8 @@ async def test_commands_cannot_touch_the_worker_that_runs_them(
     """They have its uid: only not being dumpable keeps its memory and its stream to itself."""
     session = await bubblewrap.open(spec)
     command = (
-        "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline | grep -q '^[^ ]*python[^ ]* -I -S' || continue; "
+        "for p in /proc/[0-9]*; do "
+        "tr '\\0' ' ' < $p/cmdline | grep -q '^[^ ]*python[^ ]* -I -S' || continue; "
         "(: > $p/mem) 2>&1; ls $p/fd 2>&1; head -c1 $p/environ 2>&1; done; echo end"
     )
     try:
@@ -312,9 +317,9 @@ async def test_kill_9_of_the_callers_process_group_ends_the_sandbox(
 async def test_the_hosts_view_of_a_finished_sandbox_is_unchanged(
     bubblewrap: BubblewrapSandbox, spec: SandboxSpec
 ) -> None:
-    before = Path("/proc/self/mountinfo").read_text()
+    before = Path("/proc/self/mountinfo").read_bytes()
     await bubblewrap.execute(spec, ["true"], deadline_seconds=20)
-    assert Path("/proc/self/mountinfo").read_text() == before
+    assert Path("/proc/self/mountinfo").read_bytes() == before
 
 
 async def test_read_only_paths_stay_and_cannot_be_replaced(

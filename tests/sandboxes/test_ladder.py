@@ -24,11 +24,8 @@ REFUSED = "bwrap: No permissions to create new namespace, likely because the ker
 
 
 def script(path: Path, text: str) -> str:
-    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
     path.chmod(path.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
-    for parent in path.parents:  # the probe of a root daemon drops to another user
-        if os.stat(parent).st_uid == os.geteuid() and str(parent).count("/") > 2:
-            parent.chmod(0o755)
     return str(path)
 
 
@@ -36,12 +33,16 @@ async def test_without_a_sandbox_nothing_runs_and_every_reason_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Never fall back silently."""
-    first = script(tmp_path / "bwrap-1", f"echo '{REFUSED}' >&2; exit 1")
+    here = str(tmp_path / "bin")  # readable: the probe of a root daemon is another user
+    os.mkdir(here)
+    first = script(tmp_path / "bin" / "bwrap-1", f"echo '{REFUSED}' >&2; exit 1")
     second = script(
-        tmp_path / "bwrap-2", "echo 'bwrap: Unknown option --disable-userns' >&2; exit 1"
+        tmp_path / "bin" / "bwrap-2", "echo 'bwrap: Unknown option --disable-userns' >&2; exit 1"
     )
     monkeypatch.setattr(
-        module, "candidates", lambda setting: [Binary(first), Binary(second), Binary("/absent")]
+        module,
+        "candidates",
+        lambda setting: [Binary(first, here), Binary(second, here), Binary("/absent")],
     )
     with pytest.raises(SandboxUnavailable) as caught:
         await choose(str(tmp_path / "state"), setting=None, unsafe=False)
@@ -73,7 +74,7 @@ async def test_unsafe_is_chosen_by_name_only(tmp_path: Path) -> None:
 
 
 def test_the_setting_comes_first(tmp_path: Path) -> None:
-    assert next(iter(candidates("/opt/bwrap"))) == Binary("/opt/bwrap")
+    assert next(iter(candidates("/opt/bwrap"))).path == "/opt/bwrap"
 
 
 def host(*, container: bool = False, root: bool = False, **switches: str) -> Host:

@@ -71,10 +71,10 @@ def test_only_packages_go_into_the_worker_never_a_checkout(tmp_path: Path) -> No
     (package / "__init__.py").touch()
     directory = tmp_path / "directory"
     directory.mkdir()
-    binds = dict(
-        (destination, source)
+    binds = {
+        destination: source
         for source, destination in mounts.worker_binds([TOOLS, str(package), str(directory)])
-    )
+    }
     assert binds["/run/agent-runtime/packages/tools_for_tests.py"] == TOOLS
     assert binds["/run/agent-runtime/packages/plugin"] == str(package)
     assert binds["/run/agent-runtime/plugins/2"] == str(directory)

@@ -37,14 +37,16 @@ def run(program: bytes, number: int, arch: int, *arguments: int) -> int:
     """Classic BPF as the kernel runs it for seccomp."""
     padded = [*arguments, *([0] * (6 - len(arguments)))]
     data = struct.pack("<iIQ6Q", number, arch, 0, *padded)
-    code = [struct.unpack_from("<HBBI", program, at) for at in range(0, len(program), 8)]
+    code: list[tuple[int, int, int, int]] = [
+        struct.unpack_from("<HBBI", program, at) for at in range(0, len(program), 8)
+    ]
     accumulator, place = 0, 0
     while True:
         operation, if_true, if_false, k = code[place]
         place += 1
         match operation:
             case 0x20:
-                (accumulator,) = struct.unpack_from("<I", data, k)
+                accumulator = int.from_bytes(data[k : k + 4], "little")
             case 0x54:
                 accumulator &= k
             case 0x05:

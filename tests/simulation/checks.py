@@ -1,4 +1,6 @@
-"""What must hold after every life, whatever happened in it. Each check can fail: see `test_mutations`."""
+"""What must hold after every life. Each check can fail: `test_mutations` shows it."""
+
+from itertools import pairwise
 
 from agent_runtime.loop import budget, codec
 from agent_runtime.loop import events as e
@@ -52,7 +54,7 @@ def check_log(life: Life) -> None:
     for fact in account.facts:
         assert fact in stored, f"lost: {fact}"
         stored.remove(fact)
-    assert all(a.at_us <= b.at_us for a, b in zip(rows, rows[1:], strict=False)), "time went back"
+    assert all(a.at_us <= b.at_us for a, b in pairwise(rows)), "time went back"
     state = folded(rows)
     assert state == life.state, "the driver's state is not the fold of its log"
     assert life.world.shared.tasks[TASK].summary == summarize(state, head)
@@ -211,7 +213,7 @@ def check_tree(life: Life) -> None:
 def check_conversation(life: Life) -> None:
     """The history is append-only, and a step that talks to the model has the task to itself."""
     asked = life.world.account.asked
-    for earlier, later in zip(asked, asked[1:], strict=False):
+    for earlier, later in pairwise(asked):
         assert later[: len(earlier)] == earlier, "the history was rewritten"
     talking = ""
     for event in life.events:

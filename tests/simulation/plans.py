@@ -9,7 +9,6 @@ from agent_runtime.types import (
     Alternative,
     Check,
     Decision,
-    Effect,
     Expect,
     Json,
     Limits,

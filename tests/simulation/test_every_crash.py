@@ -1,4 +1,4 @@
-"""Twenty fixed tasks, killed at every append and every await: here at some, by `make sim` at all."""
+"""Twenty fixed tasks, killed at some of their awaits and appends (`make sim`: at all)."""
 
 import pytest
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.simulation.lives import failures_of
 from tests.simulation.checks import run_life
+from tests.simulation.lives import failures_of
 from tests.simulation.world import Chances
 
 LIVES, CHUNK = 1000, 50

@@ -55,6 +55,7 @@ from agent_runtime.toolkit import FunctionTool, tool
 from agent_runtime.types import (
     Effect,
     Json,
+    Row,
     Status,
     TaskId,
     TaskSpec,
@@ -125,6 +126,7 @@ class World:
         self.points = 0
         self.crashes_left = chances.crashes
         self.crash_at = chances.crash_at or self.rng.randint(1, 120)
+        self.crash_place = self._some_place()
         self.dead = False
         self.owner = 0
         self.scope: anyio.CancelScope | None = None
@@ -148,7 +150,7 @@ class World:
 
     async def point(self, place: str) -> None:
         """An await of the process: it may die here."""
-        if self._dies():
+        if self._dies(place):
             raise Crash
         await self._yield()
         if self.dead:
@@ -156,18 +158,23 @@ class World:
 
     async def worker_point(self, place: str) -> None:
         """An await inside a sandbox: its owner may die here, the sandbox goes on."""
-        if self._dies() and self.scope is not None:
+        if self._dies(place) and self.scope is not None:
             self.scope.cancel()
         await self._yield()
 
-    def _dies(self) -> bool:
+    def _dies(self, place: str) -> bool:
         if self.dead:
             return True
         self.points += 1
-        if self.crashes_left and self.points >= self.crash_at:
+        due = self.crashes_left and self.points >= self.crash_at
+        if due and place.startswith(self.crash_place):
             self.crashes_left -= 1
             self.dead = True
         return self.dead
+
+    def _some_place(self) -> str:
+        # The few places between an effect and its record deserve more than their share.
+        return self.rng.choice(["", "", "", "after", "append", "half"]) if self.random else ""
 
     async def _yield(self) -> None:
         # Now and then time passes as well: more often would only be slower.
@@ -250,15 +257,16 @@ class World:
         self.dead = False
         self.owner += 1
         self.crash_at = self.points + self.rng.randint(1, 120)
+        self.crash_place = self._some_place()
         await anyio.sleep(self.rng.choice([0, 0, 0.5, 10]))
 
     async def _people(self, store: "FaultyStore") -> None:
-        """Decide approvals, sometimes pause, steer, stop or cancel, each from a process of theirs."""
+        """Decide approvals, sometimes pause, steer, stop or cancel, from other processes."""
         outside = MemoryStore(self.shared)
         while True:
             if self.wishes and self._now() >= self.wishes[0][0]:
                 await self._wish(self.wishes.pop(0)[1], store)
-            await anyio.sleep(self.rng.uniform(0.5, 20) if self.random else 0.25)
+            await anyio.sleep(self.rng.uniform(0.5, 20) if self.random else self._patience())
             rows = self.shared.tasks[TASK].rows
             if self.dead or rows[-1].type == "TaskEnded":
                 return
@@ -284,6 +292,9 @@ class World:
 
     def _now(self) -> float:
         return anyio.current_time()
+
+    def _patience(self) -> float:
+        return 0.25 if self.wishes else 3.0
 
     async def _wish(self, wish: str, store: "FaultyStore") -> None:
         match wish:
@@ -335,7 +346,8 @@ def _answer(state: State, *, approves: bool) -> e.ApprovalDecided:
     )
 
 
-def folded(rows: Sequence[codec.Row]) -> State:
+def folded(rows: Sequence[Row]) -> State:
+    """The state that a log leads to."""
     return fold(((codec.decode(r), r.at_us) for r in rows), State(task_id=TASK))
 
 
@@ -511,7 +523,7 @@ class WorldModel:
         await world.point("model answered")
         if not world.random:
             # A turn that is asked again after a crash is answered alike.
-            turns = sum(m["role"] == "assistant" for m in request.messages)
+            turns: int = sum(m["role"] == "assistant" for m in request.messages)
             answers = world.scene.answers
             return answers[min(turns, len(answers) - 1)]
         names = ["look", "write", "pay", "put", "post", "nothing_like_it", "special"]
@@ -622,7 +634,7 @@ class Life:
     """What came of one seed."""
 
     state: State
-    rows: Sequence[codec.Row]
+    rows: Sequence[Row]
     events: Sequence[e.AnyEvent]
     world: World
 

@@ -282,3 +282,18 @@ async def test_without_objectives_the_clean_checkout_is_still_named(
     verification = await _verify(workspaces, opened)
     assert (verification.ok, verification.checks) == (True, ())
     assert verification.tree == opened.base_tree
+
+
+async def test_what_a_test_run_leaves_is_neither_handed_over_nor_held_against_the_task(
+    workspaces: LocalWorkspaces, opened: OpenedWorkspace
+) -> None:
+    """A patch with somebody's `.pytest_cache` in it is one that nobody wants to apply."""
+    work = Path(opened.path)
+    (work / "a.py").write_bytes(b"fixed\n")
+    for left in (".pytest_cache/README.md", "tests/__pycache__/test_a.cpython-311.pyc"):
+        (work / left).parent.mkdir(parents=True)
+        (work / left).write_bytes(b"left\n")
+    found = await _verify(workspaces, opened, "test ! -e .pytest_cache")
+    assert found.ok and found.protected_changed == ()
+    changes = await workspaces.changes(TASK, opened.base_tree, found.tree)
+    assert [c.path for c in changes] == ["a.py"]

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from agent_runtime.loop import codec
+from tests.cli.conftest import FIX, Fixed, WriteTask, git
+from tests.cli.helpers import SECONDS_MAX, UNSAFE, Cli
+
+
+def waits_for(flag: Path) -> str:
+    """A shell command that runs until a file outside of the workspace exists."""
+    return f"while [ ! -e {flag} ]; do sleep 0.02; done; echo done > out.txt"
+
+
+def test_json_lines_are_the_rows_of_the_log_and_the_last_one_is_the_result(fixed: Fixed) -> None:
+    """DESIGN, "JSON": one stored event a line, exactly the log's row; last line the result."""
+    *events, result = (json.loads(line) for line in fixed.out.splitlines())
+    assert [row["seq"] for row in events] == list(range(1, len(events) + 1))
+    assert set(events[0]) == {
+        "task_id", "seq", "type", "schema", "at_us", "data", "prev_hash", "hash",
+    }  # fmt: skip
+    assert events[0]["type"] == "TaskSubmitted" and events[-1]["type"] == "TaskEnded"
+    assert result["type"] == "result" and result["status"] == "succeeded"
+    patch = Path(result["patch"]).read_bytes()
+    assert b"+    return a + b" in patch and Path(result["certificate"]).is_file()
+    assert result["failed_checks"] == result["unknown_effects"] == result["protected_files"] == []
+
+
+def test_json_lines_hold_the_stored_bytes_that_the_hashes_are_over(fixed: Fixed) -> None:
+    """Our contract: whoever keeps the lines can check the chain without the store."""
+    head = codec.GENESIS
+    for line in fixed.out.splitlines()[:-1]:
+        row = json.loads(line)
+        start = line.index('"data":') + len('"data":')
+        data = line[start : line.index(',"prev_hash":', start)]
+        text = (
+            f"{head}\n{row['task_id']}\n{row['seq']}\n{row['type']}\n{row['schema']}\n"
+            f"{row['at_us']}\n{len(data.encode())}\n{data}"
+        )
+        assert row["prev_hash"] == head
+        head = hashlib.sha256(text.encode()).hexdigest()
+        assert row["hash"] == head
+
+
+def test_the_id_comes_first_and_the_way_to_the_result_last(cli: Cli, repository: Path) -> None:
+    (cli.home / "task.yaml").write_text(FIX, encoding="utf-8")
+    done = cli("run", "task.yaml", UNSAFE)
+    assert done.code == 0, done
+    first, *_ = lines = done.out.splitlines()
+    assert first.startswith("task_")
+    assert "succeeded: every check passed" in lines
+    assert any(line.startswith("  check adds: ok, exit 0") for line in lines)
+    assert any("changed      calc.py" in line for line in lines)
+    assert [line.split()[1] for line in lines[-3:]] == ["diff", "apply", "verify"]
+    assert git(repository, "status", "--porcelain") == ""
+
+
+def test_a_failed_task_ends_with_1(cli: Cli, shell_task: WriteTask) -> None:
+    done = cli("run", str(shell_task("exit 3")), "--json", UNSAFE)
+    assert done.code == 1
+    assert done.lines()[-1]["status"] == "failed"
+
+
+def test_a_wrong_task_file_is_a_usage_error_and_stores_nothing(cli: Cli, repository: Path) -> None:
+    (cli.home / "task.yaml").write_text(FIX.replace("goal:", "gaol:"), encoding="utf-8")
+    done = cli("run", "task.yaml", "--json", UNSAFE)
+    assert done.code == 2
+    assert done.err.startswith("error: ") and "gaol" in done.err
+    assert done.lines()[-1] == {
+        "type": "error", "error": "UsageError", "message": done.err.removeprefix("error: ").strip(),
+        "exit": 2,
+    }  # fmt: skip
+    assert cli("ps", "--json").json() == []
+
+
+def test_a_task_file_comes_from_standard_input(cli: Cli, repository: Path) -> None:
+    done = cli("run", "-", UNSAFE, stdin=FIX)
+    assert done.code == 0, done
+
+
+def test_a_goal_without_a_brain_waits_with_9_and_says_what_can_be_done(
+    cli: Cli, repository: Path
+) -> None:
+    """Exit code 9: waiting for a person or a model."""
+    done = cli("run", "Make the tests pass", "--json", UNSAFE, cwd=repository)
+    assert done.code == 9, done
+    assert done.lines()[-1]["status"] == "waiting" and done.lines()[-1]["reason"] == "brain"
+    assert "waiting for a brain" in done.err and "`plan`" in done.err
+    [task] = cli("ps", "--json").json()
+    assert task["repo"] == str(repository)
+
+
+def test_a_goal_outside_of_a_checkout_asks_for_a_repository(cli: Cli) -> None:
+    done = cli("run", "Make the tests pass")
+    assert done.code == 2 and "--repo" in done.err
+
+
+def test_ctrl_c_stops_gracefully_and_resume_goes_on(
+    cli: Cli, shell_task: WriteTask, tmp_path: Path
+) -> None:
+    """Exit code 130: detached. Nothing accepted is lost."""
+    flag = tmp_path / "flag"
+    path = shell_task(waits_for(flag))
+    running = cli.start("run", str(path), "--json", UNSAFE)
+    running.wait_for_event("CallIntended")
+    running.signal(signal.SIGINT)
+    stopped = running.finish()
+    assert stopped.code == 130, stopped
+    *_, interrupted, result = stopped.lines()
+    assert interrupted["type"] == "Interrupted" and result["status"] == "running"
+    task_id = result["task_id"]
+    assert f"agent-runtime resume {task_id[-8:]}" in stopped.err
+
+    listed = cli("ps")
+    assert "interrupted" in listed.out and "resume" in listed.err
+    flag.touch()
+    done = cli("resume", task_id[-8:], "--json", UNSAFE)
+    assert done.code == 0, done
+    calls = [row for row in done.lines() if row["type"] == "CallIntended"]
+    assert len(calls) == 1, "the same call runs again, it is not announced as another attempt"
+
+
+def test_sigterm_stops_as_gracefully(cli: Cli, shell_task: WriteTask, tmp_path: Path) -> None:
+    running = cli.start("run", str(shell_task(waits_for(tmp_path / "flag"))), "--json", UNSAFE)
+    running.wait_for_event("CallIntended")
+    running.signal(signal.SIGTERM)
+    stopped = running.finish()
+    assert stopped.code == 130 and stopped.lines()[-2]["type"] == "Interrupted"
+
+
+def test_a_closed_pipe_stops_as_gracefully(cli: Cli, shell_task: WriteTask, tmp_path: Path) -> None:
+    """`run | head -1` must not leave a driver that nobody sees."""
+    path = shell_task(waits_for(tmp_path / "flag"))
+    with subprocess.Popen(
+        [sys.executable, "-m", "agent_runtime", "run", str(path), UNSAFE],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=cli.environment(),
+        cwd=cli.home,
+    ) as running:
+        assert running.stdout is not None and running.stderr is not None
+        task_id = running.stdout.readline().decode().strip()
+        running.stdout.close()
+        assert cli("steer", task_id, "say something").code == 0
+        assert running.wait(SECONDS_MAX) == 130
+        assert b"resume with" in running.stderr.read()
+    assert cli("logs", task_id, "--types", "Interrupted").out
+
+
+def test_a_killed_run_is_shown_as_interrupted_and_can_be_resumed(
+    cli: Cli, shell_task: WriteTask, tmp_path: Path
+) -> None:
+    """Kill it anywhere."""
+    flag = tmp_path / "flag"
+    running = cli.start("run", str(shell_task(waits_for(flag))), "--json", UNSAFE)
+    task_id = running.wait_for_event("CallIntended")["task_id"]
+    running.signal(signal.SIGKILL)
+    assert running.finish().code == -signal.SIGKILL
+    shown = cli("show", task_id, "--json").json()
+    assert shown["interrupted"] and shown["owner"] is None
+    flag.touch()
+    done = cli("resume", task_id, UNSAFE)
+    assert done.code == 0, done
+
+
+def test_a_task_that_is_driven_cannot_be_driven_twice(
+    cli: Cli, shell_task: WriteTask, tmp_path: Path
+) -> None:
+    flag = tmp_path / "flag"
+    running = cli.start("run", str(shell_task(waits_for(flag))), "--json", UNSAFE)
+    task_id = running.wait_for_event("CallIntended")["task_id"]
+    refused = cli("resume", task_id, UNSAFE)
+    assert refused.code == 6 and f"pid {running.process.pid}" in refused.err
+    following = cli.start("logs", "-f", task_id)
+    following.wait_for("CallIntended")
+    flag.touch()
+    assert running.finish().code == 0
+    followed = following.finish()
+    assert followed.code == 0 and "TaskEnded" in followed.out.splitlines()[-1]
+    ended = cli("resume", task_id, UNSAFE)
+    assert ended.code == 6 and "succeeded" in ended.err
+
+
+def test_pause_lets_the_call_finish_and_resume_goes_on(
+    cli: Cli, shell_task: WriteTask, tmp_path: Path
+) -> None:
+    flag = tmp_path / "flag"
+    running = cli.start("run", str(shell_task(waits_for(flag))), "--json", UNSAFE)
+    task_id = running.wait_for_event("CallIntended")["task_id"]
+    assert cli("pause", task_id).code == 0
+    running.wait_for_event("PauseRequested")
+    flag.touch()
+    paused = running.finish()
+    assert paused.code == 9, paused
+    assert paused.lines()[-1]["status"] == "paused" and "resume" in paused.err
+    assert cli("resume", task_id, UNSAFE).code == 0
+
+
+def test_cancel_ends_a_task_that_nobody_drives(
+    cli: Cli, shell_task: WriteTask, tmp_path: Path
+) -> None:
+    running = cli.start("run", str(shell_task(waits_for(tmp_path / "flag"))), "--json", UNSAFE)
+    task_id = running.wait_for_event("CallIntended")["task_id"]
+    running.signal(signal.SIGINT)
+    running.finish()
+    asked = cli("cancel", task_id, "--no-wait")
+    assert asked.code == 0 and "resume" in asked.err
+    done = cli("cancel", task_id, "--reason", "enough")
+    assert done.code == 0 and "cancelled" in done.out, done
+    assert cli("cancel", task_id).code == 6
+
+
+def test_cancel_ends_a_task_that_another_process_drives(
+    cli: Cli, shell_task: WriteTask, tmp_path: Path
+) -> None:
+    """Stop means stop; `run` then ends with 1."""
+    running = cli.start("run", str(shell_task(waits_for(tmp_path / "flag"))), "--json", UNSAFE)
+    task_id = running.wait_for_event("CallIntended")["task_id"]
+    done = cli("cancel", task_id)
+    assert done.code == 0 and "cancelled" in done.out, done
+    assert running.finish().code == 1

@@ -1,0 +1,175 @@
+"""The simulation can fail: the core is broken on purpose, and each time it must be noticed."""
+
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent_runtime.loop import actions, budget, calls, decide, journal, perform, recovery
+from agent_runtime.loop import events as e
+from agent_runtime.stores.memory import MemoryStore
+from agent_runtime.testing import FakeWorkspaces
+from agent_runtime.types import Status
+from tests.simulation.lives import failures_of
+from tests.simulation.world import TASK, Chances, WorldSandbox
+
+SEEDS_MAX = 200
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+def rerun_once(patch: pytest.MonkeyPatch) -> None:
+    resolve = calls.resolve
+
+    async def careless(*args: Any) -> e.CallResolved:
+        found = await resolve(*args)
+        if found.resolution == "unknown":
+            return msgspec.structs.replace(found, resolution="rerun")
+        return found
+
+    patch.setattr(calls, "resolve", careless)
+
+
+def forget_on_crash(patch: pytest.MonkeyPatch) -> None:
+    """A store that answers before the disk has it."""
+    crash = MemoryStore.crash
+
+    def forgetful(self: MemoryStore) -> None:
+        task = self._shared.tasks[TASK]
+        if len(task.rows) > 3:
+            last = task.rows[-2]
+            del task.rows[-1]
+            task.summary = msgspec.structs.replace(
+                task.summary, seq=last.seq, head_hash=last.hash, status=Status.RUNNING
+            )
+        crash(self)
+
+    patch.setattr(MemoryStore, "crash", forgetful)
+
+
+def skip_an_append(patch: pytest.MonkeyPatch) -> None:
+    append, numbers = journal._append, count()
+
+    async def lazy(*args: Any, **more: Any) -> None:
+        if next(numbers) % 20 != 19:
+            await append(*args, **more)
+
+    patch.setattr(journal, "_append", lazy)
+
+
+def never_reap(patch: pytest.MonkeyPatch) -> None:
+    async def reap(self: WorldSandbox, owner_id: str) -> int:
+        return 0
+
+    patch.setattr(WorldSandbox, "reap", reap)
+
+
+def never_restore(patch: pytest.MonkeyPatch) -> None:
+    async def restore(*args: Any) -> None:
+        return
+
+    patch.setattr(FakeWorkspaces, "restore", restore)
+
+
+def new_key_for_every_run(patch: pytest.MonkeyPatch) -> None:
+    numbers = count()
+    patch.setattr(calls, "_idempotency_key", lambda *args: str(next(numbers)))
+
+
+def one_key_for_all(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(calls, "_idempotency_key", lambda *args: "key")
+
+
+def approve_anything(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(decide, "call_digest", lambda prepared: "same")
+
+
+def spend_freely(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(budget, "attempt_fits", lambda state: None)
+
+
+def talk_freely(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(budget, "turn_fits", lambda state: None)
+
+
+def forget_the_lane(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(actions, "_lane_is_taken", lambda state: False)
+
+
+def forget_the_conversation(patch: pytest.MonkeyPatch) -> None:
+    for module in (actions, decide):
+        patch.setattr(module, "in_conversation", lambda state: None)
+
+
+def decide_by_chance(patch: pytest.MonkeyPatch) -> None:
+    choose, numbers = recovery.choose, count()
+
+    def fickle(*args: Any, **more: Any) -> recovery.Choice:
+        choice = choose(*args, **more)
+        return recovery.Choice(choice.strategy, choice.delay_ms + next(numbers))
+
+    patch.setattr(recovery, "choose", fickle)
+
+
+def keep_quiet(patch: pytest.MonkeyPatch) -> None:
+    record = decide._record
+
+    def quiet(*args: Any) -> decide.Events:
+        return tuple(x for x in record(*args) if not isinstance(x, e.EffectUnknown))
+
+    patch.setattr(decide, "_record", quiet)
+
+
+def believe(patch: pytest.MonkeyPatch) -> None:
+    done = e.TaskConcluded(status=Status.SUCCEEDED, reason="the model said so")
+    patch.setattr(decide, "_judge", lambda state: (done,) if state.verification else ())
+
+
+def wait_for_ever(patch: pytest.MonkeyPatch) -> None:
+    async def sleep(*args: Any) -> e.TimerFired:
+        return e.TimerFired(timer="nobody waits for it")
+
+    patch.setattr(perform, "_wait", sleep)
+    patch.setattr(actions, "_for_steps", lambda state: [])
+
+
+def leave_the_copy(patch: pytest.MonkeyPatch) -> None:
+    async def close(*args: Any) -> None:
+        return
+
+    patch.setattr(FakeWorkspaces, "close", close)
+
+
+@pytest.mark.parametrize(
+    ("mutate", "noticed"),
+    [
+        (rerun_once, "repeated: "),
+        (forget_on_crash, "lost: "),
+        (skip_an_append, "CorruptLog"),
+        (never_reap, "earlier owner's sandbox is alive"),
+        (never_restore, "tree"),
+        (new_key_for_every_run, "under two keys"),
+        (one_key_for_all, "key"),
+        (approve_anything, "is not what was asked"),
+        (spend_freely, "overshoot: limits.steps"),
+        (talk_freely, "overshoot: limits."),
+        (forget_the_lane, "overlaps another writing call"),
+        (forget_the_conversation, "conversation"),
+        (decide_by_chance, "decided differently"),
+        (keep_quiet, "unreported: "),
+        (believe, "succeeded without a proof"),
+        (wait_for_ever, "stuck"),
+        (leave_the_copy, "working copy is still there"),
+    ],
+)
+def test_the_simulation_notices(
+    mutate: Patch, noticed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check that cannot fail is worth nothing."""
+    mutate(monkeypatch)
+    for seed in range(SEEDS_MAX):
+        found = failures_of([seed], Chances(fault=0.2, crashes=4))
+        if found and noticed in found[0]:
+            return
+    pytest.fail(f"{SEEDS_MAX} lives without {noticed!r}")
