@@ -16,7 +16,7 @@ from agent_runtime.types import BlobId, Json, Row, Status
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """The last line of `run --json`. `patch` and `certificate` are paths of files, if there are any."""
+    """The last line of `run --json`; `patch` and `certificate` are paths of files."""
 
     type: str = "result"
     task_id: str
@@ -31,7 +31,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a log is what was written. `fault` says what is not, `seq` where, if it is an event."""
+    """Whether a log is what was written; `fault` says what is not, `seq` where."""
 
     ok: bool
     task_id: str

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import sys
 from collections.abc import Mapping
 from functools import lru_cache
@@ -118,16 +117,10 @@ def _read(path: str) -> bytes:
             raise UsageError(f"{_STDIN_NAME}: is closed; name a task file")
         return sys.stdin.buffer.read(BYTES_MAX + 1)
     try:
-        # Not waiting for a writer: a named pipe is no task file, and open() would hang on it.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            kind = os.fstat(descriptor).st_mode
-            if stat.S_ISDIR(kind):
-                raise UsageError(f"{path}: is a directory; name a task file in it")
-            if stat.S_ISFIFO(kind):
-                # `run <(generate)`: a pipe that has its writer.
-                os.set_blocking(descriptor, True)
+        with open(path, "rb") as file:
             return file.read(BYTES_MAX + 1)
+    except IsADirectoryError:
+        raise UsageError(f"{path}: is a directory; name a task file in it") from None
     except FileNotFoundError:
         raise UsageError(f"{path}: does not exist; name a task file, or - for stdin") from None
     except (OSError, ValueError) as error:

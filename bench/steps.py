@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import anyio
 
-from agent_runtime.clock import SystemClock
 from agent_runtime.bus import LocalBus
+from agent_runtime.clock import SystemClock
 from agent_runtime.loop.submission import submit
 from agent_runtime.loop.supervisor import Supervisor
 from agent_runtime.ports import Ports

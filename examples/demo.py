@@ -1,4 +1,4 @@
-"""`make demo`: a real bug in a real library, reproduced, fixed, killed half-way, resumed, certified.
+"""`make demo`: a real bug in a real library: reproduced, fixed, killed half-way, resumed, proven.
 
 The bug is the difference between two releases of sqlparse: the source of 0.5.0 with the tests of
 0.5.1. The fix is scripted (a playbook): this shows the runtime, not a model. Without a network a

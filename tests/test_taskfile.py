@@ -172,7 +172,6 @@ TEXTS: list[tuple[str | bytes, str]] = [
     ("a: b: c", "task.yaml:1:5: malformed YAML: mapping values are not allowed"),
     ("goal: x\nplan:\n\tsteps: []", "task.yaml:3:1: malformed YAML"),
     ("goal: x\nplan:\n\tsteps: []", "YAML allows no tabs there: indent with spaces"),
-    ('{"goal": "x",}', "task.yaml:1:"),
     ('{"goal": "x" "y"}', "task.yaml:1:14: malformed JSON: Expecting ',' delimiter"),
     ("goal: a\ngoal: b", "task.yaml:2: goal: the key stands twice, in lines 1 and 2; keep one"),
     ('{"goal": "a",\n"goal": "b"}', "task.yaml:2: goal: the key stands twice"),
@@ -212,13 +211,12 @@ def test_unreadable_text_is_refused(tmp_path: Path, text: str | bytes, fragment:
 def test_bomb_of_aliases_is_refused_at_once(tmp_path: Path) -> None:
     """Ten lines that stand for 10^9 values."""
     lines = ["a0: &a0 [x,x,x,x,x,x,x,x,x,x]"]
-    for n in range(1, 10):
-        lines.append(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]")
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
     assert "holds more than 100000 values" in refused(tmp_path, "\n".join(lines))
 
 
 def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="nowhere.yaml: does not exist; name a task file"):
+    with pytest.raises(UsageError, match=r"nowhere\.yaml: does not exist; name a task file"):
         read_task_file(str(tmp_path / "nowhere.yaml"))
     with pytest.raises(UsageError, match="is a directory"):
         read_task_file(str(tmp_path))
@@ -243,9 +241,9 @@ DOCUMENTS: list[tuple[object, str]] = [
     ({"goal": "g", "labels": {"a": "x" * 64}}, "labels.a: a label and its value have at most 63"),
     ({"goal": "g", "labels": {"": "x"}}, "a label and its value have at most 63"),
     ({"goal": "g", "labels": "team"}, "labels: must be a mapping, got 'team'"),
-    ({"goal": "g", "protect": "tests"}, "protect: must be a list of strings, got 'tests'; write [t"),
-    ({"goal": "g", "protect": ["/etc"]}, "protect[0]: must be relative to the repository, got '/et"),
-    ({"goal": "g", "protect": ["!/a"]}, "protect[0]: must be relative to the repository, got '!/a'"),
+    ({"goal": "g", "protect": "tests"}, "protect: must be a list of strings, got 'tests'; write ["),
+    ({"goal": "g", "protect": ["/etc"]}, "protect[0]: must be relative to the repository, got '/e"),
+    ({"goal": "g", "protect": ["!/a"]}, "protect[0]: must be relative to the repository, got '!/a"),
     ({"goal": "g", "protect": ["a", "b/../c"]}, "protect[1]: must not hold '..'"),
     ({"goal": "g", "protect": ["!"]}, "protect[0]: must name files, got '!'"),
     ({"goal": "g", "workspace": {}}, "workspace.repo: is required and missing"),
@@ -266,9 +264,9 @@ DOCUMENTS: list[tuple[object, str]] = [
       for key in ("setup", "maintenance", "secrets", "services", "resources", "egress")],
     ({"goal": "g", "limits": {"steps": 0}}, "limits.steps: must be from 1 to 100_000, got 0"),
     ({"goal": "g", "limits": {"usd": -1}}, "limits.usd: must be from 0 to 100_000, got -1"),
-    ({"goal": "g", "limits": {"tokens": 10**11}}, "limits.tokens: must be from 0 to 10_000_000_000"),
+    ({"goal": "g", "limits": {"tokens": 10**11}}, "limits.tokens: must be from 0 to 10_000_000_00"),
     ({"goal": "g", "limits": {"tokens": 10**99}}, "limits.tokens: must fit in 64 bits"),
-    ({"goal": "g", "limits": {"seconds": 0}}, "limits.seconds: must be above 0 and at most 2_592_000"),
+    ({"goal": "g", "limits": {"seconds": 0}}, "limits.seconds: must be above 0 and at most 2_592_"),
     ({"goal": "g", "policy": {"network": "all"}},
      "policy.network: must be 'none', got 'all'; the sandboxes of this version have no network"),
     ({"goal": "g", "policy": {"egress": ["x:1"]}}, "policy.egress: the sandboxes of this version"),
@@ -299,25 +297,25 @@ DOCUMENTS: list[tuple[object, str]] = [
     (plan({"id": "1a"}), "plan.steps[0].id: must be a letter or _"),
     (plan({"id": "a-b"}), "steps.a_b.output), got 'a-b'"),
     (plan({"id": "a" * 65}), "plan.steps[0].id: must be a letter or _"),
-    (plan({"id": "a"}, {"id": "a"}), "plan.steps[1].id: must be unique; 'a' is also the id of plan"),
+    (plan({"id": "a"}, {"id": "a"}), "plan.steps[1].id: must be unique; 'a' is also the id of pla"),
     (plan({"id": "a", "needs": ["fis"]}, {"id": "fix"}),
      "plan.steps[0].needs[0]: a step needs steps of the same plan, and none has the id 'fis'; did "
      "you mean 'fix'?"),
-    (plan({"id": "a"}, {"id": "b", "needs": ["a", "a"]}), "plan.steps[1].needs[1]: 'a' is named tw"),
-    (plan({"id": "a", "fallback": "zz"}), "plan.steps[0].fallback: a fallback is a step of the plan"),
+    (plan({"id": "a"}, {"id": "b", "needs": ["a", "a"]}), "plan.steps[1].needs[1]: 'a' is named t"),
+    (plan({"id": "a", "fallback": "zz"}), "plan.steps[0].fallback: a fallback is a step of the pl"),
     (plan({"id": "a", "fallback": "f"}, {"id": "b", "fallback": "f"}, {"id": "f"}),
      "plan.steps[1].fallback: 'f' is already the fallback of 'a'"),
     (plan({"id": "a", "fallback": "f"}, {"id": "f"}, {"id": "c", "needs": ["f"]}),
      "plan.steps[2].needs[0]: 'f' is the fallback of 'a': its result stands for its owner's; need "
      "the owner 'a' instead"),
-    (plan({"id": "a", "fallback": "f", "needs": ["f"]}, {"id": "f"}), "it runs only after its owner"),
+    (plan({"id": "a", "fallback": "f", "needs": ["f"]}, {"id": "f"}), "it runs only after its own"),
     (plan({"id": "a", "needs": ["a"]}), "plan.steps[0]: steps wait for each other: a → a"),
     (plan({"id": "a", "needs": ["b"]}, {"id": "b", "needs": ["a"]}),
      "steps wait for each other: a → b → a; take one of these needs out"),
-    (plan({"id": "a", "fallback": "a"}), "steps wait for each other: a → a ('a' is the fallback of"),
-    (plan({"id": "a", "fallback": "f"}, {"id": "f", "needs": ["a"]}), "each other: a → f → a ('f' is"),
+    (plan({"id": "a", "fallback": "a"}), "steps wait for each other: a → a ('a' is the fallback o"),
+    (plan({"id": "a", "fallback": "f"}, {"id": "f", "needs": ["a"]}), "each other: a → f → a ('f'"),
     (plan({"id": "a", "fallback": "f"}, {"id": "b", "needs": ["a"]}, {"id": "f", "needs": ["b"]}),
-     "steps wait for each other: a → f → b → a ('f' is the fallback of 'a' and may not wait for it"),
+     "steps wait for each other: a → f → b → a ('f' is the fallback of 'a' and may not wait for i"),
     (plan({"id": "a", "retry": 101}), "plan.steps[0].retry: must be from 0 to 100, got 101"),
     (plan({"id": "a", "timeout_seconds": 0}), "plan.steps[0].timeout_seconds: must be above 0"),
     (plan({"id": "a", "timeout_seconds": 86401}), "at most 86_400 s (a day), got 86401"),
@@ -326,19 +324,19 @@ DOCUMENTS: list[tuple[object, str]] = [
     (plan({"id": "a", "expect": {"exit": -1}}), "plan.steps[0].expect.exit: must be from 0 to 255"),
     (plan({"id": "a", "args": {"x": [float("nan")]}}), "plan.steps[0].args.x[0]: must be a finite"),
     (plan({"id": "a", "args": {"x": 2**64}}), "plan.steps[0].args.x: must fit in 64 bits"),
-    (plan({"id": "a", "args": {"x": {1}}}), "plan.steps[0].args.x: must be a JSON value, got a Pyth"),
+    (plan({"id": "a", "args": {"x": {1}}}), "plan.steps[0].args.x: must be a JSON value, got a Py"),
     (plan({"id": "a", "tool": "shell", "goal": "x"}), "plan.steps[0].goal: a step has a tool or a"),
-    (plan({"id": "a", "goal": "x"}), "plan.steps[0].goal: the model works on a step without a tool"),
+    (plan({"id": "a", "goal": "x"}), "plan.steps[0].goal: the model works on a step without a too"),
     *[(plan({"id": "a", "goal": "x", key: value}, model="a/b"),
        f"plan.steps[0].{key}: means nothing on a step of the model")
       for key, value in {"alternative": {"tool": "x"}, "args": {"a": 1}, "retry": 1, "when": "1",
                          "effect": "read", "expect": {"exit": 1}}.items()],
     (plan({"id": "a"}, {"id": "b", "args": {"x": "{{ steps.a.output }}"}}),
-     "plan.steps[1].args.x: the template reads the step 'a', whose result is not there yet: add 'a' "
-     "to the needs of 'b'"),
+     "plan.steps[1].args.x: the template reads the step 'a', whose result is not there yet: add "
+     "'a' to the needs of 'b'"),
     (plan({"id": "a", "args": {"x": [{"y": "{{ steps.zz }}"}]}}),
-     "plan.steps[0].args.x[0].y: a template reads steps of the same plan, and none has the id 'zz'"),
-    (plan({"id": "a", "when": "steps.a.ok"}), "plan.steps[0].when: the template reads the result of"),
+     "plan.steps[0].args.x[0].y: a template reads steps of the same plan, and none has the id 'zz"),
+    (plan({"id": "a", "when": "steps.a.ok"}), "plan.steps[0].when: the template reads the result"),
     (plan({"id": "a"}, {"id": "b", "needs": ["a"], "when": "steps['a']['outptu']"}),
      "plan.steps[1].when: a step's result has no 'outptu'; did you mean 'output'?"),
     (plan({"id": "a", "alternative": {"tool": "x", "args": {"y": "{{ steps.b.ok }}"}}}, {"id": "b"}),
@@ -349,7 +347,7 @@ DOCUMENTS: list[tuple[object, str]] = [
     (plan({"id": "a", "fallback": "f"}, {"id": "f", "args": {"x": "{{ steps.a.output }}"}}),
      "plan.steps[1].args.x: the template reads 'a', whose fallback this step is"),
     (plan({"id": "a", "args": {"x": "docker -f '{{.State}}'"}}), "is no template expression"),
-    (plan({"id": "a", "args": {"x": "{{ step.a }}"}}), "a template knows steps and goal, not 'step'"),
+    (plan({"id": "a", "args": {"x": "{{ step.a }}"}}), "a template knows steps and goal, not 'ste"),
     (plan({"id": "copy"}, {"id": "b", "needs": ["copy"], "when": "steps.copy.ok"}),
      "`steps.copy` is a method in templates: write steps['copy']"),
     (plan({"id": "a", "args": {"x": "{{ " + "(" * 5000 + " }}"}}), "plan.steps[0].args.x: "),

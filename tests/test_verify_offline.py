@@ -86,7 +86,7 @@ async def ended_task(path: Path) -> TaskId:
 
 def tamper(path: Path, sql: str, *values: object) -> None:
     db = apsw.Connection(str(path / "store.db"))
-    db.execute(sql, values)  # type: ignore[arg-type]
+    db.execute(sql, values)
     assert db.changes() > 0
     db.close()
 

@@ -7,12 +7,13 @@ repositories; JSON is for programs and goes out as it is.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shlex
 import shutil
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -57,11 +58,8 @@ def with_runtime(
     """Run `do` with an open runtime on an event loop; its result is the exit code."""
     settings = settings_of(ctx)
 
-    def opened() -> AbstractAsyncContextManager[Runtime]:
-        return open_runtime(settings, unsafe_no_sandbox=unsafe_no_sandbox)
-
     async def main() -> int | None:
-        async with opened() as runtime:
+        async with open_runtime(settings, unsafe_no_sandbox=unsafe_no_sandbox) as runtime:
             return await do(runtime)
 
     return run_loop(main)
@@ -109,7 +107,13 @@ def say(text: str = "") -> None:
 
 def note(text: str) -> None:
     """A line for people on stderr: what is not the data that was asked for."""
-    click.echo(clean(text), err=True)
+    with suppress(OSError):  # a terminal that is gone must not change how a verb ends
+        click.echo(clean(text), err=True)
+
+
+def silence() -> None:
+    """Nobody reads stdout any more: what is still written to it goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def emit(value: Json) -> None:

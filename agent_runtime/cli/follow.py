@@ -16,6 +16,7 @@ from enum import StrEnum
 import anyio
 
 from agent_runtime.app import who
+from agent_runtime.cli.console import silence
 from agent_runtime.cli.views import View
 from agent_runtime.errors import AgentRuntimeError
 from agent_runtime.loop import codec
@@ -81,6 +82,7 @@ class _Watch:
         self._waits_since: float | None = None
         self._waited = False
         self._detached = False
+        self._unread = False
         self._lock = anyio.Lock()
 
     def ending(self) -> Ending:
@@ -112,12 +114,14 @@ class _Watch:
                 self._show(lambda: self._view.event(row, event, state))  # noqa: B023 - called now
 
     def _show(self, show: Callable[[], None]) -> None:
-        if self._detached:
+        if self._unread:
             return
         try:
             show()
         except OSError:
             # Nobody reads us any more (a closed pipe or terminal): as good as Ctrl-C.
+            self._unread = True
+            silence()
             self._detach()
 
     def _detach(self) -> None:

@@ -464,14 +464,15 @@ def _shortfall(step: StepState) -> str:
     """Why the result is not what the step expects; empty if it is."""
     result, expect = step.result, step.spec.expect
     assert result is not None
+    told = result.reason.strip()[-300:]
+    if result.exit is not None:
+        told = f"exit {result.exit}" + (f": {told}" if told else "")
     if expect is None or result.judged:
-        return "" if result.ok else result.reason or "it failed"
-    if result.exit is None and not result.ok:
-        return result.reason or "it failed"
+        return "" if result.ok else told or "it failed"
+    if not result.ok and (result.exit is None or expect.exit is None):
+        return told or "it failed"
     if expect.exit is not None and result.exit != expect.exit:
-        return f"exit {result.exit}, expected {expect.exit}: {result.reason[-300:]}"
-    if expect.exit is None and not result.ok:
-        return result.reason or "it failed"
+        return f"expected exit {expect.exit}, got {told}"
     if expect.contains is not None and expect.contains not in result.output:
         return f"its output does not contain {expect.contains!r}"
     return ""

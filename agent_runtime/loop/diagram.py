@@ -85,18 +85,24 @@ def _task_diagram() -> list[str]:
     """The phases of a running plan reach each other on many events: they are drawn as one."""
     edges: dict[tuple[str, str], None] = {}
     for before, row in TASK_TRANSITIONS.items():
-        for afters in row.values():
+        for event, afters in row.items():
             for after in _sorted(afters, Phase):
-                edges[_drawn(before), _drawn(after)] = None
+                inside = before in EXECUTING and after in EXECUTING
+                if before is not after and not inside:
+                    edges[_from(before, event, after), _to(afters, after)] = None
     lines = ["stateDiagram-v2", "    [*] --> idle", "    state running_plan {"]
     lines += [f"        {phase}" for phase in reversed(_in_order())]
     lines += ["    }"]
-    lines += [f"    {before} --> {after}" for before, after in edges if before != after]
-    return lines
+    return lines + [f"    {before} --> {after}" for before, after in edges]
 
 
-def _drawn(phase: Phase) -> str:
-    return "running_plan" if phase in EXECUTING else phase.value
+def _from(before: Phase, event: type[e.Event], after: Phase) -> str:
+    everywhere = all(after in TASK_TRANSITIONS[p].get(event, ()) for p in EXECUTING)
+    return "running_plan" if before in EXECUTING and everywhere else before.value
+
+
+def _to(afters: frozenset[Phase], after: Phase) -> str:
+    return "running_plan" if after in EXECUTING and afters >= EXECUTING else after.value
 
 
 def _step_diagram() -> list[str]:

@@ -49,7 +49,6 @@ _STEP_EVENTS: _Row = dict.fromkeys(
 )
 _EXECUTION: _Row = {
     **_STEP_EVENTS,
-    e.VerificationStarted: frozenset({P.COMPLETION_VERIFICATION}),
     **_TO_CLEANUP,
 }
 
@@ -75,8 +74,11 @@ TASK_TRANSITIONS: Mapping[Phase, _Row] = {
         **_TROUBLE,
         **_TO_CLEANUP,
     },
-    P.PLANNING: {e.PlanAdopted: EXECUTING, **_TO_CLEANUP},
-    P.EXECUTION: _EXECUTION,
+    P.PLANNING: {e.PlanAdopted: frozenset({P.EXECUTION}), **_TO_CLEANUP},
+    P.EXECUTION: {
+        **_EXECUTION,
+        e.VerificationStarted: frozenset({P.COMPLETION_VERIFICATION}),
+    },
     P.TOOL_TRANSITION_EVALUATION: _EXECUTION,
     P.TOOLBELT_ACTIVATION: _EXECUTION,
     P.ERROR_HANDLING: {
@@ -166,6 +168,11 @@ STEP_TRANSITIONS: Mapping[StepStatus, Mapping[type[e.Event], frozenset[StepStatu
     S.SKIPPED: {},
 }
 """step state -> event -> states it may lead to."""
+
+
+def possible(phase: Phase, event: type[e.Event]) -> bool:
+    """May `event` happen in `phase` at all, wherever it leads?"""
+    return event in TASK_TRANSITIONS[phase] or (event in FACTS and phase is not Phase.IDLE)
 
 
 def legal(before: Phase, event: type[e.Event], after: Phase) -> bool:

@@ -216,7 +216,12 @@ def evolve(state: State, event: e.AnyEvent, at_us: int) -> State:
     """Fold one event that is stored at `at_us`. Raises `IllegalEvent` when the tables forbid it."""
     if state.ended:
         raise IllegalEvent(f"{type(event).__name__} after the task's end")
-    changes = _changes(state, event, at_us)
+    if not phases.possible(state.phase, type(event)):
+        raise IllegalEvent(f"{type(event).__name__} cannot happen in {state.phase}")
+    try:
+        changes = _changes(state, event, at_us)
+    except KeyError as error:
+        raise IllegalEvent(f"{event!r} is about {error}, which is not there") from error
     changes["seq"] = state.seq + 1
     changes["at_us"] = at_us
     if "usage" not in changes and state.alive and at_us > state.at_us:
@@ -648,9 +653,6 @@ def _recovery(state: State, event: e.RecoveryChosen) -> dict[str, Any]:
         fresh |= {"result": None, "failure": None}
     if event.strategy == "alternative":
         fresh |= {"alternative": True, "effect": None, "known_failures": 0}
-    if not again:
-        # Failed for good: `failure` stays, and says that it was dealt with.
-        fresh |= {"result": None}
     to = StepStatus.READY if again and not timer else StepStatus.RECOVERING
     return _moved(state, event.step_id, event, to, **fresh)
 

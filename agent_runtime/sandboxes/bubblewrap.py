@@ -132,9 +132,10 @@ class BubblewrapSandbox:
             options += ["--setenv", name, value]
         options += [*plan.options, "--chdir", spec.mount]
         uid, gid = identity(spec)
-        give = (spec.home,) if uid is not None and spec.home else ()
+        # HOME is the runtime's own directory and always given; the workspace may be the user's.
+        give = [spec.home] if uid is not None and spec.home else []
         if uid is not None and spec.chown:
-            give = (*give, spec.workspace)
+            give.append(spec.workspace)
         return Launch(
             kind="bwrap",
             command=command,
@@ -146,7 +147,7 @@ class BubblewrapSandbox:
             filter=filter_path() or "",
             uid=uid,
             gid=gid,
-            give=give,
+            give=[os.path.realpath(path) for path in give],
         )
 
     # ---- which bubblewrap ----------------------------------------------------------------
@@ -309,14 +310,15 @@ async def run(
     attached: bool = False,
 ) -> Ended:
     """One command from start to proven end."""
-    running = await launcher.launch(
-        launch,
-        owner_id=spec.owner_id,
-        stdio="attached" if attached else "captured",
-        passed=(0, 1, 2) if attached else (),
-        deadline_seconds=deadline_seconds,
-        scratch=launch.kind == "plain" and not spec.home,
-    )
+    with open(os.devnull, "r+b", buffering=0) as null:
+        running = await launcher.launch(
+            launch,
+            owner_id=spec.owner_id,
+            stdio="attached" if attached else "captured",
+            passed=[fd if _is_open(fd) else null.fileno() for fd in (0, 1, 2)] if attached else (),
+            deadline_seconds=deadline_seconds,
+            scratch=launch.kind == "plain" and not spec.home,
+        )
     try:
         await running.wait()
     finally:
@@ -352,6 +354,14 @@ async def run_attached(
     if ended.failure:
         raise SandboxUnavailable(f"the sandbox did not start: {ended.failure[1]}")
     return ended.exit
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def raise_if_unwritable(ended: Ended | None, launch: Launch, spec: SandboxSpec) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 from agent_runtime.errors import SandboxUnavailable
 from agent_runtime.ports import Sandbox
-from agent_runtime.sandboxes.bubblewrap import BubblewrapSandbox
-from agent_runtime.sandboxes.unsafe import UnsafeSandbox
 
 
 async def choose(state_dir: str, *, setting: str | None, unsafe: bool) -> Sandbox:
@@ -14,6 +14,15 @@ async def choose(state_dir: str, *, setting: str | None, unsafe: bool) -> Sandbo
     Raises:
         SandboxUnavailable: none works; the message has every probe's reason and remedy.
     """
+    if sys.platform != "linux":
+        raise SandboxUnavailable(
+            f"tools run in a local sandbox on Linux only; this is {sys.platform}. Use a Linux "
+            "machine, a container or a virtual machine, or a daemon that runs in one"
+        )
+    # Imported here, for they import what only Linux has, and this file is imported everywhere.
+    from agent_runtime.sandboxes.bubblewrap import BubblewrapSandbox
+    from agent_runtime.sandboxes.unsafe import UnsafeSandbox
+
     if unsafe:
         return UnsafeSandbox(state_dir)
     sandbox = BubblewrapSandbox(state_dir, setting)

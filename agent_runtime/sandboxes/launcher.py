@@ -49,6 +49,7 @@ Request = dict[str, Any]
 Source = str | int | list[Any]
 """A host path: itself, the number of a staged source, or [number, path below it]."""
 
+_LEFT_TO_THE_DAEMON: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -60,6 +61,9 @@ def main() -> None:
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     # Ended keepers, and what a killed keeper leaves, are reaped by the kernel.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    # A service manager sends these to everybody; only the daemon decides when a sandbox ends.
+    for number in _LEFT_TO_THE_DAEMON:
+        signal.signal(number, signal.SIG_IGN)
     requests = socket.socket(fileno=0)
     while True:
         data, fds, _, _ = socket.recv_fds(requests, 1, 8, _cmsg_cloexec())
@@ -91,6 +95,8 @@ def keep(control: socket.socket, passed: Sequence[int]) -> None:
         keeper.watch()
     except StartFailed as failure:
         keeper.failure = failure
+    except Exception as error:  # noqa: BLE001 - the border: whatever it is, what was started must end
+        keeper.failure = StartFailed("unavailable", f"{type(error).__name__}: {error}")
     keeper.finish()
 
 
@@ -372,7 +378,7 @@ def _child(
         with suppress(PermissionError):
             os.setsid()
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
+        for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ, *_LEFT_TO_THE_DAEMON):
             signal.signal(number, signal.SIG_DFL)
         stdio = _stdio(request, passed, output)
         staged = list(request["sources"])
@@ -400,6 +406,8 @@ def _child(
             _close_all_but({0, 1, 2, errors})
             os.execve(request["command"][0], request["command"], request["env"])
         arguments = [_path(staged, value) for value in request["arguments"]]
+        # A zero byte ends an option: one inside a value would begin another, such as a mount.
+        assert not any("\0" in value for value in arguments), "a zero byte in an option"
         options = os.memfd_create("options")
         text = b"\0".join(
             os.fsencode(value)
@@ -532,16 +540,11 @@ def give(root: str, uid: int, gid: int) -> None:
 
 def _give_entry(name: str, directory_fd: int, uid: int, gid: int) -> None:
     with suppress(FileNotFoundError):
-        entry = (
-            os.lstat(name)
-            if directory_fd < 0
-            else os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
-        )
-        if entry.st_uid == uid or (entry.st_nlink > 1 and not stat.S_ISDIR(entry.st_mode)):
-            return
-        if stat.S_ISBLK(entry.st_mode) or stat.S_ISCHR(entry.st_mode):
-            return
-        os.chown(name, uid, gid, dir_fd=directory_fd, follow_symlinks=False)
+        entry = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+        linked = entry.st_nlink > 1 and not stat.S_ISDIR(entry.st_mode)
+        device = stat.S_ISBLK(entry.st_mode) or stat.S_ISCHR(entry.st_mode)
+        if entry.st_uid != uid and not linked and not device:
+            os.chown(name, uid, gid, dir_fd=directory_fd, follow_symlinks=False)
 
 
 # ---- the kernel ----------------------------------------------------------------------------------

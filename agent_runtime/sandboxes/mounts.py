@@ -135,6 +135,14 @@ def check(spec: SandboxSpec) -> None:
             f"a workspace cannot be mounted at {mount!r}: the sandbox needs that place itself; "
             "move the repository to another directory"
         )
+    for name, value in spec.env.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise SandboxUnavailable(
+                f"{name!r} cannot be the name or {value!r} the value of a variable"
+            )
+    places = (mount, spec.workspace, spec.home or "", spec.python or "", *spec.read_only_paths)
+    if any("\0" in place for place in (*places, *spec.plugin_paths)):
+        raise SandboxUnavailable(f"a path has a zero byte: {places!r}")
     for path in (spec.workspace, *((spec.home,) if spec.home else ())):
         if not os.path.isdir(path):
             raise SandboxUnavailable(f"the directory {path!r} does not exist")

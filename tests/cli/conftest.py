@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -57,12 +58,12 @@ plan:
       args: {path: calc.py, edits: [{oldText: a - b, newText: a + b}]}
       needs: [look]
 objectives:
-  - {id: adds, check: {command: "grep -q 'a + b' calc.py"}}
+  - {id: adds, check: {command: "grep -q 'a + b' *.py"}}
 labels: {team: parsers}
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def fixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fixed]:
     """A finished task that succeeded; nobody may change it."""
     home = tmp_path_factory.mktemp("fixed")
@@ -81,7 +82,10 @@ class Fixed:
         self.cli, self.task_id, self.out = cli, task_id, out
 
 
-WriteTask = Callable[[str], Path]
+class WriteTask(Protocol):
+    """Writes a task of one shell step, with more of the file behind it."""
+
+    def __call__(self, command: str, more: str = "") -> Path: ...
 
 
 @pytest.fixture

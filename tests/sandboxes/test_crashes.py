@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_runtime.errors import WorkerLost
+from agent_runtime.errors import SandboxUnavailable, WorkerLost
 from agent_runtime.sandboxes import launcher, records
 from tests.sandboxes.support import (
     call,
@@ -146,6 +146,14 @@ def _parent(pid: int) -> int:
         return int(Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()[1])
     except OSError:
         return 0
+
+
+async def test_a_state_directory_that_cannot_be_written_is_named(kind: str, tmp_path: Path) -> None:
+    """Nothing runs that a later process could not find."""
+    (tmp_path / "state").write_text("not a directory", encoding="utf-8")
+    sandbox = new_sandbox(kind, tmp_path / "state")
+    with pytest.raises(SandboxUnavailable, match="state"):
+        await sandbox.open(make_spec(tmp_path))
 
 
 async def test_a_record_of_another_boot_is_forgotten(tmp_path: Path) -> None:

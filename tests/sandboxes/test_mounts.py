@@ -80,7 +80,8 @@ def test_only_packages_go_into_the_worker_never_a_checkout(tmp_path: Path) -> No
     assert binds["/run/agent-runtime/plugins/2"] == str(directory)
     runtime = binds["/run/agent-runtime/packages/agent_runtime"]
     assert os.path.isfile(os.path.join(runtime, "ports.py"))
-    assert os.path.dirname(runtime) not in binds.values()
+    checkout = os.path.dirname(runtime)
+    assert os.path.basename(checkout) == "site-packages" or checkout not in binds.values()
     with pytest.raises(SandboxUnavailable, match="absent"):
         mounts.worker_binds([str(tmp_path / "absent")])
 
@@ -114,6 +115,20 @@ def test_the_environment_is_complete_and_the_tasks_wins(tmp_path: Path) -> None:
     assert (env["LANG"], env["X"], env["HOME"]) == ("de_DE.UTF-8", "1", "/home/agent")
     assert "TERM" not in env
     assert "VIRTUAL_ENV" not in mounts.variables(replace(spec, python=None), "/home/agent")
+
+
+@pytest.mark.parametrize(
+    "env", [{"A": "x\0--bind\0/\0/host"}, {"A\0B": "x"}, {"A=B": "x"}, {"": "x"}]
+)
+def test_a_variable_cannot_smuggle_an_option(tmp_path: Path, env: dict[str, str]) -> None:
+    """Options travel in a file, each ended by a zero byte."""
+    with pytest.raises(SandboxUnavailable, match="cannot be the name"):
+        mounts.mounts(make_spec(tmp_path, env=env), worker=True)
+
+
+def test_a_path_has_no_zero_byte(tmp_path: Path) -> None:
+    with pytest.raises(SandboxUnavailable, match="zero byte"):
+        mounts.mounts(make_spec(tmp_path, mount="/a\0--bind\0/\0/b"), worker=True)
 
 
 # ---- interpreters --------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from agent_runtime.ports import ModelAnswer
 from agent_runtime.types import (
     Alternative,
@@ -117,7 +119,7 @@ class Scene:
 
 
 def _step(step_id: str, tool: str | None, **more: Json) -> StepSpec:
-    return StepSpec(id=step_id, tool=tool, **more)
+    return msgspec.convert({"id": step_id, "tool": tool, **more}, StepSpec)
 
 
 def _task(*steps: StepSpec, model: str | None = None, **more: Json) -> TaskSpec:

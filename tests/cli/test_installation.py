@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from agent_runtime.taskfile import read_task_file
+from tests.cli.conftest import FIX
+from tests.cli.helpers import UNSAFE, Cli
+
+
+def test_tools_are_listed_with_what_they_change(cli: Cli) -> None:
+    tools = {tool["name"]: tool for tool in cli("tools", "--json").json()["tools"]}
+    assert tools["read_file"]["effect"] == "read" and tools["shell"]["effect"] == "workspace"
+    assert tools["shell"]["toolbelt"] == "standard" and tools["shell"]["where"] == "worker"
+    assert "shell" in cli("tools").out
+
+
+def test_modules_are_listed_with_their_tools(cli: Cli) -> None:
+    listed = cli("modules", "--json").json()
+    assert {"name": "planning", "tools": ["update_plan"]}.items() <= listed["modules"][0].items()
+
+
+def test_a_plugin_that_is_not_installed_is_told(cli: Cli) -> None:
+    cli.env["AGENT_RUNTIME_PLUGINS"] = "no-such-plugin"
+    assert cli("modules", "--json").json()["not_installed"] == ["no-such-plugin"]
+    assert "no-such-plugin" in cli("tools").err
+
+
+def test_doctor_says_whether_a_task_could_run(cli: Cli) -> None:
+    """Exit code 3: configuration."""
+    done = cli("doctor", "--json")
+    checks = {check["name"]: check for check in done.json()["checks"]}
+    assert done.json()["ok"] == (done.code == 0) and done.code in (0, 3)
+    assert checks["store"]["ok"] and "schema version" in checks["store"]["detail"]
+    assert checks["git"]["ok"] and checks["python"]["ok"]
+    assert checks["sandbox"]["ok"] or checks["sandbox"]["remedy"]
+    settings = {each["name"]: each for each in done.json()["settings"]}
+    assert settings["store"]["source"] == "default"
+
+
+def test_doctor_names_what_is_wrong_with_a_store(cli: Cli) -> None:
+    broken = cli.home / "broken.db"
+    broken.write_bytes(b"this is no database, but long enough to be looked at" * 20)
+    done = cli("--store", f"sqlite:///{broken}", "doctor")
+    assert done.code == 3 and "NOT  store" in done.out
+
+
+def test_a_wrong_setting_is_3(cli: Cli) -> None:
+    cli.env["AGENT_RUNTIME_LOG_LEVEL"] = "loud"
+    done = cli("ps")
+    assert done.code == 3 and "AGENT_RUNTIME_LOG_LEVEL" in done.err
+
+
+def test_init_writes_a_task_file_that_is_one(cli: Cli, repository: Path) -> None:
+    (repository / "Makefile").write_text("test:\n\ttrue\n", encoding="utf-8")
+    done = cli("init", str(repository))
+    assert done.code == 0 and "agent-runtime run" in done.out
+    task = read_task_file(str(repository / "task.yaml"))
+    assert task.workspace is not None and task.workspace.repo == str(repository)
+    assert task.objectives[0].check.command == "make test"
+    before = (repository / "task.yaml").read_bytes()
+    again = cli("init", str(repository))
+    assert again.code == 6 and (repository / "task.yaml").read_bytes() == before
+
+
+def test_gc_forgets_what_ended_and_keeps_the_rest(cli: Cli, repository: Path) -> None:
+    (cli.home / "task.yaml").write_text(FIX, encoding="utf-8")
+    ended = cli("run", "task.yaml", "--json", UNSAFE).lines()[-1]["task_id"]
+    waiting = cli("run", "A goal", "--repo", str(repository), "--json", UNSAFE).lines()[-1]
+    leftover = cli.state / "workspaces" / "task_ffffffffffffffffffffffffffffffff"
+    leftover.mkdir()
+    nothing = cli("gc", "--json").json()
+    assert nothing["forgotten"] == [], "not old enough"
+    assert nothing["leftovers"] == [leftover.name] and not leftover.exists()
+    planned = cli("gc", "--older-than", "0", "--dry-run", "--json").json()
+    assert planned["forgotten"] == [ended] and cli("show", ended).code == 0
+    done = cli("gc", "--older-than", "0", "--json")
+    assert done.code == 0 and done.json()["forgotten"] == [ended]
+    assert cli("show", ended).code == 5
+    assert not (cli.state / "workspaces" / ended).exists()
+    assert not (cli.state / "results" / ended).exists()
+    assert cli("show", waiting["task_id"]).code == 0
