@@ -12,6 +12,7 @@ import pytest
 from agent_runtime import plugins
 from agent_runtime.loop import codec
 from agent_runtime.loop.recovery import RULES
+from agent_runtime.taskfile import read_task_file
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -79,3 +80,26 @@ def test_links_between_pages_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text_of(page)):
         if not target.startswith("http"):
             assert (DOCS / target).exists(), target
+
+
+def test_the_readme_shows_the_diagram_that_is_generated_from_the_table() -> None:
+    """The first page must not tell of another machine."""
+    diagram = re.search(r"```mermaid\n.*?```", text_of("phases.md"), re.DOTALL)
+    assert diagram is not None
+    assert diagram[0] in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_task_file_of_the_readme_is_one(tmp_path: Path) -> None:
+    """Code in the README runs."""
+    block = re.search(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    assert block is not None
+    path = tmp_path / "task.yaml"
+    path.write_text(block[1], encoding="utf-8")
+    assert read_task_file(str(path)).objectives[0].check.min_passed == 300
+
+
+def test_every_make_target_of_the_docs_exists() -> None:
+    """A command that is not there is worse than none."""
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
+        assert set(re.findall(r"(?m)(?:^|`)make ([a-z]+)", page.read_text("utf-8"))) <= targets

@@ -66,12 +66,12 @@ async def test_an_answer_after_the_expiry_counts_as_none() -> None:
 
 
 async def test_a_restart_asks_neither_again_nor_twice() -> None:
-    bench = await _asked()
+    bench = await _asked(Script("pay", Effect.IDEMPOTENT, [50.0]))
     for _ in range(3):
         await bench.drive_and_die(10)
     assert len(bench.of(e.ApprovalRequested)) == 1
     await bench.say(answer("approve"))
-    await bench.drive_and_die(0.0001)
+    await bench.drive_and_die(10)  # in the middle of the approved call
     state = await bench.drive()
     assert len(bench.of(e.ApprovalRequested)) == 1
     assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED

@@ -98,7 +98,7 @@ async def test_a_failure_beyond_its_retries_aborts_the_task() -> None:
     state = await bench.run(task(step("a", "flaky", retry=1), step("b", "flaky", needs=["a"])))
     assert state.conclusion is not None
     assert state.conclusion.status is Status.FAILED
-    assert state.conclusion.reason == "step 'a' failed (failed): no"
+    assert state.conclusion.reason.startswith("step 'a' failed (failed): ")
     assert [s.step_id for s in bench.of(e.StepSkipped)] == ["b"]
 
 

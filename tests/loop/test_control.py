@@ -1,0 +1,241 @@
+"""Cancel, pause, resume, steer and a graceful stop, in every phase."""
+
+from collections.abc import Sequence
+
+import anyio
+import pytest
+
+from agent_runtime.loop import codec
+from agent_runtime.loop import events as e
+from agent_runtime.loop.state import status_of
+from agent_runtime.types import Effect, Phase, Row, Status
+from tests.loop.harness import FOREVER, NO, OK, Answer, Bench, Script, asks, step, task
+
+pytestmark = pytest.mark.anyio
+
+TOUR = task(
+    step("belt", "special"),
+    step("flaky", "flaky", retry=1, needs=["belt"]),
+    step("write", "write", needs=["flaky"]),
+    limits={"seconds": 3600.0},
+)
+"""A plan that takes a task through every phase."""
+
+
+def tour() -> Bench:
+    return Bench(
+        Script("special", toolbelt="extra"),
+        Script("flaky", answers=[NO]),
+        Script("write", Effect.WORKSPACE, where="worker"),
+    )
+
+
+def when(bench: Bench, phase: Phase, *facts: e.InputEvent) -> None:
+    """Append `facts` from outside as soon as the log says that the task is in `phase`."""
+
+    async def look(rows: Sequence[Row]) -> None:
+        entered = [x for x in map(codec.decode, rows) if isinstance(x, e.PhaseEntered)]
+        if any(x.phase is phase for x in entered):
+            bench.hook = None
+            for fact in facts:
+                await bench.say(fact)
+
+    async def once(rows: Sequence[Row]) -> None:
+        if bench.hook is not None:
+            await look(rows)
+
+    bench.hook = once
+
+
+PHASES = [phase for phase in Phase if phase is not Phase.IDLE]
+
+
+async def test_one_task_goes_through_all_eleven_phases() -> None:
+    bench = tour()
+    state = await bench.run(TOUR)
+    assert {x.phase for x in bench.of(e.PhaseEntered)} == set(PHASES)
+    assert state.phase is Phase.IDLE
+    assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("phase", PHASES)
+async def test_a_cancel_ends_the_task_in_every_phase(phase: Phase) -> None:
+    """Before its terminal decision; that one wins over a later cancel."""
+    bench = tour()
+    when(bench, phase, e.CancelRequested(by="me"))
+    state = await bench.run(TOUR)
+    assert state.ended and state.conclusion is not None
+    late = phase is Phase.STATE_CLEANUP
+    assert state.conclusion.status is (Status.SUCCEEDED if late else Status.CANCELLED)
+    assert bench.workspaces.closed == ["task_1"]
+    concluded = [type(x).__name__ for x in bench.events()].index("TaskConcluded")
+    assert not any(isinstance(x, e.CallIntended) for x in bench.events()[concluded:])
+
+
+@pytest.mark.parametrize("phase", PHASES)
+async def test_a_pause_stops_in_every_phase_and_a_resume_goes_on(phase: Phase) -> None:
+    bench = tour()
+    when(bench, phase, e.PauseRequested(by="me"))
+    state = await bench.run(TOUR)
+    if phase is not Phase.STATE_CLEANUP:
+        assert status_of(state) == (Status.PAUSED, "") and not state.alive
+        await anyio.sleep(100_000)  # more than limits.seconds
+        await bench.say(e.ResumeRequested(by="me"))
+        state = await bench.drive()
+    assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
+    assert state.usage.running_us < 60e6, "a pause is not running time"
+    assert state.crashes == 0, "a pause is no crash"
+
+
+@pytest.mark.parametrize("phase", PHASES)
+async def test_a_message_is_heard_in_every_phase(phase: Phase) -> None:
+    bench = tour()
+    when(bench, phase, e.Steered(by="me", message="hurry"))
+    state = await bench.run(TOUR)
+    assert {"role": "user", "text": "hurry"} in state.messages
+    assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("phase", PHASES)
+async def test_a_pause_and_its_resume_at_once_lose_nothing(phase: Phase) -> None:
+    bench = tour()
+    when(bench, phase, e.PauseRequested(by="me"), e.ResumeRequested(by="me"))
+    state = await bench.run(TOUR)
+    assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
+
+
+async def test_a_task_is_cancelled_before_anybody_claimed_it() -> None:
+    """People may speak first: it used to be an IllegalEvent."""
+    bench = tour()
+    await bench.submit(TOUR)
+    await bench.say(e.Steered(by="me", message="wait"))
+    await bench.say(e.CancelRequested(by="me", reason="changed my mind"))
+    state = await bench.drive()
+    assert state.conclusion == e.TaskConcluded(
+        status=Status.CANCELLED, reason="cancelled by me: changed my mind"
+    )
+    assert not bench.of(e.WorkspaceOpened)
+
+
+async def test_a_task_is_paused_before_anybody_claimed_it() -> None:
+    bench = tour()
+    await bench.submit(TOUR)
+    await bench.say(e.PauseRequested(by="me"))
+    assert status_of(await bench.drive()) == (Status.PAUSED, "")
+    await bench.say(e.ResumeRequested(by="me"))
+    state = await bench.drive()
+    assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
+
+
+async def test_a_cancel_stops_a_running_call_and_rolls_it_back() -> None:
+    write = Script("write", Effect.WORKSPACE, [FOREVER], where="worker")
+    bench = Bench(write)
+    write.work = lambda _: bench.workspaces.files["task_1"].update(half="done")
+    await bench.submit(task(step("a", "write")))
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(bench.drive)
+        await anyio.sleep(10)
+        await bench.say(e.CancelRequested(by="me"))
+    assert [x.resolution for x in bench.of(e.CallResolved)] == ["dropped"]
+    assert "half" not in bench.workspaces.files["task_1"]
+    assert not bench.sandbox.live
+    assert bench.state().conclusion == e.TaskConcluded(
+        status=Status.CANCELLED, reason="cancelled by me"
+    )
+
+
+async def test_a_pause_lets_the_running_call_finish() -> None:
+    bench = Bench(Script("look", answers=[60.0]))
+    await bench.submit(task(step("a", "look"), step("b", "look", needs=["a"])))
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(bench.drive)
+        await anyio.sleep(10)
+        await bench.say(e.PauseRequested(by="me"))
+    assert [x.call_id for x in bench.of(e.CallReturned)] == ["a.1"]
+    assert status_of(bench.state()) == (Status.PAUSED, "")
+
+
+async def _stopped(bench: Bench, times: int, seconds: float = 10) -> None:
+    """Owners that stop gracefully, one after the other."""
+    for _ in range(times):
+        stop = anyio.Event()
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(_set_after, stop, seconds)
+            await bench.drive(stop=stop)
+        assert not bench.sandbox.live, "nothing is alive after a graceful stop"
+
+
+async def _set_after(stop: anyio.Event, seconds: float) -> None:
+    await anyio.sleep(seconds)
+    stop.set()
+
+
+async def test_a_graceful_stop_costs_nothing() -> None:
+    """DESIGN: `Interrupted` costs nothing. Ten restarts of one daemon used to abort a call."""
+    answers: list[Answer] = [FOREVER] * 10
+    look = Script("look", answers=answers)
+    bench = Bench(look)
+    await bench.submit(task(step("a", "look"), limits={"steps": 1}))
+    await _stopped(bench, 10)
+    assert [x.reason for x in bench.of(e.Interrupted)] == ["stopped by its owner"] * 10
+    state = await bench.drive()
+    assert state.usage.steps == 1 and state.crashes == 0
+    assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
+    assert len(look.calls) == 11
+
+
+async def test_a_graceful_stop_is_no_failure_of_the_model() -> None:
+    """Four stops or crashes while the model was thinking used to abort the task."""
+    bench = Bench(answers=[asks("look")])
+    bench.model.point = _think
+    await bench.submit(task(limits={"steps": 2}))
+    await _stopped(bench, 6)
+    assert bench.state().usage.steps == 0
+    await bench.submit(task(), task_id="task_2")  # type: ignore[arg-type]
+    for _ in range(6):
+        await bench.drive_and_die(10)
+    bench.model.point = OK_POINT
+    bench.model.answers = []
+    assert not bench.of(e.RecoveryChosen)
+
+
+async def _think(place: str) -> None:
+    await anyio.sleep(100)
+
+
+async def OK_POINT(place: str) -> None:
+    await anyio.lowlevel.checkpoint()
+
+
+async def test_a_crash_costs_the_attempt_it_interrupts() -> None:
+    bench = Bench(Script("look", answers=[FOREVER]))
+    await bench.submit(task(step("a", "look")))
+    await bench.drive_and_die(10)
+    assert (await bench.drive()).usage.steps == 2
+
+
+async def test_an_owner_that_always_dies_is_given_up_at_last() -> None:
+    """A task that kills its owners must end: the twenty-first death is the last."""
+    answers: list[Answer] = [FOREVER] * 100
+    bench = Bench(Script("look", answers=answers))
+    await bench.submit(task(step("a", "look"), step("b", "look", needs=["a"])))
+    for _ in range(40):
+        if bench.state().conclusion:
+            break
+        store = bench.store()
+        lease = await store.claim("task_1")  # type: ignore[arg-type]
+        bench.shared.tasks[lease.task_id].epoch = lease.epoch
+        store.crash()
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(_cancelled_drive, bench, tg.cancel_scope)
+    state = bench.state() if bench.state().ended else await bench.drive()
+    assert state.conclusion is not None
+    assert state.conclusion.status is Status.FAILED
+    assert len(bench.of(e.LeaseTaken)) <= 30
+
+
+async def _cancelled_drive(bench: Bench, scope: anyio.CancelScope) -> None:
+    with anyio.move_on_after(10):
+        await bench.drive()
+    scope.cancel()
+    bench.shared.tasks["task_1"].owner = None  # type: ignore[index]
