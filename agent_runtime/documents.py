@@ -145,9 +145,17 @@ def _load_yaml(text: str, *, name: str) -> Document:
 
 def _events(text: str, *, name: str) -> list[yaml.Event]:
     events: list[yaml.Event] = []
+    depth = 0
     try:
         for event in yaml.parse(text, Loader=_Loader):
             events.append(event)
+            # Stopped here, because libyaml takes minutes over a deep text.
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+            if depth > DEPTH_MAX:
+                raise UsageError(_too_deep(name))
             if len(events) > 3 * NODES_MAX:
                 raise UsageError(_too_many(name))
     except yaml.MarkedYAMLError as error:

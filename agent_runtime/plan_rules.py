@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Final
 
 from agent_runtime.documents import Path
-from agent_runtime.schema import nearest
 from agent_runtime.shapes import Problems, shown
 from agent_runtime.types import Json, StepSpec
 
 STEPS_MAX: Final = 10_000
+CYCLES_MAX: Final = 20
+"""That are told: taking one need out often opens several."""
+CYCLE_SHOWN_MAX: Final = 12
+"""Steps of a cycle that are told by name."""
 
 _ID = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}\Z")
 _OF_TOOLS = ("args", "expect", "effect", "retry", "alternative", "when")
@@ -61,7 +64,7 @@ class _Plan:
             self._check_kind(at, step)
             self._check_needs(at, step)
             self._check_fallback(at, step)
-        cycles = list(_cycles(self._edges()))
+        cycles = list(islice(_cycles(self._edges()), CYCLES_MAX))
         for cycle in cycles:
             self.problems.add((*self.path, cycle[0]), self._cycle_text(cycle))
         before = None if cycles else self._reached()
@@ -152,8 +155,7 @@ class _Plan:
             self.problems.add(path, text)
 
     def _missing(self, word: str, rule: str) -> str:
-        guess = nearest(word, self.index)
-        hint = f"; did you mean {guess!r}?" if guess else ""
+        hint = self.problems.hint(word, self.index)
         return f"{rule}, and none has the id {shown(word)}{hint}"
 
     # ---- the graph -----------------------------------------------------------------------
@@ -168,6 +170,8 @@ class _Plan:
 
     def _cycle_text(self, cycle: Sequence[int]) -> str:
         ids = [self.steps[at].id for at in cycle]
+        if len(ids) > CYCLE_SHOWN_MAX:
+            ids[CYCLE_SHOWN_MAX - 1 : -1] = ["…"]
         for owner, stand_in in pairwise(cycle):
             step = self.steps[owner]
             if step.fallback == self.steps[stand_in].id and step.fallback not in step.needs:
@@ -213,8 +217,7 @@ class _Plan:
             elif is_attribute and hasattr(dict, name):
                 yield path, f"`steps.{name}` is a method in templates: write steps[{name!r}]"
             elif key and key not in RESULT_KEYS:
-                guess = nearest(key, RESULT_KEYS)
-                hint = f"; did you mean {guess!r}?" if guess else ""
+                hint = self.problems.hint(key, RESULT_KEYS)
                 known = ", ".join(RESULT_KEYS)
                 yield path, f"a step's result has no {key!r}{hint} (known: {known})"
 

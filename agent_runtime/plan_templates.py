@@ -19,6 +19,8 @@ VARIABLES: Final = ("steps", "goal")
 """What a template can read."""
 RESULT_KEYS: Final = ("output", "exit", "ok")
 """What a template can read of a step."""
+TEMPLATE_CHARS_MAX: Final = 65_536
+"""Of one text with expressions in it."""
 
 # Expressions only: statements and comments are text here, `${#name}` of a shell among them.
 _PARSER: Final = jinja2.Environment(
@@ -40,6 +42,8 @@ class Reference(NamedTuple):
 
 def read_template(text: str) -> tuple[list[Reference], list[str]]:
     """The steps that the expressions of a text read, and what is wrong with them."""
+    if len(text) > TEMPLATE_CHARS_MAX:
+        return [], [f"a template has at most {TEMPLATE_CHARS_MAX} characters, got {len(text)}"]
     try:
         tree = _PARSER.parse(text)
         faults = [

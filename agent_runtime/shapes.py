@@ -58,6 +58,11 @@ class Problems:
         self._found.append((line or self._line(path), path, text))
         self._touched.update(path[:count] for count in range(len(path) + 1))
 
+    def hint(self, word: str, known: Iterable[str]) -> str:
+        """`; did you mean 'x'?`, as long as anybody reads it: looking takes milliseconds."""
+        guess = nearest(word, known) if len(self._found) < PROBLEMS_MAX else None
+        return f"; did you mean {guess!r}?" if guess else ""
+
     def at(self, path: Path) -> bool:
         """Is anything wrong at `path` or below it?"""
         return path in self._touched
@@ -152,9 +157,7 @@ class Reader:
     def _unknown(self, key: str, owner: type, known: Iterable[str]) -> str:
         if said := self.retired.get((owner, key)):
             return said
-        guess = nearest(key, known)
-        hint = f"; did you mean {guess!r}?" if guess else ""
-        return f"unknown key{hint} (known: {', '.join(known)})"
+        return f"unknown key{self.problems.hint(key, known)} (known: {', '.join(known)})"
 
     def _union(self, value: Json, kind: kinds.UnionType, path: Path, note: str) -> Any:
         others = [k for k in kind.types if not isinstance(k, kinds.NoneType)]
@@ -255,8 +258,9 @@ class Reader:
         if isinstance(value, str) and value in words:
             return str(value)
         listed = " or ".join(repr(word) for word in words)
-        guess = nearest(value, words) if isinstance(value, str) and len(words) > 1 else None
-        hint = f"did you mean {guess!r}?" if guess else ""
+        hint = ""
+        if isinstance(value, str) and len(words) > 1:
+            hint = self.problems.hint(value, words).removeprefix("; ")
         return self._not_a(value, listed, path, note or hint)
 
     def _free(self, value: Json, path: Path, depth: int) -> Any:

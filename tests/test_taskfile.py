@@ -215,6 +215,24 @@ def test_bomb_of_aliases_is_refused_at_once(tmp_path: Path) -> None:
     assert "holds more than 100000 values" in refused(tmp_path, "\n".join(lines))
 
 
+@pytest.mark.parametrize(
+    "text", ["[" * 500_000, "{a: " * 200_000, "- " * 400_000, "&a x, " * 100_000]
+)
+def test_hostile_text_is_refused_at_once(tmp_path: Path, text: str) -> None:
+    """libyaml takes minutes to read half a million open brackets to their end."""
+    assert "task.yaml: " in refused(tmp_path, f"goal: {text}" if text[0] != "-" else text)
+
+
+def test_hints_do_not_cost_minutes() -> None:
+    steps = [{"id": f"s{n}", "needs": [f"zzz{n}"]} for n in range(9000)]
+    assert len(refusal(plan(*steps)).splitlines()) == 51
+
+
+def test_long_cycle_is_told_in_short() -> None:
+    steps = [{"id": f"s{n}", "needs": [f"s{(n + 1) % 5000}"]} for n in range(5000)]
+    assert "s9 → s10 → … → s0; take" in refusal(plan(*steps))
+
+
 def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nowhere\.yaml: does not exist; name a task file"):
         read_task_file(str(tmp_path / "nowhere.yaml"))
@@ -339,7 +357,7 @@ DOCUMENTS: list[tuple[object, str]] = [
     (plan({"id": "a", "when": "steps.a.ok"}), "plan.steps[0].when: the template reads the result"),
     (plan({"id": "a"}, {"id": "b", "needs": ["a"], "when": "steps['a']['outptu']"}),
      "plan.steps[1].when: a step's result has no 'outptu'; did you mean 'output'?"),
-    (plan({"id": "a", "alternative": {"tool": "x", "args": {"y": "{{ steps.b.ok }}"}}}, {"id": "b"}),
+    (plan({"id": "a", "alternative": {"tool": "x", "args": {"y": "{{ steps.b }}"}}}, {"id": "b"}),
      "plan.steps[0].alternative.args.y: the template reads the step 'b'"),
     (plan({"id": "a", "fallback": "f"}, {"id": "f"},
           {"id": "c", "needs": ["a"], "args": {"x": "{{ steps.f.output }}"}}),

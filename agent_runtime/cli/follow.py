@@ -155,7 +155,7 @@ class _Watch:
         terminal = sys.stdin.fileno()
         while True:
             await anyio.wait_readable(terminal)
-            if os.tcgetpgrp(terminal) != os.getpgrp():
+            if _in_background(terminal):
                 await anyio.sleep(TICK_SECONDS)  # in the background: the line is not for us
                 continue
             line = os.read(terminal, 4096).decode(errors="replace").strip().lower()
@@ -169,6 +169,13 @@ class _Watch:
                 await self._runtime.decide_approval(self._task_id, approval_id, decision, by=who())
             except AgentRuntimeError:
                 pass  # somebody else was faster; the log says who
+
+
+def _in_background(terminal: int) -> bool:
+    try:
+        return os.tcgetpgrp(terminal) != os.getpgrp()
+    except OSError:  # not our controlling terminal, so there is no foreground
+        return False
 
 
 async def _signals() -> AsyncIterator[signal.Signals]:

@@ -10,7 +10,14 @@ from rich.text import Text
 
 from agent_runtime.cli.console import clean, clock_time, lasted, one_line, short
 from agent_runtime.cli.views import STOPPING, decision_lines
-from agent_runtime.cli.words import call_words, phase_words, warns, words, worth_telling
+from agent_runtime.cli.words import (
+    asked_words,
+    call_words,
+    phase_words,
+    warns,
+    words,
+    worth_telling,
+)
 from agent_runtime.loop import events as e
 from agent_runtime.loop.state import State, StepState, status_of
 from agent_runtime.types import Row, StepStatus
@@ -66,15 +73,16 @@ class LiveView:
             seconds = (now_us - self._calls_since.get(call_id, now_us)) / 1e6
             doing = clean(call_words(call.intent.tool, call.intent.arguments))
             lines.append(Text(f"  {lasted(seconds):>6}  {doing}", style="cyan"))
+        questions: list[Text] = []
         for asked in state.approvals.values():
-            lines.append(Text(f"? {one_line(asked.question, 1000)}", style="bold yellow"))
-            lines += [Text(f"    {line}") for line in decision_lines(state.task_id, asked)]
-            lines.append(Text("    or type y or n here, and Enter", style="yellow"))
+            questions.append(Text(f"? {clean(asked_words(asked))}", style="bold yellow"))
+            questions += [Text(f"    {line}") for line in decision_lines(state.task_id, asked)]
+            questions.append(Text("    or type y or n here, and Enter", style="yellow"))
         if self._stopping:
             lines.append(Text(STOPPING, style="bold yellow"))
         for line in lines:
             line.no_wrap, line.overflow = True, "ellipsis"
-        return Group(*lines)
+        return Group(*lines, *questions)
 
     def _headline(self, state: State) -> Text:
         status, reason = status_of(state)

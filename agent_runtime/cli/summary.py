@@ -5,7 +5,7 @@ from __future__ import annotations
 from agent_runtime.certificate import Result
 from agent_runtime.cli.console import command, one_line, short
 from agent_runtime.cli.views import decision_lines
-from agent_runtime.cli.words import command_words
+from agent_runtime.cli.words import asked_words, command_words
 from agent_runtime.loop.events import CheckResult
 from agent_runtime.loop.state import State, status_of
 from agent_runtime.types import Status
@@ -36,18 +36,19 @@ def result_lines(state: State, result: Result) -> list[str]:
         )
     if state.cleaned is not None:
         lines += [f"  ! not cleaned up: {one_line(text)}" for text in state.cleaned.problems]
-    if result.patch and found is not None and found.patch_bytes:
-        name = short(state.task_id)
-        unverified = () if result.status == Status.SUCCEEDED else ("--unverified",)
-        lines += [
-            "next:",
-            f"  {command('diff', name)}",
-            f"  {command('apply', name, *unverified)}",
-            f"  {command('verify', name)}",
-        ]
-    else:
-        lines += ["next:", f"  {command('logs', short(state.task_id))}"]
+    lines += ["next:", *(f"  {line}" for line in _next_commands(state, result))]
     return lines
+
+
+def _next_commands(state: State, result: Result) -> list[str]:
+    name = short(state.task_id)
+    if not result.certificate:
+        return [command("logs", name)]
+    checked = command("verify", name)
+    if state.verification is None or not state.verification.patch_bytes:
+        return [checked]
+    flags = () if result.status == Status.SUCCEEDED else ("--unverified",)
+    return [command("diff", name), command("apply", name, *flags), checked]
 
 
 def check_words(check: CheckResult) -> str:
@@ -78,6 +79,6 @@ def waiting_lines(state: State) -> list[str]:
         ]
     lines = ["waiting for a person:"]
     for asked in state.approvals.values():
-        lines.append(f"  {asked.approval_id}: {one_line(asked.question, 1000)}")
+        lines.append(f"  {asked.approval_id}: {asked_words(asked)}")
         lines += [f"    {line}" for line in decision_lines(state.task_id, asked)]
     return [*lines, f"then go on with: {command('resume', name)}"]

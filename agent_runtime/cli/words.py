@@ -9,6 +9,8 @@ from __future__ import annotations
 import shlex
 from typing import assert_never
 
+import msgspec
+
 from agent_runtime.cli.console import lasted, one_line
 from agent_runtime.loop import events as e
 from agent_runtime.loop.phases import EXECUTING
@@ -16,6 +18,7 @@ from agent_runtime.types import Command, Json
 
 ARGUMENT_CHARS = 100
 OUTPUT_CHARS = 160
+QUESTION_CHARS = 2000
 
 _PHASES = {
     "idle": "idle",
@@ -55,6 +58,14 @@ def call_words(tool: str, arguments: dict[str, Json]) -> str:
             return f"{tool} {one_line(_argument(arguments[key]), ARGUMENT_CHARS)}"
     rest = ", ".join(f"{key}={_argument(value)}" for key, value in arguments.items())
     return f"{tool} {one_line(rest, ARGUMENT_CHARS)}".rstrip()
+
+
+def asked_words(asked: e.ApprovalRequested) -> str:
+    """What a person is asked, with every argument: nobody can approve what is cut off."""
+    question = one_line(asked.question, QUESTION_CHARS)
+    if asked.subject != "call":
+        return question
+    return f"{question}  {asked.tool} {msgspec.json.encode(asked.arguments).decode()}"
 
 
 def command_words(command: Command) -> str:
@@ -188,7 +199,7 @@ def words(event: e.AnyEvent) -> str:
             again = f" (attempt {event.attempt})" if event.attempt > 1 else ""
             return f"{event.step_id}: {call_words(event.tool, event.arguments)}{again}"
         case e.ApprovalRequested():
-            return f"{event.approval_id} waits for a decision: {one_line(event.question, 1000)}"
+            return f"{event.approval_id} waits for a decision: {asked_words(event)}"
         case e.ApprovalExpired():
             return f"{event.approval_id} expired: nobody decided in time, which counts as a no"
         case e.StepEvaluated():

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, cast, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import msgspec
 
 from agent_runtime.errors import CorruptLog
 from agent_runtime.loop import events as e
-from agent_runtime.types import Row, TaskId
+from agent_runtime.types import Json, Row, TaskId
 
 GENESIS = "0" * 64
 """`prev_hash` of a log's first row."""
@@ -24,6 +24,7 @@ EVENT_TYPES: Mapping[str, type[e.Event]] = {
 }
 INPUT_TYPES = frozenset(kind.__name__ for kind in get_args(e.InputEvent))
 
+T = TypeVar("T")
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
 """(type, old schema) -> function from that stored form to the next one. Empty: all are at 1."""
@@ -51,6 +52,28 @@ def encode(
         rows.append(Row(task_id, seq, kind, event.schema, at_us, data, head, digest))
         head = digest
     return rows
+
+
+def storable(outcome: T) -> T:
+    """`outcome` with everything replaced that no log can hold.
+
+    A plug-in may hand over an object that is no JSON, a file's name may be no Unicode (it comes
+    with lone surrogates): neither may end the task whose call has returned it.
+    """
+    plain = msgspec.to_builtins(outcome, str_keys=True, enc_hook=repr)
+    return msgspec.convert(_unicode(plain), type(outcome))
+
+
+def _unicode(value: Json) -> Json:
+    match value:
+        case str():
+            return value.encode("utf-8", "replace").decode()
+        case dict():
+            return {_unicode(key): _unicode(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_unicode(item) for item in value]
+        case _:
+            return value
 
 
 def decode(row: Row) -> e.AnyEvent:

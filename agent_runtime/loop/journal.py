@@ -85,13 +85,20 @@ class Journal:
                 events, state = advance(self.state, outcome, at_us)
                 if not events:
                     return
-                rows = codec.encode(
-                    self.lease.task_id,
-                    events,
-                    after=self.state.seq,
-                    head=self._head,
-                    at_us=at_us,
-                )
+                try:
+                    rows = codec.encode(
+                        self.lease.task_id,
+                        events,
+                        after=self.state.seq,
+                        head=self._head,
+                        at_us=at_us,
+                    )
+                except (UnicodeEncodeError, TypeError):
+                    plain = codec.storable(outcome)
+                    if plain == outcome:
+                        raise
+                    outcome = plain
+                    continue
                 try:
                     await self._append(rows, state, blobs)
                 except LeaseLost:

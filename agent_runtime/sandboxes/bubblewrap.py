@@ -12,7 +12,6 @@ import os
 import shutil
 import socket
 import sys
-import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -196,8 +195,13 @@ class BubblewrapSandbox:
     async def _try(self, binary: Binary) -> Probe | None:
         if not os.access(binary.path, os.X_OK):
             return Probe(False, self.name, f"{binary.path}: not an executable file")
+        # One directory for all probes, empty and kept: a probe may be killed at any moment.
+        directory = os.path.join(self._state_dir, "probe")
+        try:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+        except OSError as error:
+            return Probe(False, self.name, f"the state directory cannot be used: {error}")
         self._binary = binary
-        directory = tempfile.mkdtemp(prefix="agent-runtime-probe-")
         try:
             spec = SandboxSpec(owner_id="probe", workspace=directory, mount="/workspace")
             ended = await run(
@@ -205,7 +209,6 @@ class BubblewrapSandbox:
             )
         finally:
             self._binary = None
-            shutil.rmtree(directory, ignore_errors=True)
         if ended.exit == 0 and ended.failure is None:
             return None
         said = ended.failure[1] if ended.failure else ended.output.decode(errors="replace")

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import anyio
 import pytest
 
-from agent_runtime.loop import codec
+from agent_runtime.loop import budget, codec
 from agent_runtime.loop import events as e
 from agent_runtime.loop.state import status_of
 from agent_runtime.types import Effect, Phase, Row, Status
-from tests.loop.harness import FOREVER, NO, OK, Answer, Bench, Script, asks, step, task
+from tests.loop.harness import FOREVER, NO, Answer, Bench, Script, step, task
 
 pytestmark = pytest.mark.anyio
 
@@ -185,26 +185,33 @@ async def test_a_graceful_stop_costs_nothing() -> None:
 
 
 async def test_a_graceful_stop_is_no_failure_of_the_model() -> None:
-    """Four stops or crashes while the model was thinking used to abort the task."""
-    bench = Bench(answers=[asks("look")])
+    """Four stops while the model was thinking used to abort the task."""
+    bench = Bench()
     bench.model.point = _think
-    await bench.submit(task(limits={"steps": 2}))
+    await bench.submit(task(limits={"steps": 1}))
     await _stopped(bench, 6)
     assert bench.state().usage.steps == 0
-    await bench.submit(task(), task_id="task_2")  # type: ignore[arg-type]
+    state = await bench.drive()
+    assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
+    assert not bench.of(e.RecoveryChosen)
+    # What was sent may have been charged: tokens settle at the reservation.
+    assert state.usage.tokens == 6 * budget.TURN_TOKENS + 10
+
+
+async def test_a_crash_is_no_failure_of_the_model() -> None:
+    """Four crashes while the model was thinking used to abort the task."""
+    bench = Bench()
+    bench.model.point = _think
+    await bench.submit(task())
     for _ in range(6):
         await bench.drive_and_die(10)
-    bench.model.point = OK_POINT
-    bench.model.answers = []
-    assert not bench.of(e.RecoveryChosen)
+    state = await bench.drive()
+    assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
+    assert len(bench.of(e.ModelCallSettled)) == 6
 
 
 async def _think(place: str) -> None:
     await anyio.sleep(100)
-
-
-async def OK_POINT(place: str) -> None:
-    await anyio.lowlevel.checkpoint()
 
 
 async def test_a_crash_costs_the_attempt_it_interrupts() -> None:
@@ -214,28 +221,14 @@ async def test_a_crash_costs_the_attempt_it_interrupts() -> None:
     assert (await bench.drive()).usage.steps == 2
 
 
-async def test_an_owner_that_always_dies_is_given_up_at_last() -> None:
-    """A task that kills its owners must end: the twenty-first death is the last."""
+async def test_a_task_that_kills_its_owners_ends() -> None:
+    """After `CRASHES_MAX` owners that died with nothing coming back."""
     answers: list[Answer] = [FOREVER] * 100
     bench = Bench(Script("look", answers=answers))
-    await bench.submit(task(step("a", "look"), step("b", "look", needs=["a"])))
-    for _ in range(40):
-        if bench.state().conclusion:
-            break
-        store = bench.store()
-        lease = await store.claim("task_1")  # type: ignore[arg-type]
-        bench.shared.tasks[lease.task_id].epoch = lease.epoch
-        store.crash()
-        async with anyio.create_task_group() as tg:
-            tg.start_soon(_cancelled_drive, bench, tg.cancel_scope)
-    state = bench.state() if bench.state().ended else await bench.drive()
-    assert state.conclusion is not None
-    assert state.conclusion.status is Status.FAILED
-    assert len(bench.of(e.LeaseTaken)) <= 30
-
-
-async def _cancelled_drive(bench: Bench, scope: anyio.CancelScope) -> None:
-    with anyio.move_on_after(10):
-        await bench.drive()
-    scope.cancel()
-    bench.shared.tasks["task_1"].owner = None  # type: ignore[index]
+    await bench.submit(task(step("a", "look")))
+    for _ in range(budget.CRASHES_MAX + 1):
+        await bench.drive_and_die(10)
+    state = await bench.drive()
+    assert state.conclusion == e.TaskConcluded(
+        status=Status.FAILED, reason="crash_loop: 21 owners died at the same point"
+    )
