@@ -209,13 +209,11 @@ class _Plan:
         found, faults = read_template(text)
         for fault in faults:
             yield path, fault
-        for name, key, is_attribute in found:
+        for name, key in found:
             if name not in self.index:
                 yield path, self._missing(name, "a template reads steps of the same plan")
             elif before is not None and not before[at] >> self.index[name] & 1:
                 yield path, self._unreached(at, name)
-            elif is_attribute and hasattr(dict, name):
-                yield path, f"`steps.{name}` is a method in templates: write steps[{name!r}]"
             elif key and key not in RESULT_KEYS:
                 hint = self.problems.hint(key, RESULT_KEYS)
                 known = ", ".join(RESULT_KEYS)
@@ -306,15 +304,21 @@ def _templated(step: StepSpec) -> Iterator[tuple[Path, str]]:
         yield from _texts(step.alternative.args, ("alternative", "args"))
 
 
-def _texts(value: Json, path: Path) -> Iterator[tuple[Path, str]]:
+def _texts(value: Json, path: Path) -> list[tuple[Path, str]]:
+    """The texts of a tool's arguments that are filled: all or none."""
+    found = list(_strings(value, path))
+    return found if any("{{" in text for _, text in found) else []
+
+
+def _strings(value: Json, path: Path) -> Iterator[tuple[Path, str]]:
     match value:
-        case str() if "{{" in value:
+        case str() if any(mark in value for mark in ("{{", "{%", "{#")):
             yield path, value
         case dict():
             for key, item in value.items():
-                yield from _texts(item, (*path, key))
+                yield from _strings(item, (*path, key))
         case list():
             for at, item in enumerate(value):
-                yield from _texts(item, (*path, at))
+                yield from _strings(item, (*path, at))
         case _:
             pass

@@ -6,6 +6,7 @@ is told before the task is accepted.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -22,13 +23,16 @@ RESULT_KEYS: Final = ("output", "exit", "ok")
 TEMPLATE_CHARS_MAX: Final = 65_536
 """Of one text with expressions in it."""
 
-# Expressions only: statements and comments are text here, `${#name}` of a shell among them.
+FUNCTIONS: Final = ("range", "dict")
+
+# As `sandboxes.rendering` reads them: `${#name}` of a shell is text like any other.
 _PARSER: Final = jinja2.Environment(
     block_start_string="\0{%",
     block_end_string="%}\0",
     comment_start_string="\0{#",
     comment_end_string="#}\0",
 )
+_STATEMENT: Final = re.compile(r"\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 
 
 class Reference(NamedTuple):
@@ -36,8 +40,6 @@ class Reference(NamedTuple):
 
     step_id: str
     key: str
-    is_attribute: bool
-    """Written `steps.ID`, not `steps['ID']`."""
 
 
 def read_template(text: str) -> tuple[list[Reference], list[str]]:
@@ -49,7 +51,13 @@ def read_template(text: str) -> tuple[list[Reference], list[str]]:
         faults = [
             _unknown(node.name)
             for node in tree.find_all(nodes.Name)
-            if node.name not in VARIABLES and node.name not in _PARSER.globals
+            if node.name not in (*VARIABLES, *FUNCTIONS)
+        ]
+        faults += [
+            f"a template has only expressions {{{{ … }}}}, no statements and no comments: "
+            f"{shown(found[0])}; literal text is written {{{{ {found[0][:2]!r} }}}}"
+            for node in tree.find_all(nodes.TemplateData)
+            if (found := _STATEMENT.search(node.data))
         ]
         return list(dict.fromkeys(_references(tree))), list(dict.fromkeys(faults))
     except jinja2.TemplateSyntaxError as error:
@@ -72,7 +80,7 @@ def _references(tree: nodes.Template) -> Iterator[Reference]:
             continue
         match node.node:
             case nodes.Name(name="steps"):
-                yield Reference(read, keys.get(id(node), ""), isinstance(node, nodes.Getattr))
+                yield Reference(read, keys.get(id(node), ""))
             case nodes.Getattr() | nodes.Getitem() as inner:
                 keys[id(inner)] = read
             case _:

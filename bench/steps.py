@@ -29,7 +29,7 @@ from agent_runtime.testing import (
     FakeVerifier,
     FakeWorkspaces,
 )
-from agent_runtime.toolkit import tool
+from agent_runtime.toolkit import FunctionTool, tool
 from agent_runtime.types import (
     Effect,
     PlanSpec,
@@ -56,36 +56,63 @@ class Figures:
     seconds: float
 
 
-@tool(effect=Effect.READ, parameters={}, where="daemon")
-async def noop(call: ToolCall) -> ToolResult:
-    """Do nothing and return 500 bytes."""
-    return RESULT
+class Gate:
+    """Holds every task in its first step until all of them are there: then all live at once."""
+
+    def __init__(self, tasks: int) -> None:
+        self._missing = tasks
+        self.resident_bytes = 0
+        self.opened_at = 0.0
+        self._open = anyio.Event()
+
+    async def arrive(self) -> None:
+        """Wait for the others; the last one looks at memory and at the clock."""
+        self._missing -= 1
+        if self._missing == 0:
+            gc.collect()
+            self.resident_bytes = _resident_bytes()
+            self.opened_at = time.perf_counter()
+            self._open.set()
+        await self._open.wait()
+
+
+def noop_tool(gate: Gate) -> FunctionTool:
+    """A tool that does nothing, but for waiting at the gate in a task's first step."""
+
+    @tool(effect=Effect.READ, parameters={}, where="daemon")
+    async def noop(call: ToolCall) -> ToolResult:
+        """Do nothing and return 500 bytes."""
+        if call.call_id == "s0.1":
+            await gate.arrive()
+        return RESULT
+
+    return noop
 
 
 def playbook(steps: int = STEPS) -> TaskSpec:
-    """A chain of no-op steps."""
+    """A chain of no-op steps behind the gate."""
     return TaskSpec(
         goal="no-op",
         policy=Policy(tools=["noop"]),
         plan=PlanSpec(
             steps=[
                 StepSpec(id=f"s{i}", tool="noop", needs=[f"s{i - 1}"] if i else [])
-                for i in range(steps)
+                for i in range(steps + 1)
             ]
         ),
     )
 
 
 async def run_tasks(tasks: int, path: str) -> Figures:
-    """Submit `tasks` tasks, then drive them all at once."""
+    """Submit `tasks` tasks, get them all to their first step, then let them run."""
     store = await SqliteStore.open(path)
     try:
-        clock, workspaces = SystemClock(), FakeWorkspaces()
+        clock, workspaces, gate = SystemClock(), FakeWorkspaces(), Gate(tasks)
         ports = Ports(
             store=store,
             clock=clock,
             bus=LocalBus(),
-            toolbox=FakeToolbox([noop]),
+            toolbox=FakeToolbox([noop_tool(gate)]),
             sandbox=FakeSandbox([]),
             workspaces=workspaces,
             verifier=FakeVerifier(workspaces),
@@ -95,28 +122,15 @@ async def run_tasks(tasks: int, path: str) -> Figures:
         ids = [await submit(spec, store, clock, submitted_by="bench") for _ in range(tasks)]
         gc.collect()
         before = _resident_bytes()
-        started = time.perf_counter()
-        supervisor = Supervisor(ports, tasks_max=tasks)
-        peak = before
-        async with anyio.create_task_group() as tg:
-
-            async def watch() -> None:
-                nonlocal peak
-                while True:
-                    peak = max(peak, _resident_bytes())
-                    await anyio.sleep(0.05)
-
-            tg.start_soon(watch)
-            await supervisor.run_all()
-            tg.cancel_scope.cancel()
-        seconds = time.perf_counter() - started
+        await Supervisor(ports, tasks_max=tasks).run_all()
+        seconds = time.perf_counter() - gate.opened_at
         events = sum((await store.heads(ids)).values())
         ended = sum(1 for t in await store.tasks(limit=tasks) if t.status == "unverified")
         return Figures(
             tasks=tasks,
             ended=ended,
             steps_per_second=tasks * STEPS / seconds,
-            kilobytes_per_task=(peak - before) / 1024 / tasks,
+            kilobytes_per_task=(gate.resident_bytes - before) / 1024 / tasks,
             events=events,
             seconds=seconds,
         )

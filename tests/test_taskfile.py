@@ -15,10 +15,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec import inspect as kinds
 
-from agent_runtime import taskfile
+from agent_runtime import plan_templates, taskfile
 from agent_runtime.documents import load
 from agent_runtime.errors import UsageError
 from agent_runtime.loop import calls
+from agent_runtime.plan_templates import read_template
+from agent_runtime.sandboxes import rendering
 from agent_runtime.taskfile import goal_task, parse_task, read_task_file
 from agent_runtime.types import (
     Alternative,
@@ -140,7 +142,7 @@ def test_plan_may_be_a_diamond_with_chained_fallbacks() -> None:
         {"id": "b", "needs": ["a"], "fallback": "b2"},
         {"id": "c", "needs": ["a"]},
         {"id": "d", "needs": ["b", "c"], "args": {"x": "{{ steps.a.output }}{{ steps.b.exit }}"}},
-        {"id": "b2", "fallback": "b3", "args": {"x": "{{ steps['a'].ok }} ${#y} {% z %}"}},
+        {"id": "b2", "fallback": "b3", "args": {"x": "{{ steps['a'].ok }} ${#y} {% z"}},
         {"id": "b3", "when": "steps.a.ok and 'steps.zz' != goal"},
     )
     assert parse_task(document, base_dir="/").plan is not None
@@ -215,9 +217,7 @@ def test_bomb_of_aliases_is_refused_at_once(tmp_path: Path) -> None:
     assert "holds more than 100000 values" in refused(tmp_path, "\n".join(lines))
 
 
-@pytest.mark.parametrize(
-    "text", ["[" * 500_000, "{a: " * 200_000, "- " * 400_000, "&a x, " * 100_000]
-)
+@pytest.mark.parametrize("text", ["[" * 500_000, "{a: " * 200_000, "- " * 400_000])
 def test_hostile_text_is_refused_at_once(tmp_path: Path, text: str) -> None:
     """libyaml takes minutes to read half a million open brackets to their end."""
     assert "task.yaml: " in refused(tmp_path, f"goal: {text}" if text[0] != "-" else text)
@@ -366,8 +366,8 @@ DOCUMENTS: list[tuple[object, str]] = [
      "plan.steps[1].args.x: the template reads 'a', whose fallback this step is"),
     (plan({"id": "a", "args": {"x": "docker -f '{{.State}}'"}}), "is no template expression"),
     (plan({"id": "a", "args": {"x": "{{ step.a }}"}}), "a template knows steps and goal, not 'ste"),
-    (plan({"id": "copy"}, {"id": "b", "needs": ["copy"], "when": "steps.copy.ok"}),
-     "`steps.copy` is a method in templates: write steps['copy']"),
+    (plan({"id": "a", "args": {"x": "{{ goal }}", "y": ["{% if x %}"]}}),
+     "plan.steps[0].args.y[0]: a template has only expressions {{ … }}, no statements and no comm"),
     (plan({"id": "a", "args": {"x": "{{ " + "(" * 5000 + " }}"}}), "plan.steps[0].args.x: "),
     (None, "the task is empty"),
     ([], "the task must hold a mapping"),
@@ -574,8 +574,6 @@ def test_other_yaml_of_the_docs_is_read(tmp_path: Path) -> None:
 
 
 def test_results_that_templates_read_are_those_the_loop_gives() -> None:
-    from agent_runtime import plan_templates
-
     source = Path(calls.__file__).read_text(encoding="utf-8")
     given_keys = re.search(r"results\[step_id\] = \{(.*?)\}", source)
     assert given_keys is not None
@@ -583,6 +581,44 @@ def test_results_that_templates_read_are_those_the_loop_gives() -> None:
     variables = re.search(r"variables = \{(.*?)\}\n", source)
     assert variables is not None
     assert re.findall(r'"(\w+)":', variables[1]) == list(plan_templates.VARIABLES)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ steps.a.output }}",
+        "x {{ steps['a'].exit }} y {{ goal | upper }}",
+        "{{ steps.a.exit == 1 }}",
+        "{{ {'a': {'b': 1}} }}",
+        "{{ '}}' }}",
+        "{{ '{{' }}",
+        "${#x} {{ goal }}",
+        "{{ range(3) | list }}",
+        "{{ steps.items.ok }}",
+        "{{",
+        "{{ goal",
+        "{{ }}",
+        "{{ .State }}",
+        "{{ goal }} {% if x %}",
+        "{{ goal }} {# no #}",
+        "{{ gaol }}",
+        "{{ lipsum() }}",
+        "{{ steps.a. }}",
+        "{{ goal | }}",
+        "{{ goal }} }}",
+        "{{ a b }}",
+    ],
+)
+def test_template_is_refused_here_exactly_if_it_cannot_be_filled(text: str) -> None:
+    """The sandbox's renderer decides; the task file only tells it earlier."""
+    result = {"output": "x", "exit": 1, "ok": True}
+    variables = {"steps": {"a": result, "items": result}, "goal": "g"}
+    try:
+        rendering.fill_string(rendering.Expressions(), text, variables)
+        fills = True
+    except rendering.Fault:
+        fills = False
+    assert (not read_template(text)[1]) == fills
 
 
 def test_every_rule_is_about_a_field_that_exists() -> None:

@@ -303,7 +303,7 @@ async def test_a_cleanup_that_fails_is_reported_and_never_blocks() -> None:
     async def close(_: object) -> None:
         raise OSError("busy")
 
-    bench.workspaces.close = close  # type: ignore[method-assign]
+    bench.workspaces.close = close  # type: ignore[method-assign,assignment]
     state = await bench.run(task(step("a", "look")))
     assert state.ended
     assert bench.of(e.CleanedUp)[0].problems == ["removing the working copy: busy"]

@@ -407,7 +407,7 @@ async def test_a_model_hears_that_a_toolbelt_failed_and_goes_on() -> None:
     async def activate(toolbelt: str) -> list[str]:
         raise PluginError("it does not start")
 
-    bench.toolbox.activate = activate  # type: ignore[method-assign,assignment]
+    bench.toolbox.activate = activate  # type: ignore[method-assign]
     state = await bench.run(task(tools=["special", "look"]))
     assert [x.message for x in bench.of(e.ToolbeltFailed)] == ["it does not start"]
     assert {"role": "tool", "text": "it does not start"} in state.messages

@@ -1,6 +1,7 @@
 """A call without a result: what the effect ledger does for each class, and what people decide."""
 
 import anyio
+import msgspec
 import pytest
 
 from agent_runtime.loop import events as e
@@ -90,14 +91,10 @@ async def test_a_directory_of_the_user_is_never_rolled_back() -> None:
     bench = Bench(Script("write", Effect.WORKSPACE, [FOREVER], where="worker"))
     spec = task(step("a", "write"), policy={"unknown_effect": "fail"})
     in_place = WorkspaceSpec(repo="/repo", in_place=True)
-    await bench.submit(type(spec)(**{**_fields(spec), "workspace": in_place}))
+    await bench.submit(msgspec.structs.replace(spec, workspace=in_place))
     await bench.drive_and_die(10)
     await bench.drive()
     assert "never rolled back" in bench.of(e.EffectUnknown)[0].message
-
-
-def _fields(spec: object) -> dict[str, object]:
-    return {name: getattr(spec, name) for name in spec.__struct_fields__}  # type: ignore[attr-defined]
 
 
 async def _unknown(policy: str, **more: object) -> Bench:

@@ -1,0 +1,133 @@
+"""One event of every stored type with every field set, and its golden file.
+
+`python -m tests.loop.samples` writes the golden files that are missing. It never changes one: a
+stored form that is released is read for ever.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from agent_runtime.loop import codec
+from agent_runtime.loop import events as e
+from agent_runtime.types import Effect, Phase, Row, Status, Strategy, TaskId
+from tests.loop.harness import step, task
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+TASK = TaskId("task_golden")
+_SPEC = task(
+    step(
+        "a",
+        "shell",
+        args={"command": "true"},
+        retry=1,
+        when="steps.b.ok",
+        needs=["b"],
+        expect={"exit": 0, "contains": "x"},
+        effect="read",
+        timeout_seconds=1.5,
+        alternative={"tool": "look", "args": {"n": 1}},
+        fallback="c",
+    ),
+    protect=["tests/**"],
+    labels={"team": "parsers"},
+    priority=7,
+)
+
+SAMPLES: Mapping[str, e.AnyEvent] = {
+    type(event).__name__: event
+    for event in (
+        e.TaskSubmitted(spec=_SPEC, submitted_by="me", loop_version=1),
+        e.LeaseTaken(epoch=2, owner="pid 1 on host"),
+        e.Interrupted(reason="stopped by its owner"),
+        e.WorkspaceOpened(
+            path="/w", mount="/workspace", base_commit="c0", base_tree="t0", branch="b",
+            carried=["a.py"], notes=["shallow"], python="/v", python_source="the task",
+        ),
+        e.InitiationFailed(kind="transient", message="locked"),
+        e.RequirementsAnalyzed(facts={"languages": ["Python"]}, protected=["conftest.py"]),
+        e.ToolsDiscovered(
+            tools=[e.DiscoveredTool(name="look", toolbelt="extra", where="worker")],
+            visible=["look"], effects={"a": Effect.READ}, problems=["no such tool"],
+        ),
+        e.ToolbeltActivated(toolbelt="extra", tools=["look"]),
+        e.ToolbeltFailed(toolbelt="extra", message="no"),
+        e.PreparationFailed(step_id="a", kind="denied", message="no", paths=["x"]),
+        e.ConditionFalse(step_id="a"),
+        e.CallReturned(
+            call_id="a.1", ok=False, output="ü", exit=1, kind="failed", output_blob="ff",
+            output_bytes=2, tree_after="t2", changed=["a.py"], paths=["p"], data={"n": 1.5},
+        ),
+        e.CallLost(call_id="a.1", reason="timeout", message="late"),
+        e.CallResolved(call_id="a.1", resolution="unknown", message="who knows"),
+        e.TimerFired(timer="retry:a:9"),
+        e.ModelReplied(
+            step_id="a", turn=1, text="hm", calls=[("look", {"n": 1})], tokens=9, usd=0.5
+        ),
+        e.ModelFailed(step_id="a", turn=1, error="rate", message="no", retry_after_seconds=2.5),
+        e.VerificationEnded(
+            ok=False, tree="t2", base_tree="t0",
+            checks=[
+                e.CheckResult(
+                    id="ok", command=["true"], expected_exit=0, exit=1, ok=False, passed=1,
+                    min_passed=2, output="o", output_blob="ff", reason="exit 1",
+                )
+            ],
+            protected_changed=["conftest.py"], patch_blob="ee", patch_bytes=3, changed=["a.py"],
+            message="no",
+        ),
+        e.CleanedUp(problems=["busy"]),
+        e.CancelRequested(by="me", reason="late"),
+        e.PauseRequested(by="me"),
+        e.ResumeRequested(by="me"),
+        e.Steered(by="me", message="hurry"),
+        e.ApprovalDecided(approval_id="a1", decision="deny", by="me", message="no"),
+        e.PhaseEntered(phase=Phase.EXECUTION, previous=Phase.PLANNING),
+        e.PlanAdopted(steps=_SPEC.plan.steps if _SPEC.plan else [], source="given", attempt=1),
+        e.CallIntended(
+            step_id="a", call_id="a.1", attempt=1, tool="shell", arguments={"command": "true"},
+            effect=Effect.ONCE, tree_before="t0", approval_id="a1", turn=1,
+        ),
+        e.ApprovalRequested(
+            approval_id="a1", step_id="a", subject="call", tool="shell", arguments={"n": 1},
+            digest="dd", tree_before="t0", expires_at_us=5, question="May it?",
+        ),
+        e.ApprovalExpired(approval_id="a1"),
+        e.StepEvaluated(
+            step_id="a", verdict="failed", toolbelt="extra", kind="failed", reason="no"
+        ),
+        e.RecoveryChosen(
+            step_id="a", strategy=Strategy.RETRY, kind="failed", reason="no", delay_ms=100
+        ),
+        e.StepSucceeded(step_id="a"),
+        e.StepFailed(step_id="a", kind="failed", reason="no", fallback="c"),
+        e.StepSkipped(step_id="a", reason="its condition was false", satisfied=True),
+        e.EffectUnknown(call_id="a.1", step_id="a", tool="shell", message="look"),
+        e.WorkerRestarted(reason="killed"),
+        e.ModelCallStarted(
+            step_id="a", turn=1, model="m", reserved_tokens=8000, reserved_usd=0.1
+        ),
+        e.ModelCallSettled(step_id="a", turn=1, tokens=8000, usd=0.1),
+        e.BudgetExhausted(limit="usd", used=3.0, allowed=2.5),
+        e.VerificationStarted(attempt=1),
+        e.ReplanRequested(reason="no"),
+        e.TaskConcluded(status=Status.UNVERIFIED, reason="no"),
+        e.TaskEnded(status=Status.UNVERIFIED, reason="no"),
+    )
+}  # fmt: skip
+
+
+def row(event: e.AnyEvent) -> Row:
+    """The event as the first row of a log."""
+    return codec.encode(TASK, [event], after=0, head=codec.GENESIS, at_us=7)[0]
+
+
+def golden_path(name: str, schema: int) -> Path:
+    return GOLDEN / f"{name}.{schema}.json"
+
+
+if __name__ == "__main__":
+    for name, event in SAMPLES.items():
+        path = golden_path(name, event.schema)
+        if not path.exists():
+            path.write_bytes(row(event).data + b"\n")
+            print(path)
