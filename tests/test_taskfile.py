@@ -501,13 +501,25 @@ def specs(draw: st.DrawFn) -> TaskSpec:
     )
 
 
+class Dumper(yaml.SafeDumper):
+    """Quotes what YAML 1.2 reads as a number and PyYAML, of version 1.1, does not: `0E0`."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if re.match(r"[-+.]?[0-9]", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+Dumper.add_representer(str, _text)
+
+
 @given(specs())
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_valid_task_survives_yaml_and_json(task: TaskSpec) -> None:
     plain = msgspec.to_builtins(task)
     for text in (
-        yaml.safe_dump(plain, allow_unicode=True),
-        yaml.safe_dump(plain, default_flow_style=True),
+        yaml.dump(plain, Dumper=Dumper, allow_unicode=True),
+        yaml.dump(plain, Dumper=Dumper, default_flow_style=True),
         json.dumps(plain),
         json.dumps(plain, ensure_ascii=False, indent="\t"),
     ):

@@ -126,14 +126,14 @@ def run_once(
         arm()
     rows: list[dict[str, Any]] = []
     news = 0
-    for line in process.stdout:
-        if line.endswith(b"\n"):  # else the kill cut it off
-            rows.append(json.loads(line))
-            news += rows[-1].get("seq", 0) > known
-            if moment is not None and news == moment.lines:
-                arm()
-    error = process.stderr.read().decode()
-    process.wait()
+    with process:
+        for line in process.stdout:
+            if line.endswith(b"\n"):  # else the kill cut it off
+                rows.append(json.loads(line))
+                news += rows[-1].get("seq", 0) > known
+                if moment is not None and news == moment.lines:
+                    arm()
+        error = process.stderr.read().decode()
     for timer in timers:
         timer.cancel()
     killed = process.returncode == -9
