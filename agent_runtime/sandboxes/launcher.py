@@ -381,10 +381,11 @@ def _child(
         for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ, *_LEFT_TO_THE_DAEMON):
             signal.signal(number, signal.SIG_DFL)
         stdio = _stdio(request, passed, output)
+        # Before staging, which hides what lies below its directory: an installation, for one.
+        seccomp = os.open(request["filter"], os.O_RDONLY) if request["filter"] else -1
         staged = list(request["sources"])
         if request["uid"] is not None:
             staged = _stage(staged)
-        seccomp = os.open(request["filter"], os.O_RDONLY) if request["filter"] else -1
         _limit_self(request["limits"])
         if request["uid"] is not None:
             os.setgroups([])

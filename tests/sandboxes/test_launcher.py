@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
+from agent_runtime.sandboxes import launcher, seccomp
+from agent_runtime.sandboxes.bubblewrap import BubblewrapSandbox
 from agent_runtime.sandboxes.launcher import Kept, start_time
+from tests.sandboxes.support import make_spec
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the launcher needs Linux")
 
@@ -40,3 +46,15 @@ def test_a_process_is_known_by_its_start() -> None:
     assert start_time(child) == 0  # a zombie is dead
     os.waitpid(child, 0)
     assert start_time(child) == 0
+
+
+@pytest.mark.anyio
+async def test_an_installation_below_the_staging_directory_works(
+    bubblewrap: BubblewrapSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything below `/tmp` is hidden while a sandbox starts, a checkout there included."""
+    with TemporaryDirectory(dir=launcher.STAGE) as checkout:
+        filters = shutil.copytree(seccomp.FILTERS, Path(checkout) / "filters")
+        monkeypatch.setattr(seccomp, "FILTERS", str(filters))
+        result = await bubblewrap.execute(make_spec(tmp_path), ["true"], deadline_seconds=20)
+    assert result.exit == 0
