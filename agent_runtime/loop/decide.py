@@ -464,7 +464,7 @@ def _shortfall(step: StepState) -> str:
     """Why the result is not what the step expects; empty if it is."""
     result, expect = step.result, step.spec.expect
     assert result is not None
-    told = result.reason.strip()[-300:]
+    told = result.reason.strip()
     if result.exit is not None:
         told = f"exit {result.exit}" + (f": {told}" if told else "")
     if expect is None or result.judged:

@@ -573,11 +573,17 @@ def _answered(state: State, changes: dict[str, Any], step_id: str, text: str) ->
     return changes
 
 
+def _brief(output: str) -> str:
+    """Head and tail: an error message says it first, a test runner says it last."""
+    text = output.strip()
+    return text if len(text) <= 500 else f"{text[:200]} … {text[-297:]}"
+
+
 def _returned(state: State, event: e.CallReturned) -> dict[str, Any]:
     call = state.calls[event.call_id]
     step_id = call.intent.step_id
     result = Result(
-        event.ok, event.output, event.exit, event.kind, event.output[-500:], tuple(event.paths)
+        event.ok, event.output, event.exit, event.kind, _brief(event.output), tuple(event.paths)
     )
     changes = _moved(state, step_id, event, StepStatus.EVALUATING, result=result)
     if state.steps[step_id].spec.tool is None:

@@ -422,3 +422,14 @@ async def test_every_call_of_a_models_turn_has_its_own_idempotency_key() -> None
     await bench.run(task(tools=["put"]))
     assert [c.arguments["text"] for c in put.calls] == ["a", "b"]
     assert len({c.idempotency_key for c in put.calls}) == 2
+
+
+@pytest.mark.anyio
+async def test_a_long_reason_keeps_what_was_said_first_and_last() -> None:
+    """A refusal says first what is wrong; a test runner counts at the end."""
+    output = "no such thing" + "." * 1000 + "11 failed"
+    bench = Bench(Script("look", answers=[ToolResult(ok=False, output=output, kind="refused")]))
+    state = await bench.run(task(step("a", "look")))
+    assert state.conclusion is not None
+    reason = state.conclusion.reason
+    assert "no such thing" in reason and "11 failed" in reason and len(reason) < 600
