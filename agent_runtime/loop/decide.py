@@ -108,11 +108,24 @@ def _record(state: State, outcome: Outcome, at_us: int) -> Events:
             return (outcome,) if state.steps[outcome.step_id].asking is not None else ()
         case e.InitiationFailed():
             return (outcome,) if state.conclusion is None else ()
+        case e.TimerFired():
+            return (outcome,) if _is_awaited(state, outcome.timer) else ()
         case _:
             # Only facts about calls and people are kept whatever happens; what a stage was to find
             # out is of no use when a cancel has already ended that stage.
             stage = STAGE_OF.get(type(outcome), state.stage)
             return (outcome,) if stage is state.stage else ()
+
+
+def _is_awaited(state: State, timer: str) -> bool:
+    """A timer can fire in the very moment in which what waited for it was skipped or ended."""
+    if state.conclusion is not None:
+        return False
+    if timer.startswith("approval:"):
+        return timer.removeprefix("approval:") in state.approvals
+    return (state.trouble is not None and state.trouble.timer == timer) or any(
+        step.timer == timer for step in state.steps.values()
+    )
 
 
 def _may_start(state: State) -> bool:

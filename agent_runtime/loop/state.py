@@ -428,12 +428,13 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
         case e.StepSkipped():
             return {
                 **_moved(
-                    state, event.step_id, event, StepStatus.SKIPPED, satisfied=event.satisfied
+                    state, event.step_id, event, StepStatus.SKIPPED, satisfied=event.satisfied,
+                    timer="", delay_ms=0, wants_toolbelt="",
                 ),
                 "approvals": {
                     k: a for k, a in state.approvals.items() if a.step_id != event.step_id
                 },
-            }
+            }  # fmt: skip
         case e.StepFailed():
             failed = _moved(state, event.step_id, event, StepStatus.FAILED)
             if event.fallback:

@@ -240,6 +240,33 @@ def test_a_new_owner_is_possible_at_any_moment(prefix: tuple[State, int]) -> Non
     assert after.ended or next_actions(after) or status_of(after)[0] is not Status.RUNNING
 
 
+@pytest.mark.parametrize("waits_for", ["timer", "wants_toolbelt"])
+def test_what_a_skipped_step_waited_for_comes_too_late(waits_for: str) -> None:
+    """Seeds 798173255 and 798183428: a timer fired in the moment in which its step was skipped."""
+    found = 0
+    for life in lives():
+        state = State(task_id=TASK)
+        for row, event in zip(life.rows, life.events, strict=True):
+            state = evolve(state, event, row.at_us)
+            for step_id, waiting in state.steps.items():
+                if not (name := getattr(waiting, waits_for)):
+                    continue
+                late: e.TimerFired | e.ToolbeltActivated = (
+                    e.TimerFired(timer=name)
+                    if waits_for == "timer"
+                    else e.ToolbeltActivated(toolbelt=name, tools=[])
+                )
+                if state.conclusion is None:
+                    skipped = e.StepSkipped(step_id=step_id, reason="the task is aborted")
+                    after = advance(evolve(state, skipped, row.at_us), late, row.at_us)[1]
+                    assert after.steps[step_id].status is StepStatus.SKIPPED
+                    found += 1
+                elif not state.ended:
+                    after = advance(state, late, row.at_us)[1]
+                    assert after.steps[step_id] == waiting
+    assert found > 10
+
+
 # ---- the page ----------------------------------------------------------------------------
 
 
