@@ -307,7 +307,8 @@ def _templated(step: StepSpec) -> Iterator[tuple[Path, str]]:
 def _texts(value: Json, path: Path) -> list[tuple[Path, str]]:
     """The texts of a tool's arguments that are filled: all or none."""
     found = list(_strings(value, path))
-    return found if any("{{" in text for _, text in found) else []
+    filled = any("{{" in text or text.lstrip().startswith("{% raw %}") for _, text in found)
+    return found if filled else []
 
 
 def _strings(value: Json, path: Path) -> Iterator[tuple[Path, str]]:

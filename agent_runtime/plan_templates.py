@@ -33,6 +33,8 @@ _PARSER: Final = jinja2.Environment(
     comment_end_string="#}\0",
 )
 _STATEMENT: Final = re.compile(r"\{%.*?%\}|\{#.*?#\}", re.DOTALL)
+_RAW: Final = re.compile(r"\s*\{% raw %\}.*\{% endraw %\}\s*", re.DOTALL)
+_TAKEN_AS_IT_IS: Final = "a text is taken as it is between {% raw %} and {% endraw %}"
 
 
 class Reference(NamedTuple):
@@ -44,8 +46,13 @@ class Reference(NamedTuple):
 
 def read_template(text: str) -> tuple[list[Reference], list[str]]:
     """The steps that the expressions of a text read, and what is wrong with them."""
+    if _RAW.fullmatch(text):
+        return [], []
     if len(text) > TEMPLATE_CHARS_MAX:
-        return [], [f"a template has at most {TEMPLATE_CHARS_MAX} characters, got {len(text)}"]
+        return [], [
+            f"a template has at most {TEMPLATE_CHARS_MAX} characters, got {len(text)}; "
+            f"{_TAKEN_AS_IT_IS}"
+        ]
     try:
         tree = _PARSER.parse(text)
         faults = [
@@ -55,7 +62,7 @@ def read_template(text: str) -> tuple[list[Reference], list[str]]:
         ]
         faults += [
             f"a template has only expressions {{{{ … }}}}, no statements and no comments: "
-            f"{shown(found[0])}; literal text is written {{{{ {found[0][:2]!r} }}}}"
+            f"{shown(found[0])}; {_TAKEN_AS_IT_IS}"
             for node in tree.find_all(nodes.TemplateData)
             if (found := _STATEMENT.search(node.data))
         ]
@@ -63,7 +70,7 @@ def read_template(text: str) -> tuple[list[Reference], list[str]]:
     except jinja2.TemplateSyntaxError as error:
         return [], [
             f"is no template expression: {error.message}, in {shown(text)}; "
-            "a literal pair of braces is written {{ '{{' }}"
+            f"a literal pair of braces is written {{{{ '{{{{' }}}}, and {_TAKEN_AS_IT_IS}"
         ]
     except (RecursionError, ValueError, OverflowError):
         return [], ["the template is too large or nested too deeply"]

@@ -619,6 +619,10 @@ def test_results_that_templates_read_are_those_the_loop_gives() -> None:
         "{{ goal | }}",
         "{{ goal }} }}",
         "{{ a b }}",
+        "{% raw %}+ {{ | }} {% if %}{% endraw %}",
+        " {% raw %}{{ x }}{% endraw %}\n",
+        "{% raw %}{{ x }}{% endraw %} {{ | }}",
+        "{% raw %}{{ x }}",
     ],
 )
 def test_template_is_refused_here_exactly_if_it_cannot_be_filled(text: str) -> None:

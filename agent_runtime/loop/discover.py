@@ -60,7 +60,7 @@ def has_template(value: Json) -> bool:
     """Does any string in a JSON value hold a `{{ … }}` expression?"""
     match value:
         case str():
-            return "{{" in value
+            return "{{" in value or value.lstrip().startswith("{% raw %}")
         case dict():
             return any(has_template(v) for v in value.values())
         case list() | tuple():

@@ -2,7 +2,8 @@
 
 Runs in a process of the worker's own that has one thread: each template is filled in a forked child
 with little memory, little CPU time and a deadline. Expressions only: statements and comments are
-refused. A string that is one whole expression keeps the type of its value.
+refused. A string that is one whole expression keeps the type of its value; one that is a whole
+`{% raw %}` block is its inside.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ NAMES_SHOWN_MAX: Final = 20
 _NEVER: Final = "\x00never\x00"
 """Stands for the delimiters that are not used: `${#x}` of a shell is text like any other."""
 _STATEMENT: Final = re.compile(r"\{%.*?%\}|\{#.*?#\}", re.DOTALL)
+_RAW: Final = re.compile(r"\s*\{% raw %\}\n?(.*)\{% endraw %\}\s*", re.DOTALL)
+"""A whole text that is taken as it is, whatever it holds: a patch of a template, for one."""
 
 
 class Fault(Exception):
@@ -93,13 +96,16 @@ def fill_string(environment: Expressions, text: str, variables: Mapping[str, Jso
     """One string. Raises `Fault`."""
     if "{{" not in text and "{%" not in text and "{#" not in text:
         return text
+    if raw := _RAW.fullmatch(text):
+        return raw[1]
     try:
         tokens = list(environment.lex(text))
         for _, kind, piece in tokens:
             if kind == "data" and (found := _STATEMENT.search(piece)):
                 raise Fault(
                     f"{found[0][:80]!r} in the template {text[:200]!r}: only expressions "
-                    "'{{ … }}' are allowed, no statements and no comments"
+                    "'{{ … }}' are allowed, no statements and no comments; a text that is to be "
+                    "taken as it is stands between {% raw %} and {% endraw %}"
                 )
         kinds = [kind for _, kind, _ in tokens]
         if not kinds or "variable_begin" not in kinds:

@@ -483,6 +483,7 @@ async def test_templates_are_filled_and_whole_expressions_keep_their_type(
         "lazy": "{{ range(3) | map('string') }}",
         "none": "{{ none }}",
         "untouched": [1, None, True, "plain", "${#array[@]} %}", "a } }"],
+        "raw": "{% raw %}\n-{{ a |\n+{% endraw %}\n{% endraw %}\n",
     }
     assert await session.render(template, variables, deadline_seconds=10) == {
         "whole": 0,
@@ -492,6 +493,7 @@ async def test_templates_are_filled_and_whole_expressions_keep_their_type(
         "lazy": ["0", "1", "2"],
         "none": None,
         "untouched": [1, None, True, "plain", "${#array[@]} %}", "a } }"],
+        "raw": "-{{ a |\n+{% endraw %}\n",
     }
 
 
