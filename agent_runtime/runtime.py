@@ -30,7 +30,7 @@ from agent_runtime.errors import (
 )
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
-from agent_runtime.loop.discover import discover
+from agent_runtime.loop.discover import discover, unknown_names
 from agent_runtime.loop.journal import append_fact
 from agent_runtime.loop.state import State, fold
 from agent_runtime.loop.submission import submit
@@ -73,6 +73,7 @@ class Runtime:
             ConfigError: a model is named, and no adapter can reach it.
         """
         problems = discover(spec, self.ports.toolbox).problems
+        problems += unknown_names(spec, self.ports.toolbox)
         if problems:
             raise UsageError("\n".join(problems))
         if spec.model is not None and self.ports.model is None:

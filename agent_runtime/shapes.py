@@ -252,7 +252,10 @@ class Reader:
     def _in_64_bits(self, value: int, path: Path) -> Any:
         if INTEGER_MIN <= value <= INTEGER_MAX:
             return value
-        return self._wrong(path, "must fit in 64 bits; if it is no quantity, write it in quotes")
+        return self._wrong(
+            path,
+            f"must fit in 64 bits, got {shown(value)}; if it is no quantity, write it in quotes",
+        )
 
     def _one_of(self, value: Json, words: Sequence[str], path: Path, note: str) -> Any:
         if isinstance(value, str) and value in words:

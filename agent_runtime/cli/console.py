@@ -45,7 +45,9 @@ def settings_of(ctx: click.Context) -> Settings:
     settings = load_settings(ctx.obj)
     # A person at a terminal wants less than a daemon's log, unless told otherwise.
     level = settings.log_level if "log_level" in settings.model_fields_set else LOG_LEVEL
-    logging.basicConfig(level=level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_CleanFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
     return settings
 
 
@@ -84,6 +86,13 @@ def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
         else:
             flat.append(error)
     return next((error for error in flat if isinstance(error, AgentRuntimeError)), flat[0])
+
+
+class _CleanFormatter(logging.Formatter):
+    """Messages quote plug-ins, paths and git, none of which may write to the terminal as it is."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return clean(super().format(record))
 
 
 # ---- output ------------------------------------------------------------------------------

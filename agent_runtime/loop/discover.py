@@ -38,6 +38,23 @@ def discover(task: TaskSpec, toolbox: Toolbox) -> ToolsDiscovered:
     )
 
 
+def unknown_names(task: TaskSpec, toolbox: Toolbox) -> list[str]:
+    """Names in the policy that mean nothing here: an approval for `shel` would never be asked for.
+
+    Looked at when a task is submitted, and not again: a plug-in may be gone when it goes on.
+    """
+    tools = _names(toolbox)
+    belts = sorted({info.toolbelt for info in toolbox.all()} | {"standard"})
+    wrong = [("toolbelts", "toolbelt", name, belts) for name in task.policy.toolbelts or ()]
+    wrong += [("tools", "tool", name, tools) for name in task.policy.tools]
+    wrong += [("approvals", "tool", name, tools) for name in task.policy.approvals]
+    return [
+        f"policy.{key}: {_unknown(kind, name, known)}"
+        for key, kind, name, known in wrong
+        if name not in known
+    ]
+
+
 def refusal(task: TaskSpec, info: ToolInfo) -> str | None:
     """Why a task may not use a tool, with the way out; None if it may."""
     if info.where == "daemon" and info.name not in task.policy.tools:
@@ -79,15 +96,23 @@ def _plan_problems(task: TaskSpec, step: StepSpec, toolbox: Toolbox) -> list[str
             continue
         info = toolbox.find(name)
         if info is None:
-            near = schema.nearest(name, [t.name for t in toolbox.all()])
-            hint = f"; did you mean {near!r}?" if near else ""
-            problems.append(f"step {step.id!r}: no tool is called {name!r}{hint}")
+            problems.append(f"step {step.id!r}: {_unknown('tool', name, _names(toolbox))}")
             continue
         if why := refusal(task, info):
             problems.append(f"step {step.id!r}: {why}")
         if not has_template(args):
             problems += [f"step {step.id!r}: {p}" for p in schema.check(args, info.parameters)]
     return problems
+
+
+def _names(toolbox: Toolbox) -> list[str]:
+    return [info.name for info in toolbox.all()]
+
+
+def _unknown(kind: str, name: str, known: Sequence[str]) -> str:
+    near = schema.nearest(name, known)
+    way_out = f"did you mean {near!r}?" if near else "`agent-runtime tools` lists what is installed"
+    return f"no {kind} is called {name!r}; {way_out}"
 
 
 def _words(text: str) -> list[str]:

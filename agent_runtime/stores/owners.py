@@ -78,6 +78,7 @@ class Owners:
 
     def _require_locks(self) -> None:
         path = self._directory / self.owner_id
+        _require_record_locks(self._fd, path)
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             if _try_lock(fd, path, exclusive=False):
@@ -132,6 +133,17 @@ def _try_lock(fd: int, path: Path, *, exclusive: bool) -> bool:
             return False
         raise _no_locks(path, error.strerror or str(error)) from error
     return True
+
+
+def _require_record_locks(fd: int, path: Path) -> None:
+    """SQLite's kind of lock. It takes ENOLCK for a busy file and would wait for nobody."""
+    assert sys.platform != "win32"
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        # Where both kinds are one (NFS), our own lock is in the way: they work, then.
+        if error.errno not in _LOCKED:
+            raise _no_locks(path, error.strerror or str(error)) from error
 
 
 def _no_locks(path: Path, reason: str) -> ConfigError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from pathlib import Path
 import apsw
 
 from agent_runtime.errors import AgentRuntimeError, ConfigError, StoreBroken, StoreUnavailable
+
+if sys.platform != "win32":
+    import resource
 
 APPLICATION_ID = 0x41475254
 """Marks the file as ours ("AGRT"), so that another program's database is never written to."""
@@ -242,9 +246,21 @@ def translate(error: apsw.Error, path: Path, *, opening: bool = False) -> AgentR
         case apsw.CorruptError():
             return StoreBroken(f"{store} is damaged ({error}): restore it from a backup")
         case apsw.IOError():
-            return StoreBroken(f"reading or writing {store} failed ({error}): look at the disk")
+            return StoreBroken(
+                f"reading or writing {store} failed ({error}): look at the disk{_file_limit()}"
+            )
         case _:
             return StoreBroken(f"{store} failed: {type(error).__name__}: {error}")
+
+
+def _file_limit() -> str:
+    """A limit that SQLite reports as a broken disk."""
+    if sys.platform == "win32":
+        return ""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if limit == resource.RLIM_INFINITY:
+        return ""
+    return f", and at the limit of a file's size (`ulimit -f`), which is {limit:,} bytes"
 
 
 def _no_locks(store: str, error: apsw.Error) -> ConfigError:

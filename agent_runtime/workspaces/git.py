@@ -111,7 +111,7 @@ class Git:
             arguments, git_dir=git_dir, work_tree=work_tree, stdin=stdin, env=env, network=network
         )
         if code not in codes:
-            said = redact(stderr.decode("utf-8", "replace").strip())
+            said = _said(stderr)
             verb = _verb(arguments)
             raise GitFailed(f"git {verb} ended with {code}: {said[-2000:]}", code=code, stderr=said)
         return stdout
@@ -129,7 +129,7 @@ class Git:
         code, stdout, stderr = self._run(
             arguments, git_dir=git_dir, work_tree=work_tree, stdin=stdin, env=env, network=False
         )
-        return code == 0, stdout, redact(stderr.decode("utf-8", "replace").strip())
+        return code == 0, stdout, _said(stderr)
 
     def _run(
         self,
@@ -209,6 +209,11 @@ def _communicate(
         except subprocess.TimeoutExpired:
             anyio.from_thread.check_cancelled()
     raise subprocess.TimeoutExpired("git", seconds_max)
+
+
+def _said(stderr: bytes) -> str:
+    # ssh ends its lines as terminals want them.
+    return redact(stderr.decode("utf-8", "replace").replace("\r\n", "\n").strip())
 
 
 def _verb(arguments: Sequence[str | bytes]) -> str:

@@ -146,7 +146,8 @@ class LocalWorkspaces:
         source = locate(spec.repo)
         if not isinstance(source, Local) or not source.top:
             raise WorkspaceError(
-                f"workspace.in_place needs a checkout on this machine; {spec.repo!r} is none"
+                f"workspace.in_place needs a checkout on this machine, and {spec.repo!r} is none;"
+                " clone it and name the clone, or leave in_place out"
             )
         view = View(source, view_path, self._git)
         commit = view.commit_of("HEAD")

@@ -27,9 +27,14 @@ def shown(path: str) -> str:
     """A path for people and JSON: what cannot be printed is written as an escape."""
     if path.isprintable():
         return path
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in path
-    )
+    return "".join(char if char.isprintable() else _escaped(char) for char in path)
+
+
+def _escaped(char: str) -> str:
+    # A byte that is no UTF-8 is a lone surrogate in Python; people know it as \xff.
+    if "\udc80" <= char <= "\udcff":
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode()
 
 
 def _failure(call: ToolCall, error: OSError) -> ToolResult:

@@ -204,8 +204,9 @@ class _Found:
             notes.append(f"[{full} are shown: narrow the pattern or the path]")
         if self.seconds is not None:
             notes.append(
-                f"[stopped after {self.seconds:g} s, not everything was searched: a pattern such "
-                "as (a+)+ can take for ever; simplify it or narrow the path]"
+                f"[stopped after {self.seconds:g} s, not everything was searched: narrow the path "
+                "(very large files take long) or simplify the pattern (one such as (a+)+ can take "
+                "for ever)]"
             )
         if self.skipped:
             names = ", ".join(shown(path) for path in self.skipped[:5])
