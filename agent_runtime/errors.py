@@ -88,6 +88,10 @@ class WorkspaceError(AgentRuntimeError):
     """The repository cannot be opened or used as asked; the message names it and the way out."""
 
 
+class DiskFull(StoreUnavailable, WorkspaceError):
+    """No room for a working copy, its versions or a result. The task stops; it can be resumed."""
+
+
 class ApplyConflict(Conflict):
     """The checkout moved and the three-way merge left conflicts; the checkout is as it was."""
 

@@ -399,8 +399,12 @@ class Change:
 class Workspaces(Protocol):
     """Working copies, versioned in a private store that no sandbox sees.
 
-    Trees stay after `close`, until `forget`. Operating errors are `WorkspaceError`.
+    Trees stay after `close`, until `forget`. Operating errors are `WorkspaceError`; of these
+    `DiskFull` says nothing about the task: it stops, and is resumed when there is room.
     """
+
+    async def check(self, spec: WorkspaceSpec) -> None:
+        """Refuse what no `open` could use, as far as a quick look tells; nothing is made."""
 
     async def open(self, task_id: TaskId, spec: WorkspaceSpec) -> OpenedWorkspace:
         """Make the working clone, or find the one that a first, interrupted `open` finished.

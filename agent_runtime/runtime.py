@@ -6,8 +6,10 @@ the supervisor's.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 
 import anyio.to_thread
 import msgspec
@@ -25,14 +27,16 @@ from agent_runtime.errors import (
     ConfigError,
     Conflict,
     CorruptLog,
+    DiskFull,
     NotFound,
     UsageError,
+    WorkspaceError,
 )
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
 from agent_runtime.loop.discover import discover, unknown_names
 from agent_runtime.loop.journal import append_fact
-from agent_runtime.loop.state import State, fold
+from agent_runtime.loop.state import State, fold, status_of
 from agent_runtime.loop.submission import submit
 from agent_runtime.loop.supervisor import Supervisor
 from agent_runtime.ports import Ports
@@ -47,6 +51,7 @@ from agent_runtime.types import (
     TreeId,
 )
 
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _Fault = Callable[[str], VerifyReport]
 
 FOLLOW_SECONDS = 0.5
@@ -69,7 +74,8 @@ class Runtime:
         """Store a task; durable when it returns. Nothing of it runs yet.
 
         Raises:
-            UsageError: the plan does not fit the installed tools; nothing was stored.
+            UsageError: the plan does not fit the installed tools, or the repository is missing
+                or none; nothing was stored.
             ConfigError: a model is named, and no adapter can reach it.
         """
         problems = discover(spec, self.ports.toolbox).problems
@@ -81,6 +87,14 @@ class Runtime:
                 f"no installed adapter can reach the model {spec.model!r}: give the task a plan, "
                 "or install a plug-in of the group 'agent_runtime.models'"
             )
+        if spec.workspace is not None:
+            try:
+                await self.ports.workspaces.check(spec.workspace)
+            except DiskFull:
+                raise
+            except WorkspaceError as error:
+                key = "" if str(error).startswith("workspace.") else "workspace.repo: "
+                raise UsageError(f"{key}{error}") from error
         return await submit(
             spec,
             self.ports.store,
@@ -225,7 +239,15 @@ class Runtime:
             patch_path = os.path.join(directory, "patch.diff")
             certificate_path = os.path.join(directory, "certificate.json")
             text = msgspec.json.format(msgspec.json.encode(certificate), indent=2) + b"\n"
-            await anyio.to_thread.run_sync(_write_results, directory, patch, text)
+            try:
+                await anyio.to_thread.run_sync(_write_results, directory, patch, text)
+            except OSError as error:
+                kind = DiskFull if error.errno in _NO_ROOM else ConfigError
+                raise kind(
+                    f"task {task_id!r} has ended as {status_of(state)[0]}, and its result cannot be"
+                    f" written to {directory!r}: {error.strerror}; `agent-runtime diff {task_id}`"
+                    " prints the patch"
+                ) from error
         return result_of(state, patch=patch_path, certificate=certificate_path)
 
     async def certificate(self, task_id: TaskId) -> dict[str, Json]:
@@ -357,9 +379,14 @@ def _write_results(directory: str, patch: bytes, certificate: bytes) -> None:
     os.makedirs(directory, mode=0o700, exist_ok=True)
     for name, data in (("patch.diff", patch), ("certificate.json", certificate)):
         partial = os.path.join(directory, f".{name}.{os.getpid()}")
-        with open(partial, "wb") as file:
-            file.write(data)
-        os.replace(partial, os.path.join(directory, name))
+        try:
+            with open(partial, "wb") as file:
+                file.write(data)
+            os.replace(partial, os.path.join(directory, name))
+        except OSError:
+            with suppress(OSError):
+                os.unlink(partial)
+            raise
 
 
 def _remove_results(directory: str) -> None:

@@ -148,6 +148,9 @@ class FakeWorkspaces:
         self.trees[tree] = files
         return tree
 
+    async def check(self, spec: WorkspaceSpec) -> None:
+        """Everything can be opened."""
+
     async def open(self, task_id: TaskId, spec: WorkspaceSpec) -> OpenedWorkspace:
         """A copy of the base for every task."""
         await self._point("open workspace")

@@ -110,7 +110,7 @@ class Verbs(click.Group):
         except KeyboardInterrupt:
             code = 130
         except AgentRuntimeError as error:
-            _tell(str(error))
+            _tell("\n".join([str(error), *getattr(error, "__notes__", ())]))
             _show_traceback(ctx)
             code = error.exit_code
         except (click.ClickException, click.exceptions.Exit, click.Abort):

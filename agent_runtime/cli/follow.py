@@ -16,7 +16,7 @@ from enum import StrEnum
 import anyio
 
 from agent_runtime.app import who
-from agent_runtime.cli.console import silence
+from agent_runtime.cli.console import first_cause, silence
 from agent_runtime.cli.views import View
 from agent_runtime.errors import AgentRuntimeError
 from agent_runtime.loop import codec
@@ -67,6 +67,8 @@ async def drive(
             await runtime.drive(task_id)
             tg.cancel_scope.cancel()
         await watch.catch_up()
+    except BaseExceptionGroup as group:
+        raise first_cause(group) from group
     finally:
         view.close()
     return watch.state, watch.ending()

@@ -23,7 +23,7 @@ from agent_runtime.cli.console import (
 from agent_runtime.cli.follow import Ending, drive
 from agent_runtime.cli.summary import result_lines, waiting_lines
 from agent_runtime.cli.views import JsonView, PlainView, View
-from agent_runtime.errors import AgentRuntimeError, UsageError
+from agent_runtime.errors import AgentRuntimeError, Conflict, CorruptLog, UsageError
 from agent_runtime.loop.state import State
 from agent_runtime.runtime import Runtime
 from agent_runtime.taskfile import goal_task, read_task_file
@@ -178,13 +178,21 @@ async def _drive(
     person = is_terminal() and not as_json
     if wait_seconds is None and not person:
         wait_seconds = settings_of(ctx).approval_wait_seconds
-    state, ending = await drive(
-        runtime,
-        task_id,
-        _view(as_json),
-        wait_seconds=wait_seconds,
-        answer=person and sys.stdin.isatty(),
-    )
+    try:
+        state, ending = await drive(
+            runtime,
+            task_id,
+            _view(as_json),
+            wait_seconds=wait_seconds,
+            answer=person and sys.stdin.isatty(),
+        )
+    except (Conflict, CorruptLog):
+        raise  # going on would not help
+    except AgentRuntimeError as error:
+        # Not by `run` again, which would make a second task.
+        again = command("resume", short(task_id))
+        error.add_note(f"The task is stored, nothing of it is lost; go on with: {again}")
+        raise
     if as_json:
         emit_line(await runtime.result(task_id))
     elif ending is Ending.ENDED:

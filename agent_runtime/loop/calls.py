@@ -16,6 +16,7 @@ from agent_runtime import schema
 from agent_runtime.errors import (
     AgentRuntimeError,
     DeadlineExceeded,
+    DiskFull,
     SandboxUnavailable,
     ToolRefused,
     UsageError,
@@ -69,6 +70,8 @@ async def prepare(action: PrepareCall, hands: Hands) -> Outcome:
     except (WorkerLost, DeadlineExceeded) as error:
         await hands.end_worker()
         return _unprepared(action, "transient", f"while its templates were filled: {error}")
+    except DiskFull:
+        raise  # nothing is wrong with the step: the task stops, and goes on when there is room
     except (SandboxUnavailable, WorkspaceError) as error:
         return _unprepared(action, "refused", str(error))
 
@@ -166,6 +169,9 @@ async def run(action: RunCall, hands: Hands) -> Performed:
     except WorkerLost as error:
         await hands.end_worker()
         return e.CallLost(call_id=action.call_id, reason="worker_died", message=str(error)), {}
+    except DiskFull as error:
+        # Nothing of the call has run, and its intent is stored: it must have a result.
+        result = ToolResult(ok=False, kind="transient", output=str(error))
     except AgentRuntimeError as error:
         # The sandbox or a module did not start: nothing of the call has run.
         result = ToolResult(ok=False, kind="refused", output=str(error))
@@ -288,6 +294,8 @@ async def resolve(action: ResolveCall, hands: Hands) -> e.CallResolved:
                 return resolved("unknown", "the user's own directory is never rolled back")
             try:
                 await hands.ports.workspaces.restore(_task_id(hands), TreeId(intent.tree_before))
+            except DiskFull:
+                raise  # it can still be rolled back when there is room
             except (WorkspaceError, OSError) as error:
                 return resolved("unknown", f"the workspace could not be rolled back: {error}")
             return resolved(repeat)

@@ -15,6 +15,7 @@ import anyio
 
 from agent_runtime.errors import (
     AgentRuntimeError,
+    DiskFull,
     NotFound,
     PluginError,
     SandboxUnavailable,
@@ -73,6 +74,8 @@ async def _guarded(opening: Coroutine[None, None, Outcome]) -> Performed:
     """Task-wide trouble is an outcome: error handling decides."""
     try:
         return await opening, {}
+    except DiskFull:
+        raise  # a full disk does not decide about a task: it goes on when there is room
     except (WorkspaceError, NotFound) as error:
         return e.InitiationFailed(kind="not_found", message=str(error)), {}
     except OSError as error:
@@ -198,6 +201,8 @@ async def _verify(hands: Hands) -> Performed:
         )
         patch = await ports.workspaces.patch(task_id, base, found.tree)
         changed = [c.path for c in await ports.workspaces.changes(task_id, base, found.tree)]
+    except DiskFull:
+        raise
     except (WorkspaceError, SandboxUnavailable, AgentRuntimeError, OSError) as error:
         return _nothing_verified(f"verification_failed: {error}"), {}
     blobs: dict[BlobId, bytes] = {}

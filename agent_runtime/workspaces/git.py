@@ -9,16 +9,19 @@ therefore without effect here.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
 import subprocess
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from typing import IO
 
 import anyio.from_thread
 
-from agent_runtime.errors import WorkspaceError
+from agent_runtime.errors import DiskFull, WorkspaceError
 
 LOCAL_SECONDS_MAX = 300.0
 """A local git command on a very large repository and a slow disk; beyond it something hangs."""
@@ -111,9 +114,31 @@ class Git:
             arguments, git_dir=git_dir, work_tree=work_tree, stdin=stdin, env=env, network=network
         )
         if code not in codes:
-            said = _said(stderr)
-            verb = _verb(arguments)
-            raise GitFailed(f"git {verb} ended with {code}: {said[-2000:]}", code=code, stderr=said)
+            raise _failed(arguments, code, _said(stderr))
+        return stdout
+
+    def run_capped(self, arguments: Sequence[str], *, git_dir: str, bytes_max: int) -> bytes | None:
+        """As `run` on local objects; None if there is more output: git is stopped then."""
+        with (
+            tempfile.TemporaryFile() as errors,
+            self._start(
+                arguments, {"GIT_DIR": git_dir}, git_dir, subprocess.DEVNULL, errors
+            ) as process,
+        ):
+            hanging = threading.Timer(LOCAL_SECONDS_MAX, _kill, [process])
+            hanging.start()
+            try:
+                assert process.stdout is not None
+                stdout: bytes = process.stdout.read(bytes_max + 1)
+                if len(stdout) > bytes_max:
+                    return None
+                code = process.wait()
+            finally:
+                hanging.cancel()
+                _kill(process)
+            if code:
+                errors.seek(0)
+                raise _failed(arguments, code, _said(errors.read()))
         return stdout
 
     def succeeds(
@@ -145,21 +170,8 @@ class Git:
         if work_tree is not None:
             extra["GIT_WORK_TREE"] = work_tree
         seconds_max = NETWORK_SECONDS_MAX if network else LOCAL_SECONDS_MAX
-        try:
-            process = subprocess.Popen(
-                ["git", *arguments],
-                cwd=work_tree or git_dir,
-                env=self.environment(extra),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-            )
-        except FileNotFoundError as error:
-            raise WorkspaceError(
-                "git is not on the PATH of the runtime; install git 2.32 or newer"
-            ) from error
-        with process:
+        pipe = subprocess.PIPE
+        with self._start(arguments, extra, work_tree or git_dir, pipe, pipe) as process:
             try:
                 stdout, stderr = _communicate(process, stdin, seconds_max, network=network)
             except subprocess.TimeoutExpired as error:
@@ -167,10 +179,31 @@ class Git:
                     f"git {_verb(arguments)} did not end within {seconds_max:.0f} s"
                 ) from error
             finally:
-                if process.poll() is None:
-                    # With its helpers: a killed git leaves its git-remote-https waiting.
-                    os.killpg(process.pid, signal.SIGKILL)
+                _kill(process)
         return process.returncode, stdout, stderr
+
+    def _start(
+        self,
+        arguments: Sequence[str | bytes],
+        env: Mapping[str, str],
+        cwd: str,
+        stdin: int,
+        stderr: int | IO[bytes],
+    ) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(
+                ["git", *arguments],
+                cwd=cwd,
+                env=self.environment(env),
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                start_new_session=True,
+            )
+        except FileNotFoundError as error:
+            raise WorkspaceError(
+                "git is not on the PATH of the runtime; install git 2.32 or newer"
+            ) from error
 
     def _prepare(self) -> dict[str, str]:
         os.makedirs(self._home, mode=0o700, exist_ok=True)
@@ -196,6 +229,26 @@ class Git:
             "GIT_NO_REPLACE_OBJECTS": "1",
             "GIT_LITERAL_PATHSPECS": "1",
         }
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        # With its helpers: a killed git leaves its git-remote-https waiting.
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _failed(arguments: Sequence[str | bytes], code: int, said: str) -> WorkspaceError:
+    if any(os.strerror(number) in said for number in (errno.ENOSPC, errno.EDQUOT)):
+        return no_room(said)
+    verb = _verb(arguments)
+    return GitFailed(f"git {verb} ended with {code}: {said[-2000:]}", code=code, stderr=said)
+
+
+def no_room(reason: object) -> DiskFull:
+    """What a full disk is for everybody who works on a workspace."""
+    return DiskFull(
+        f"no room for the working copy and its versions ({reason}): free some and try again"
+    )
 
 
 def _communicate(

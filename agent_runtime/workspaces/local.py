@@ -12,6 +12,7 @@ work happens in worker threads; one operation of a task at a time.
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import re
@@ -32,8 +33,8 @@ from agent_runtime.workspaces.apply import apply_patch
 from agent_runtime.workspaces.clone import branch_of, make_clone
 from agent_runtime.workspaces.export import export_tree
 from agent_runtime.workspaces.files import directory, make_temporary, remove_path
-from agent_runtime.workspaces.git import Git, write_atomically
-from agent_runtime.workspaces.source import Local, View, locate
+from agent_runtime.workspaces.git import Git, no_room, write_atomically
+from agent_runtime.workspaces.source import Local, Remote, View, locate
 from agent_runtime.workspaces.trees import Trees, remove_locks
 
 T = TypeVar("T")
@@ -68,6 +69,16 @@ class LocalWorkspaces:
         self._git = Git(os.path.join(self._root, ".git-home"))
         self._tasks: dict[TaskId, _Task] = {}
         self._limiter: anyio.CapacityLimiter | None = None
+
+    async def check(self, spec: WorkspaceSpec) -> None:
+        """Refuse at once a repository on this machine that no `open` could use.
+
+        Raises:
+            WorkspaceError: it is missing or none; the message says what would work.
+        """
+        source = await self._in_thread(locate, spec.repo)
+        if spec.in_place:
+            _require_checkout(source, spec)
 
     # -- open and close --
 
@@ -143,12 +154,7 @@ class LocalWorkspaces:
         )
 
     def _make_in_place(self, task: _Task, spec: WorkspaceSpec, view_path: str) -> OpenedWorkspace:
-        source = locate(spec.repo)
-        if not isinstance(source, Local) or not source.top:
-            raise WorkspaceError(
-                f"workspace.in_place needs a checkout on this machine, and {spec.repo!r} is none;"
-                " clone it and name the clone, or leave in_place out"
-            )
+        source = _require_checkout(locate(spec.repo), spec)
         view = View(source, view_path, self._git)
         commit = view.commit_of("HEAD")
         if view.commit_of(spec.ref) != commit:
@@ -174,7 +180,7 @@ class LocalWorkspaces:
         """The task's HOME on the host: outside the workspace, gone with `close`."""
         task = self._task(task_id)
         home = os.path.join(task.path, "home")
-        os.makedirs(home, mode=0o700, exist_ok=True)
+        _with_named_errors(functools.partial(os.makedirs, home, mode=0o700, exist_ok=True))
         return home
 
     async def close(self, task_id: TaskId) -> None:
@@ -346,7 +352,18 @@ def _with_named_errors(function: Callable[..., T], *args: object) -> T:
     try:
         return function(*args)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise no_room(error) from error
         raise WorkspaceError(f"the workspace cannot be used: {error}") from error
+
+
+def _require_checkout(source: Local | Remote, spec: WorkspaceSpec) -> Local:
+    if not isinstance(source, Local) or not source.top:
+        raise WorkspaceError(
+            f"workspace.in_place needs a checkout on this machine, and {spec.repo!r} is none;"
+            " clone it and name the clone, or leave in_place out"
+        )
+    return source
 
 
 def _tidy(task: _Task, opened: OpenedWorkspace) -> None:

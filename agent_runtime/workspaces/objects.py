@@ -68,6 +68,10 @@ class ObjectStore:
         """Run git on the store."""
         return self._git.run(arguments, git_dir=self.path, stdin=stdin)
 
+    def run_capped(self, arguments: Sequence[str], *, bytes_max: int) -> bytes | None:
+        """As `run`; None if there is more output than that."""
+        return self._git.run_capped(arguments, git_dir=self.path, bytes_max=bytes_max)
+
     # -- writing --
 
     def put(self, kind: bytes, data: bytes, known: Container[Oid] = ()) -> Oid:

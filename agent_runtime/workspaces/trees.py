@@ -31,6 +31,9 @@ from agent_runtime.workspaces.objects import (
 from agent_runtime.workspaces.scan import Node, Scan
 from agent_runtime.workspaces.write import is_directory, write_listing
 
+PATCH_BYTES_MAX = 256 << 20
+"""It passes through memory and lies in the store: a result, not a data set."""
+_NAMED_MAX = 3
 _STATE_LEFT_OUT = frozenset({"objects"})
 
 
@@ -128,14 +131,41 @@ class Trees:
         return sorted(found, key=lambda change: change.path)
 
     def patch(self, before: TreeId, after: TreeId) -> bytes:
-        """A patch with whole object names and binary content, for `git apply`."""
+        """A patch with whole object names and binary content, for `git apply`.
+
+        Raises:
+            WorkspaceError: it is larger than `PATCH_BYTES_MAX`; names the largest files.
+        """
         if before == after:
             return b""
         self._need(before, after)
-        return self.store.run(
+        made = self.store.run_capped(
             ["diff-tree", "-r", "-p", "--binary", "--full-index", "--no-renames", "--no-color",
-             "--no-ext-diff", "--no-textconv", "--unified=3", before, after]
+             "--no-ext-diff", "--no-textconv", "--unified=3", before, after],
+            bytes_max=PATCH_BYTES_MAX,
         )  # fmt: skip
+        if made is None:
+            raise WorkspaceError(
+                f"patch_too_large: the changes make a patch of more than {PATCH_BYTES_MAX:,} bytes;"
+                f" the largest files: {self._largest(before, after)}; remove what is no result, or"
+                " let it be written outside of the repository"
+            )
+        return made
+
+    def _largest(self, before: TreeId, after: TreeId) -> str:
+        out = self.store.run(["diff-tree", "-r", "-z", "--no-renames", before, after])
+        fields = out.split(b"\0")[:-1]
+        ids = [facts.split(b" ")[2:4] for facts in fields[::2]]
+        asked = b"".join(oid + b"\n" for pair in ids for oid in pair)
+        told = self.store.run(["cat-file", "--batch-check=%(objectsize)"], stdin=asked).splitlines()
+        # What there is on one side only is "missing" on the other.
+        sizes = [int(line) if line.isdigit() else 0 for line in told]
+        largest = sorted(
+            ((max(pair), path) for *pair, path in zip(sizes[::2], sizes[1::2], fields[1::2],
+                                                      strict=True)),
+            reverse=True,
+        )  # fmt: skip
+        return ", ".join(f"{shown(path)!r} ({size:,} bytes)" for size, path in largest[:_NAMED_MAX])
 
     def listing(self, tree: TreeId) -> Listing:
         """Every file and link of a tree."""

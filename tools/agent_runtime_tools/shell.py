@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +15,12 @@ from agent_runtime_tools._processes import Command, Finished, environment
 if TYPE_CHECKING:  # every import here costs a worker's start
     from agent_runtime.ports import Tool
 
+if sys.platform != "win32":
+    import resource
+
 TIMEOUT_SECONDS_MAX: Final = 86_400
+_FILE_TOO_LARGE: Final = 128 + 25
+"""As a shell tells of SIGXFSZ."""
 
 
 def tools() -> Sequence[Tool]:
@@ -85,6 +91,8 @@ def _result(finished: Finished, seconds: float) -> ToolResult:
         notes.append(f"[timed out after {seconds:g} s: the command and its children were killed]")
     if finished.detached:
         notes.append("[a background process still holds the output; what it prints now is dropped]")
+    if finished.exit == _FILE_TOO_LARGE:
+        notes.append(f"[a file may have at most {_file_bytes_max():,} bytes in the sandbox]")
     shown = _with_notes(text, notes)
     exact = len(text) <= OUTPUT_CHARS_MAX and text.encode() == finished.output
     return ToolResult(
@@ -95,6 +103,11 @@ def _result(finished: Finished, seconds: float) -> ToolResult:
         data={"exit": finished.exit, "output_bytes": finished.output_bytes},
         raw=None if exact else finished.output,
     )
+
+
+def _file_bytes_max() -> int:
+    assert sys.platform != "win32"
+    return resource.getrlimit(resource.RLIMIT_FSIZE)[0]
 
 
 def _with_notes(text: str, notes: Sequence[str]) -> str:
