@@ -318,19 +318,28 @@ def _specials(top: str) -> Iterator[bytes]:
 
 
 def _copy_objects(source: str, target: str) -> None:
-    # Loose objects first: a concurrent gc writes a pack before it removes what it packed.
-    names = sorted(os.listdir(source))
-    for name in [n for n in names if re.fullmatch("[0-9a-f]{2}", n)] + ["pack"]:
-        directory_path = os.path.join(source, name)
-        if not os.path.isdir(directory_path):
-            continue
-        os.makedirs(os.path.join(target, name), exist_ok=True)
+    # Loose objects first: a concurrent gc writes a pack before it removes what it packed. So a
+    # loose one that is gone is in a pack that is still to come; and a gc in the background, which
+    # a large commit starts, removes them for seconds.
+    for name in sorted(os.listdir(source)):
+        if re.fullmatch("[0-9a-f]{2}", name):
+            with suppress(FileNotFoundError):
+                for file_name in os.listdir(os.path.join(source, name)):
+                    with suppress(FileNotFoundError):
+                        _copy_object(source, target, name, file_name)
+    pack_path = os.path.join(source, "pack")
+    if os.path.isdir(pack_path):
         # A pack's index comes last: git looks for packs by their index.
-        for file_name in sorted(os.listdir(directory_path), key=lambda n: n.endswith(".idx")):
-            wanted = name != "pack" or re.fullmatch(r"pack-\w+\.(pack|idx|rev|mtimes)", file_name)
-            final = os.path.join(target, name, file_name)
-            if wanted and not file_name.startswith("tmp_") and not os.path.exists(final):
-                _copy_regular(os.path.join(directory_path, file_name), final)
+        for file_name in sorted(os.listdir(pack_path), key=lambda n: n.endswith(".idx")):
+            if re.fullmatch(r"pack-\w+\.(pack|idx|rev|mtimes)", file_name):
+                _copy_object(source, target, "pack", file_name)
+
+
+def _copy_object(source: str, target: str, directory: str, name: str) -> None:
+    final = os.path.join(target, directory, name)
+    if not name.startswith("tmp_") and not os.path.exists(final):
+        os.makedirs(os.path.dirname(final), exist_ok=True)
+        _copy_regular(os.path.join(source, directory, name), final)
 
 
 def _copy_regular(source: str, target: str) -> None:

@@ -3,7 +3,14 @@
 import anyio
 import pytest
 
-from agent_runtime.errors import Conflict, CorruptLog, LeaseHeld, LeaseLost, StoreUnavailable
+from agent_runtime.errors import (
+    Conflict,
+    CorruptLog,
+    DiskFull,
+    LeaseHeld,
+    LeaseLost,
+    StoreUnavailable,
+)
 from agent_runtime.loop import events as e
 from agent_runtime.loop.driver import drive
 from agent_runtime.loop.journal import APPEND_TRIES, Journal, append_fact
@@ -117,6 +124,30 @@ async def test_a_log_that_cannot_be_written_stops_the_driver() -> None:
     with pytest.raises(StoreUnavailable):
         await drive(await store.claim(TASK), bench.ports(store))
     assert not look.calls and len(bench.rows()) == 1
+
+
+@pytest.mark.parametrize("work", ["open", "snapshot", "patch"])
+async def test_a_full_disk_under_the_workspace_decides_nothing_and_the_task_goes_on(
+    work: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is opened, before a writing call, and during the verification."""
+    bench = Bench(write := Script("write", effect=Effect.WORKSPACE))
+    await bench.submit(task(step("a", "write")))
+
+    async def refuse(*arguments: object) -> None:
+        await anyio.sleep(0.01)
+        raise DiskFull("no room")
+
+    store = bench.store()
+    with monkeypatch.context() as full:
+        full.setattr(bench.workspaces, work, refuse)
+        with pytest.RaisesGroup(DiskFull):
+            await drive(await store.claim(TASK), bench.ports(store))
+    assert not bench.of(e.TaskConcluded, e.StepFailed, e.VerificationEnded, e.InitiationFailed)
+    store.crash()
+    state = await bench.drive()
+    assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
+    assert len(write.calls) == 1
 
 
 # ---- leases ------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pytest
 from agent_runtime.errors import WorkspaceError
 from agent_runtime.ports import OpenedWorkspace
 from agent_runtime.types import TaskId, WorkspaceSpec
-from agent_runtime.workspaces import LocalWorkspaces
+from agent_runtime.workspaces import LocalWorkspaces, source
 from tests.workspaces.conftest import TASK, Repo, contents, fingerprint, git, make_repo
 
 pytestmark = pytest.mark.anyio
@@ -50,6 +50,27 @@ async def test_the_users_checkout_is_never_written_to(
     await workspaces.restore(TASK, opened.base_tree)
     await workspaces.close(TASK)
     assert fingerprint(repo.path) == before
+
+
+async def test_a_gc_that_packs_the_source_meanwhile_loses_nothing(
+    workspaces: LocalWorkspaces, repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large commit starts one in the background: loose objects vanish while they are copied."""
+    for number in range(20):
+        repo.write(f"f{number}", b"%d" % number)
+    repo.commit()
+    repo.git("repack", "-a", "-q")
+    copy = source._copy_regular
+
+    def vanish_first(path: str, target: str) -> None:
+        if "/pack/" not in path:
+            os.unlink(path)
+        copy(path, target)
+
+    monkeypatch.setattr(source, "_copy_regular", vanish_first)
+    opened = await _open(workspaces, repo)
+    assert contents(opened.path) == contents(repo.path)
+    assert git("fsck", "--strict", cwd=opened.path) == b""
 
 
 async def test_no_file_is_shared_with_the_source(workspaces: LocalWorkspaces, repo: Repo) -> None:

@@ -16,6 +16,7 @@ from agent_runtime.errors import WorkspaceError
 from agent_runtime.ports import Change, OpenedWorkspace
 from agent_runtime.types import TreeId, WorkspaceSpec
 from agent_runtime.workspaces import LocalWorkspaces
+from agent_runtime.workspaces import trees as trees_module
 from tests.workspaces.conftest import TASK, Repo, contents, git, make_repo
 
 pytestmark = pytest.mark.anyio
@@ -226,6 +227,19 @@ async def test_a_file_of_many_megabytes_is_streamed(
     await workspaces.restore(TASK, after)
     assert path.stat().st_size == 33 << 20
     assert await workspaces.snapshot(TASK) == after
+
+
+async def test_a_patch_too_large_to_hold_is_refused_naming_the_largest_files(
+    workspaces: LocalWorkspaces, repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = await workspaces.open(TASK, WorkspaceSpec(repo=str(repo.path)))
+    Path(opened.path, "small").write_bytes(b"x")
+    Path(opened.path, "noise").write_bytes(os.urandom(5000))
+    after = await workspaces.snapshot(TASK)
+    assert await workspaces.patch(TASK, opened.base_tree, after)
+    monkeypatch.setattr(trees_module, "PATCH_BYTES_MAX", 4000)
+    with pytest.raises(WorkspaceError, match=r"patch_too_large: .* 4,000 bytes.*'noise' \(5,000 b"):
+        await workspaces.patch(TASK, opened.base_tree, after)
 
 
 async def test_a_patch_is_binary_safe_and_git_applies_it(
