@@ -335,11 +335,17 @@ def test_output_that_is_no_text_is_kept_exactly_and_shown_harmlessly(
 
 
 def test_ten_thousand_files_are_versioned_searched_and_listed(cli: CommandLine, repo: Path) -> None:
-    for number in range(10_000):
-        (repo / f"d{number % 100}").mkdir(exist_ok=True)
-        (repo / f"d{number % 100}" / f"f{number}").write_text(f"line {number}\n", encoding="utf-8")
-    git(repo, "add", "-A")
-    git(repo, "commit", "-qm", "many")
+    commit = "commit refs/heads/many\ncommitter t <t@example.invalid> 0 +0000\ndata 4\nmany\n"
+    files = (
+        f"M 100644 inline d{n % 100}/f{n}\ndata {len(str(n)) + 6}\nline {n}\n\n"
+        for n in range(10_000)
+    )
+    imported = "".join([commit, "from HEAD^0\n", *files])
+    # `git add` would take longer than everything else here.
+    subprocess.run(
+        ["git", "-C", str(repo), "fast-import", "--quiet"], input=imported.encode(), check=True
+    )
+    git(repo, "checkout", "-q", "many")
     steps = [
         shell("change", "rm -r d7; echo changed > d8/f8; mkdir new; seq 100 | split -l 1 - new/"),
         {"id": "find", "tool": "grep", "args": {"pattern": "^line 9999$"}, "needs": ["change"]},
