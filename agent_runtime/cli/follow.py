@@ -120,7 +120,7 @@ class _Watch:
             for row in await self._runtime.rows(self._task_id, self.state.seq):
                 if (stood := self._resumed_at) is not None:
                     self._resumed_at = None  # told with the first news: now it is driven here
-                    self._show(lambda: self._view.resumed(stood))  # noqa: B023 - called now
+                    self._show(lambda: self._view.resumed(stood))
                 event = codec.decode(row)
                 self.state = evolve(self.state, event, row.at_us)
                 state = self.state
