@@ -76,12 +76,13 @@ def one_task(home: Path, repo: Path, rng: random.Random, tally: Tally, kills: in
             [*command, "--json"], environment, moment, max(acknowledged, default=0)
         )
         tally.kills += killed
-        compare_trees(task_id_of(rows) or task_id, environment, home, tally)
+        if task_id := task_id or task_id_of(rows):
+            events = log_of(task_id, environment)
+            compare_trees(task_id, events, home, tally)
+            if events[-1]["type"] == "TaskEnded":  # killed before it could say so, perhaps
+                status = events[-1]["data"]["status"]
         for row in rows:
-            if row.get("type") == "result":
-                status = row["status"]
-            elif "seq" in row:
-                task_id = row["task_id"]
+            if "seq" in row:
                 acknowledged[row["seq"]] = row["hash"]
         if status in ("succeeded", "unverified", "failed", "cancelled"):
             break
@@ -93,11 +94,8 @@ def task_id_of(rows: list[dict[str, Any]]) -> str:
     return next((str(row["task_id"]) for row in rows if "seq" in row), "")
 
 
-def compare_trees(task_id: str, environment: dict[str, str], home: Path, tally: Tally) -> None:
+def compare_trees(task_id: str, events: list[dict[str, Any]], home: Path, tally: Tally) -> None:
     """After each process: the log's trees form one chain, and the disk agrees with its end."""
-    if not task_id:
-        return
-    events = log_of(task_id, environment)
     tree, open_call = "", ""
     for event in events:
         data, seq = event["data"], event["seq"]
