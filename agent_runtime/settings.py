@@ -106,7 +106,7 @@ class Settings(BaseSettings):
         Literal["debug", "info", "warning", "error"], BeforeValidator(_lowered)
     ] = "info"
     log_format: Annotated[Literal["text", "json"], BeforeValidator(_lowered)] = "text"
-    approval_wait_seconds: Annotated[Number, Field(ge=0, le=30 * 86_400, allow_inf_nan=False)] = 300
+    approval_wait_seconds: Annotated[Number, Field(ge=0, le=30 * 86_400, allow_inf_nan=False)] = 15
     """How long a command waits for a person before it ends with exit code 9."""
     retention_days: Annotated[Number, Field(gt=0, le=36_500, allow_inf_nan=False)] = 30
     """How long a finished task's log, blobs and trees are kept."""

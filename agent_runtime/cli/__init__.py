@@ -158,7 +158,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # A file name that is not UTF-8 must not end a listing.
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="backslashreplace")
-    cli.main(args=arguments, prog_name="agent-runtime")
+    try:
+        cli.main(args=arguments, prog_name="agent-runtime")
+    finally:
+        # The verb is over; an interpreter that is interrupted at its exit only prints a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _unknown_verb(word: str) -> str:

@@ -17,7 +17,7 @@ from agent_runtime import plugins
 from agent_runtime.app import open_store
 from agent_runtime.documents import decode, load
 from agent_runtime.errors import AgentRuntimeError
-from agent_runtime.sandboxes.bubblewrap import BubblewrapSandbox
+from agent_runtime.sandboxes.ladder import examine as examine_sandbox
 from agent_runtime.settings import (
     ENV_PREFIX,
     FILE_NAME,
@@ -144,7 +144,7 @@ def _schema_version(path: str) -> int:
 
 
 async def _sandbox(settings: Settings) -> Check:
-    probe = await BubblewrapSandbox(state_dir(settings), settings.bwrap).probe()
+    probe = await examine_sandbox(state_dir(settings), setting=settings.bwrap)
     return Check(
         name="sandbox",
         ok=probe.ok,

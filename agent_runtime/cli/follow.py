@@ -16,7 +16,7 @@ from enum import StrEnum
 import anyio
 
 from agent_runtime.app import who
-from agent_runtime.cli.console import first_cause, silence
+from agent_runtime.cli.console import command, first_cause, note, short, silence
 from agent_runtime.cli.views import View
 from agent_runtime.errors import AgentRuntimeError
 from agent_runtime.loop import codec
@@ -26,6 +26,9 @@ from agent_runtime.types import Status, TaskId
 
 TICK_SECONDS = 0.25
 """How often a view may show that time passes, and how long a stored event may go untold."""
+
+SIGNAL_SECONDS = 0.2
+"""Signals this close together are one: `timeout` and other wrappers send each of theirs twice."""
 
 _PEOPLE = frozenset({"approval", "unknown_effect"})
 _ANSWERS = {"y": "approve", "yes": "approve", "n": "deny", "no": "deny"}
@@ -48,16 +51,17 @@ async def drive(
     *,
     wait_seconds: float | None,
     answer: bool,
+    known: State | None = None,
 ) -> tuple[State, Ending]:
     """Drive a task until it ends, is paused, waits for too long, or a signal stops it.
 
     `wait_seconds` is how long it may wait for a person (None: for ever). With `answer`, a y or n
-    typed on the terminal decides what is pending.
+    typed on the terminal decides what is pending. What led to `known` is not shown again.
 
     Raises:
         AgentRuntimeError: as `Runtime.drive`.
     """
-    watch = _Watch(runtime, task_id, view, wait_seconds)
+    watch = _Watch(runtime, task_id, view, wait_seconds, known)
     try:
         async with anyio.create_task_group() as tg:
             tg.start_soon(watch.stop_on_signals)
@@ -76,9 +80,15 @@ async def drive(
 
 class _Watch:
     def __init__(
-        self, runtime: Runtime, task_id: TaskId, view: View, wait_seconds: float | None
+        self,
+        runtime: Runtime,
+        task_id: TaskId,
+        view: View,
+        wait_seconds: float | None,
+        known: State | None,
     ) -> None:
-        self.state = State(task_id=task_id)
+        self.state = known or State(task_id=task_id)
+        self._resumed_at = known
         self._runtime, self._task_id, self._view = runtime, task_id, view
         self._wait_seconds = wait_seconds
         self._waits_since: float | None = None
@@ -110,6 +120,9 @@ class _Watch:
         """Tell the view every stored event that it has not seen."""
         async with self._lock:
             for row in await self._runtime.rows(self._task_id, self.state.seq):
+                if (stood := self._resumed_at) is not None:
+                    self._resumed_at = None  # told with the first news: now it is driven here
+                    self._show(lambda: self._view.resumed(stood))
                 event = codec.decode(row)
                 self.state = evolve(self.state, event, row.at_us)
                 state = self.state
@@ -143,14 +156,23 @@ class _Watch:
             self._runtime.supervisor.stop.set()
 
     async def stop_on_signals(self) -> None:
-        """The first signal stops gracefully, the second one kills this process at once."""
+        """The first signal stops gracefully, a later one kills this process at once.
+
+        SIGHUP never kills: a terminal that is closed sends several.
+        """
+        first: float | None = None
         async for number in _signals():
-            if self._detached:
+            now = anyio.current_time()
+            if first is None:
+                first = now
+                self._show(self._view.stopping)
+                self._detach()
+            elif number != signal.SIGHUP and now - first > SIGNAL_SECONDS:
                 self._view.close()
+                again = command("resume", short(self._task_id))
+                note(f"killed, what is stored is not lost; resume with: {again}")
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
-            self._show(self._view.stopping)
-            self._detach()
 
     async def answer(self) -> None:
         """Take a y or n from the terminal as the decision about the approval that is shown."""
@@ -160,9 +182,13 @@ class _Watch:
             if _in_background(terminal):
                 await anyio.sleep(TICK_SECONDS)  # in the background: the line is not for us
                 continue
-            line = os.read(terminal, 4096).decode(errors="replace").strip().lower()
-            if not line:
-                continue
+            try:
+                typed = os.read(terminal, 4096)
+            except OSError:
+                return  # the terminal is gone
+            if not typed and not os.isatty(terminal):
+                return  # it would be readable, and empty, for ever
+            line = typed.decode(errors="replace").strip().lower()
             decision = _ANSWERS.get(line)
             if decision is None or not self.state.approvals:
                 continue

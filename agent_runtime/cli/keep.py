@@ -24,7 +24,6 @@ from agent_runtime.cli.console import (
 from agent_runtime.errors import AgentRuntimeError, Conflict, NotFound, UsageError
 from agent_runtime.loop.analyze import TEST_COMMANDS
 from agent_runtime.runtime import Runtime
-from agent_runtime.sandboxes import records
 from agent_runtime.settings import state_dir, store_path
 from agent_runtime.types import TERMINAL_STATUSES, Json, TaskId, TaskSummary
 
@@ -230,7 +229,11 @@ def _with_files(directory: str) -> Iterator[str]:
 
 async def _remove(runtime: Runtime, directory: str, name: str) -> None:
     # First what may still run there; a record means that its daemon died.
-    await records.reap(directory, name)
+    if os.path.isdir(os.path.join(directory, "sandboxes")):
+        # Imported here, where there were sandboxes: it imports what only Linux has.
+        from agent_runtime.sandboxes import records
+
+        await records.reap(directory, name)
     await runtime.ports.workspaces.forget(TaskId(name))
     results = os.path.join(directory, "results", name)
     if os.path.isdir(results):

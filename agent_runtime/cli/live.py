@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.text import Text
 
 from agent_runtime.cli.console import clean, clock_time, lasted, one_line, short
-from agent_runtime.cli.views import STOPPING, decision_lines
+from agent_runtime.cli.views import STOPPING, decision_lines, stood_lines
 from agent_runtime.cli.words import (
     asked_words,
     call_words,
@@ -43,6 +43,10 @@ class LiveView:
         self._live.start()
         self._calls_since: dict[str, int] = {}
         self._stopping = False
+
+    def resumed(self, state: State) -> None:
+        # What had been asked for stands below, in the picture.
+        self._live.console.print(Text(stood_lines(state)[0], style="dim"))
 
     def event(self, row: Row, event: e.AnyEvent, state: State) -> None:
         if isinstance(event, e.CallIntended):

@@ -121,19 +121,22 @@ def resume(
 ) -> int:
     """Go on with a task that was interrupted, paused, or waits.
 
-    It is driven here as by `run`. A finished step is never repeated. Ends with 6 if the task is
-    over, or if another process drives it.
+    It is driven here as by `run`, and only what is new is printed; `logs` has the rest. A finished
+    step is never repeated. Ends with 6 if the task is over, or if another process drives it.
     """
 
     async def do(runtime: Runtime) -> int:
         task_id = await runtime.find(task)
-        if (await runtime.state(task_id)).paused:
+        stood = await runtime.state(task_id)
+        if stood.paused:
             await runtime.resume(task_id, by=who())
             # A driver that has calls to wait for is still there, and has heard it.
             if owner := await runtime.ports.store.owner(task_id):
                 note(f"{short(task_id)} goes on in {owner}")
                 return 0
-        return await _drive(ctx, runtime, task_id, as_json=as_json, wait_seconds=wait_seconds)
+        return await _drive(
+            ctx, runtime, task_id, as_json=as_json, wait_seconds=wait_seconds, known=stood
+        )
 
     return _told(ctx, do, as_json=as_json, unsafe_no_sandbox=unsafe_no_sandbox)
 
@@ -174,6 +177,7 @@ async def _drive(
     *,
     as_json: bool,
     wait_seconds: float | None,
+    known: State | None = None,
 ) -> int:
     person = is_terminal() and not as_json
     if wait_seconds is None and not person:
@@ -185,6 +189,7 @@ async def _drive(
             _view(as_json),
             wait_seconds=wait_seconds,
             answer=person and sys.stdin.isatty(),
+            known=known,
         )
     except (Conflict, CorruptLog):
         raise  # going on would not help

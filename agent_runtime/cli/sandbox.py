@@ -14,7 +14,6 @@ from agent_runtime.app import open_sandbox
 from agent_runtime.cli.console import note, run_loop, settings_of
 from agent_runtime.errors import AgentRuntimeError, SandboxUnavailable, UsageError
 from agent_runtime.ports import Sandbox, SandboxSpec
-from agent_runtime.sandboxes import mounts
 from agent_runtime.sandboxes.lazy import LazySandbox
 
 NOT_STARTED = 125
@@ -102,16 +101,17 @@ def sandbox_exec(
     env = dict(_variable(text) for text in variables)
 
     async def do() -> int:
+        directory = _directory(workspace)
+        chosen = await _chosen(
+            open_sandbox(settings_of(ctx.find_root()), unsafe_no_sandbox=unsafe_no_sandbox)
+        )
         spec = SandboxSpec(
-            owner_id=_owner_id(_directory(workspace)),
-            workspace=_directory(workspace),
-            mount=_mount(_directory(workspace)),
+            owner_id=_owner_id(directory),
+            workspace=directory,
+            mount=_mount(directory),
             python=_python(workspace, python),
             env=env,
             chown=False,
-        )
-        chosen = await _chosen(
-            open_sandbox(settings_of(ctx.find_root()), unsafe_no_sandbox=unsafe_no_sandbox)
         )
         return await chosen.run_attached(spec, list(argv), deadline_seconds=timeout)
 
@@ -142,6 +142,9 @@ def _owner_id(path: str) -> str:
 
 def _mount(path: str) -> str:
     """At its own path, unless that is one which the sandbox itself needs."""
+    # Imported here, when there is a sandbox: it imports what only Linux has.
+    from agent_runtime.sandboxes import mounts
+
     try:
         mounts.check(SandboxSpec(owner_id="", workspace=path, mount=path))
     except SandboxUnavailable:

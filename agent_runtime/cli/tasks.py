@@ -36,7 +36,7 @@ from agent_runtime.cli.console import (
 )
 from agent_runtime.cli.summary import check_words, waiting_lines
 from agent_runtime.cli.words import call_words, phase_words, warns, words
-from agent_runtime.errors import CorruptLog, DeadlineExceeded, LeaseHeld, UsageError
+from agent_runtime.errors import Conflict, CorruptLog, DeadlineExceeded, UsageError
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
 from agent_runtime.loop.state import State, StepState, fold, status_of
@@ -437,8 +437,8 @@ async def _carried_out(runtime: Runtime, task_id: TaskId) -> State:
         if owner is None:
             try:
                 return await runtime.drive(task_id)
-            except LeaseHeld:
-                continue  # somebody else was faster: he carries it out
+            except Conflict:
+                continue  # somebody else was faster: he carries it out, or has done so
         if anyio.current_time() > give_up_at:
             raise DeadlineExceeded(
                 f"{owner} has not ended {task_id!r} within {CANCEL_SECONDS_MAX:.0f} s; the request "

@@ -13,14 +13,17 @@ from agent_runtime.cli.console import (
     say,
     short,
 )
-from agent_runtime.cli.words import warns, words, worth_telling
+from agent_runtime.cli.words import asked_words, phase_words, warns, words, worth_telling
 from agent_runtime.loop import events as e
-from agent_runtime.loop.state import State
-from agent_runtime.types import Row
+from agent_runtime.loop.state import State, status_of
+from agent_runtime.types import Row, Status
 
 
 class View(Protocol):
     """Shows a task to whoever started it. A failed write is the caller's to handle."""
+
+    def resumed(self, state: State) -> None:
+        """What follows is new; `state` is where the task stood."""
 
     def event(self, row: Row, event: e.AnyEvent, state: State) -> None:
         """One more stored event; `state` is the fold up to it."""
@@ -40,6 +43,10 @@ STOPPING = "stopping; Ctrl-C again kills at once"
 
 class PlainView:
     """One line for every event that is worth telling, flushed."""
+
+    def resumed(self, state: State) -> None:
+        for line in stood_lines(state):
+            say(line)
 
     def event(self, row: Row, event: e.AnyEvent, state: State) -> None:
         if worth_telling(event):
@@ -62,6 +69,9 @@ class PlainView:
 class JsonView:
     """The log's rows, one a line."""
 
+    def resumed(self, state: State) -> None:
+        pass
+
     def event(self, row: Row, event: e.AnyEvent, state: State) -> None:
         emit_line(row_json(row))
 
@@ -73,6 +83,21 @@ class JsonView:
 
     def close(self) -> None:
         pass
+
+
+def stood_lines(state: State) -> list[str]:
+    """Where a resumed task stood, on one line, and what it had asked for."""
+    status, _ = status_of(state)
+    doing = status if status in (Status.PENDING, Status.PAUSED) else phase_words(state.phase)
+    parts = [f"{short(state.task_id)} goes on after event {state.seq}", doing]
+    if state.steps:
+        ended = sum(step.ended for step in state.steps.values())
+        parts.append(f"{ended} of {len(state.steps)} steps ended")
+    lines = [", ".join(parts)]
+    for asked in state.approvals.values():
+        lines.append(f"{asked.approval_id} waits for a decision: {asked_words(asked)}")
+        lines += [f"          {line}" for line in decision_lines(state.task_id, asked)]
+    return lines
 
 
 def decision_lines(task_id: str, asked: e.ApprovalRequested) -> list[str]:

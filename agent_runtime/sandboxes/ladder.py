@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from agent_runtime.errors import SandboxUnavailable
-from agent_runtime.ports import Sandbox
+from agent_runtime.ports import Probe, Sandbox
 
 
 async def choose(state_dir: str, *, setting: str | None, unsafe: bool) -> Sandbox:
@@ -15,10 +15,7 @@ async def choose(state_dir: str, *, setting: str | None, unsafe: bool) -> Sandbo
         SandboxUnavailable: none works; the message has every probe's reason and remedy.
     """
     if sys.platform != "linux":
-        raise SandboxUnavailable(
-            f"tools run in a local sandbox on Linux only; this is {sys.platform}. Use a Linux "
-            "machine, a container or a virtual machine, or a daemon that runs in one"
-        )
+        raise SandboxUnavailable(f"{_elsewhere()}. {_LINUX}")
     # Imported here, for they import what only Linux has, and this file is imported everywhere.
     from agent_runtime.sandboxes.bubblewrap import BubblewrapSandbox
     from agent_runtime.sandboxes.unsafe import UnsafeSandbox
@@ -35,3 +32,20 @@ async def choose(state_dir: str, *, setting: str | None, unsafe: bool) -> Sandbo
             "To run them unprotected all the same, say so: --unsafe-no-sandbox"
         )
     return sandbox
+
+
+async def examine(state_dir: str, *, setting: str | None) -> Probe:
+    """Whether the sandbox works here, for `doctor`; never an unprotected one."""
+    if sys.platform != "linux":
+        return Probe(False, "bubblewrap", _elsewhere(), _LINUX)
+    # Imported here for the same reason.
+    from agent_runtime.sandboxes.bubblewrap import BubblewrapSandbox
+
+    return await BubblewrapSandbox(state_dir, setting).probe()
+
+
+_LINUX = "Use a Linux machine, a container or a virtual machine, or a daemon that runs in one"
+
+
+def _elsewhere() -> str:
+    return f"tools run in a local sandbox on Linux only; this is {sys.platform}"

@@ -18,9 +18,6 @@ from pathlib import Path
 
 from agent_runtime.errors import ConfigError, StoreUnavailable
 
-if sys.platform != "win32":
-    import fcntl
-
 _LOCKED = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
 
 
@@ -34,10 +31,7 @@ class Owners:
             ConfigError: the directory cannot be written, or locks do not work there.
             StoreUnavailable: there is no room for the file.
         """
-        if sys.platform == "win32":
-            raise ConfigError(
-                "the SQLite store needs flock, which Windows does not have: run it under WSL"
-            )
+        _require_flock()
         self._directory = directory
         self.name = f"pid {os.getpid()} on {socket.gethostname()}"
         try:
@@ -124,8 +118,20 @@ class Owners:
             self._fd = -1
 
 
+def _require_flock() -> None:
+    try:
+        import fcntl  # noqa: F401 - only whether it is there
+    except ImportError as error:
+        raise ConfigError(
+            f"the SQLite store needs flock, which {sys.platform} does not have: run it on Linux or "
+            "macOS, on Windows under WSL"
+        ) from error
+
+
 def _try_lock(fd: int, path: Path, *, exclusive: bool) -> bool:
-    assert sys.platform != "win32"
+    # Imported here: Windows has none, and everything that needs no store must import there.
+    import fcntl
+
     try:
         fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except OSError as error:
@@ -137,7 +143,8 @@ def _try_lock(fd: int, path: Path, *, exclusive: bool) -> bool:
 
 def _require_record_locks(fd: int, path: Path) -> None:
     """SQLite's kind of lock. It takes ENOLCK for a busy file and would wait for nobody."""
-    assert sys.platform != "win32"
+    import fcntl
+
     try:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -6,7 +6,6 @@ that process ends; nothing is written into the user's directory.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 
@@ -34,6 +33,9 @@ async def take(locks_dir: str, path: str) -> DirectoryLock:
 
     The other task may run for hours: a cancel or the caller's deadline ends this wait.
     """
+    # Imported here: Windows has none, and everything that opens no workspace must import there.
+    import fcntl
+
     os.makedirs(locks_dir, mode=0o700, exist_ok=True)
     name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
     fd = os.open(os.path.join(locks_dir, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

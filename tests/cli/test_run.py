@@ -121,8 +121,30 @@ def test_ctrl_c_stops_gracefully_and_resume_goes_on(
     flag.touch()
     done = cli("resume", task_id[-8:], "--json", UNSAFE)
     assert done.code == 0, done
-    calls = [row for row in done.lines() if row["type"] == "CallIntended"]
-    assert len(calls) == 1, "the same call runs again, it is not announced as another attempt"
+    first, *rows, _ = done.lines()
+    assert (first["type"], first["seq"]) == ("LeaseTaken", interrupted["seq"] + 1), "only news"
+    announced = [row for row in rows if row["type"] == "CallIntended"]
+    assert not announced, "the same call runs again, it is not announced as another attempt"
+
+
+def test_resume_says_where_the_task_stood_and_then_only_what_is_new(
+    cli: Cli, shell_task: WriteTask
+) -> None:
+    """The whole history again would hide what is going on now; `logs` has it."""
+    path = str(shell_task("true", "policy: {approvals: {shell: ask}}\n"))
+    waited = cli("run", path, "--wait-seconds", "0", UNSAFE)
+    assert waited.code == 9, waited
+    name = waited.out.splitlines()[0][-8:]
+    again = cli("resume", name, "--wait-seconds", "0", UNSAFE)
+    assert again.code == 9, again
+    stood, asked, approve, *_ = again.out.splitlines()
+    assert stood.startswith(f"{name} goes on after event "), again.out
+    assert stood.endswith(", working, 0 of 1 steps ended")
+    assert "waits for a decision" in asked and f"approve {name}" in approve
+    assert "submitted by" in waited.out and "submitted by" not in again.out
+    assert cli("approve", name).code == 0
+    done = cli("resume", name, UNSAFE)
+    assert done.code == 0 and "submitted by" not in done.out and "succeeded" in done.out
 
 
 def test_sigterm_stops_as_gracefully(cli: Cli, shell_task: WriteTask, tmp_path: Path) -> None:

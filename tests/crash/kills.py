@@ -7,6 +7,7 @@ lines into a workspace file and into a file outside.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -35,6 +36,8 @@ class Tally:
     wrong_trees: list[str] = field(default_factory=list)
     unknown: int = 0
     reruns: int = 0
+    trees: int = 0
+    """Trees of the log that were compared with their neighbour, or with files on the disk."""
 
     @property
     def clean(self) -> bool:
@@ -73,15 +76,87 @@ def one_task(home: Path, repo: Path, rng: random.Random, tally: Tally, kills: in
             [*command, "--json"], environment, moment, max(acknowledged, default=0)
         )
         tally.kills += killed
+        if task_id := task_id or task_id_of(rows):
+            events = log_of(task_id, environment)
+            compare_trees(task_id, events, home, tally)
+            if events[-1]["type"] == "TaskEnded":  # killed before it could say so, perhaps
+                status = events[-1]["data"]["status"]
         for row in rows:
-            if row.get("type") == "result":
-                status = row["status"]
-            elif "seq" in row:
-                task_id = row["task_id"]
+            if "seq" in row:
                 acknowledged[row["seq"]] = row["hash"]
         if status in ("succeeded", "unverified", "failed", "cancelled"):
             break
     judge(task_id, status, environment, home, acknowledged, tally)
+
+
+def task_id_of(rows: list[dict[str, Any]]) -> str:
+    """The task that a process has printed an event of."""
+    return next((str(row["task_id"]) for row in rows if "seq" in row), "")
+
+
+def compare_trees(task_id: str, events: list[dict[str, Any]], home: Path, tally: Tally) -> None:
+    """After each process: the log's trees form one chain, and the disk agrees with its end."""
+    tree, open_call = "", ""
+    for event in events:
+        data, seq = event["data"], event["seq"]
+        found = ""
+        match event["type"]:
+            case "WorkspaceOpened":
+                tree = data["base_tree"]
+            case "CallIntended" if data.get("tree_before"):
+                found, open_call = data["tree_before"], data["call_id"]
+            case "CallReturned" if data["call_id"] == open_call:
+                tree, open_call = data["tree_after"], ""
+            case "CallResolved" if data["call_id"] == open_call:
+                # Rolled back: the chain still stands at its `tree_before`, whether it runs again.
+                open_call = open_call if data["resolution"] == "rerun" else ""
+            case "VerificationEnded":
+                found = data["tree"]
+        if found:
+            tally.trees += 1
+            if found != tree:
+                tally.wrong_trees.append(f"{task_id}:{seq}: {found} follows {tree}")
+    # While a writing call is open, its half-done work may lie there until the next owner comes.
+    work = home / "state" / "workspaces" / task_id / "work"
+    cleaning = any(event["type"] == "TaskConcluded" for event in events)
+    if tree and not open_call and not cleaning:
+        tally.trees += 1
+        if tree_of(work) != tree:
+            tally.wrong_trees.append(f"{task_id}: {tree} in the log, {tree_of(work)} on the disk")
+
+
+def tree_of(directory: Path) -> str:
+    """Git's id of a directory without `.git`, computed here: the check shares no code with it."""
+    entries = []
+    for path in directory.iterdir():
+        if path.name == ".git":
+            continue
+        if path.is_dir():
+            mode, oid, key = "40000", tree_of(path), path.name + "/"
+        else:
+            data = path.read_bytes()
+            mode = "100755" if path.stat().st_mode & 0o100 else "100644"
+            oid, key = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest(), path.name
+        entries.append((key, f"{mode} {path.name}".encode() + b"\0" + bytes.fromhex(oid)))
+    body = b"".join(entry for _, entry in sorted(entries))
+    return hashlib.sha1(b"tree %d\0" % len(body) + body).hexdigest()
+
+
+def ask(environment: dict[str, str], *arguments: str) -> str:
+    """What a verb prints; it must succeed."""
+    return subprocess.run(
+        [sys.executable, "-m", "agent_runtime", *arguments],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+
+def log_of(task_id: str, environment: dict[str, str]) -> list[dict[str, Any]]:
+    """All events of a task."""
+    lines = ask(environment, "logs", task_id, "--json").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 @dataclass(frozen=True)
@@ -153,20 +228,10 @@ def judge(
     tally: Tally,
 ) -> None:
     """Compare the log with what was seen and with what is outside."""
-
-    def ask(*arguments: str) -> str:
-        return subprocess.run(
-            [sys.executable, "-m", "agent_runtime", *arguments],
-            env=environment,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-
-    events = [json.loads(line) for line in ask("logs", task_id, "--json").splitlines()]
+    events = log_of(task_id, environment)
     hashes = {event["seq"]: event["hash"] for event in events}
     tally.lost += [f"{task_id}:{s}" for s, h in acknowledged.items() if hashes.get(s) != h]
-    ask("verify", task_id)
+    ask(environment, "verify", task_id)
     effects = home / "effects.txt"
     lines = effects.read_text(encoding="utf-8").splitlines() if effects.exists() else []
     runs = Counter(tuple(line.split()[:2]) for line in lines)
@@ -195,7 +260,7 @@ def judge(
         tally.wrong_trees.append(f"{task_id} ended {status}: {events[-1]['data']}")
         return
     # Every write happened exactly once, in order, and the workspace was what the log says.
-    patch = ask("diff", task_id)
+    patch = ask(environment, "diff", task_id)
     added = [line[1:] for line in patch.splitlines() if line.startswith("+w")]
     if added != [f"w{i}" for i in range(WRITES)]:
         tally.wrong_trees.append(f"{task_id}: {added}")
@@ -248,8 +313,8 @@ def main() -> int:
     print(
         f"{tally.kills} kills, {tally.tasks} tasks: {len(tally.lost)} acknowledged events lost, "
         f"{len(tally.repeated)} once effects repeated, {len(tally.unreported)} calls unreported, "
-        f"{len(tally.wrong_trees)} wrong trees; {tally.unknown} unknowns reported, "
-        f"{tally.reruns} calls run again"
+        f"{len(tally.wrong_trees)} wrong trees of {tally.trees} compared; "
+        f"{tally.unknown} unknowns reported, {tally.reruns} calls run again"
     )
     for problem in tally.lost + tally.repeated + tally.unreported + tally.wrong_trees:
         print("  " + problem)

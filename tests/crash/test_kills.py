@@ -12,3 +12,4 @@ def test_killed_runs_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
     tally = kill_many(tmp_path, kills=8, seed=20)
     assert tally.kills == 8
     assert tally.clean, tally
+    assert tally.trees > 8

@@ -60,6 +60,15 @@ async def post_probed(call: ToolCall) -> ToolResult:
     return ToolResult(ok=True, output="posted")
 
 
+@tool(effect=Effect.ONCE, parameters={}, where="daemon", name="outlast")
+async def outlast(call: ToolCall) -> ToolResult:
+    """Outlast every stop for half a minute: only a kill ends it sooner."""
+    record(call)
+    with anyio.CancelScope(shield=True):
+        await anyio.sleep(30)
+    return ToolResult(ok=True, output="outlasted")
+
+
 def tools() -> Sequence[Tool]:
     """The entry point."""
-    return [pay_once, put_again, post_probed]
+    return [pay_once, put_again, post_probed, outlast]
