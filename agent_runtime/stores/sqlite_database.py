@@ -20,9 +20,6 @@ import apsw
 
 from agent_runtime.errors import AgentRuntimeError, ConfigError, StoreBroken, StoreUnavailable
 
-if sys.platform != "win32":
-    import resource
-
 APPLICATION_ID = 0x41475254
 """Marks the file as ours ("AGRT"), so that another program's database is never written to."""
 
@@ -257,6 +254,8 @@ def _file_limit() -> str:
     """A limit that SQLite reports as a broken disk."""
     if sys.platform == "win32":
         return ""
+    import resource  # here, for nothing else of the store needs POSIX
+
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if limit == resource.RLIM_INFINITY:
         return ""

@@ -15,9 +15,6 @@ from agent_runtime_tools._processes import Command, Finished, environment
 if TYPE_CHECKING:  # every import here costs a worker's start
     from agent_runtime.ports import Tool
 
-if sys.platform != "win32":
-    import resource
-
 TIMEOUT_SECONDS_MAX: Final = 86_400
 _FILE_TOO_LARGE: Final = 128 + 25
 """As a shell tells of SIGXFSZ."""
@@ -107,6 +104,8 @@ def _result(finished: Finished, seconds: float) -> ToolResult:
 
 def _file_bytes_max() -> int:
     assert sys.platform != "win32"
+    import resource
+
     return resource.getrlimit(resource.RLIMIT_FSIZE)[0]
 
 
