@@ -136,7 +136,7 @@ class FakeWorkspaces:
     def __init__(self, base: Mapping[str, str] | None = None, point: Point = checkpoint) -> None:
         self.files: dict[str, dict[str, str]] = {}
         self.trees: dict[TreeId, dict[str, str]] = {}
-        self._base = dict(base or {"README": "hello"})
+        self._base = {"README": "hello"} if base is None else dict(base)
         self._point = point
         self.closed: list[str] = []
 
