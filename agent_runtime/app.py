@@ -11,7 +11,7 @@ from agent_runtime import plugins
 from agent_runtime.bus import LocalBus
 from agent_runtime.clock import SystemClock
 from agent_runtime.errors import ConfigError
-from agent_runtime.ports import Ports, Sandbox, Store
+from agent_runtime.ports import Ports, Sandbox, SandboxLimits, Store
 from agent_runtime.runtime import Runtime
 from agent_runtime.sandboxes.lazy import LazySandbox
 from agent_runtime.settings import Settings, state_dir
@@ -50,6 +50,7 @@ async def open_runtime(
                 verifier=Verifier(workspaces),
                 environment=LocalEnvironment(os.environ),
                 plugin_paths=plugins.plugin_paths(loaded),
+                sandbox_limits=SandboxLimits(memory_bytes=settings.sandbox_memory_bytes),
             )
             yield Runtime(ports, state_dir=directory)
     finally:

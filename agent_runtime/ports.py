@@ -208,30 +208,45 @@ class ModuleContext:
     """What a module may use while it lives."""
 
     state_dir: str
+    """A directory of its own, which exists and outlives the process."""
     settings: Mapping[str, str] = field(default_factory=dict)
+    """What the installation says about this module; names and values are the module's own."""
 
 
 @runtime_checkable
 class Module(Protocol):
-    """Contributes tools and has a life of its own."""
+    """Contributes tools and has a life of its own.
+
+    It is made and `tools` is called when plug-ins load, before `initialize`, although no task may
+    ever need it. `initialize` and `cleanup` may take turns several times, in one task each time.
+
+    A module may also have `source`, a text `"package.module:function"`: a plain function that
+    returns its tools and needs no module. Only a module with tools of `where="worker"` needs it:
+    the worker in the sandbox imports them there.
+    """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Unique among modules; lower case, digits and underscores."""
 
     @property
-    def description(self) -> str: ...
+    def description(self) -> str:
+        """One line for people and for the ranking of tools."""
 
     def tools(self) -> Sequence[Tool]:
-        """Its tools; their toolbelt is activated together."""
+        """Its tools, always the same; each has a toolbelt other than `standard`.
+
+        Called once, when nothing of the module has been started: it opens and starts nothing.
+        """
 
     async def initialize(self, context: ModuleContext) -> None:
-        """Start. An exception quarantines the module."""
+        """Start, because the first task needs a tool; 30 s. An exception quarantines the module."""
 
     async def cleanup(self) -> None:
-        """Stop; bounded by the caller."""
+        """Stop, because the last task that used it has ended; 10 s, also while being cancelled."""
 
     async def health(self) -> str | None:
-        """None if well, else what is wrong."""
+        """None if well, else what is wrong, within 5 s."""
 
 
 class Toolbox(Protocol):
@@ -348,7 +363,8 @@ class Sandbox(Protocol):
     """Starts sandboxes of one kind."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """For people: `bubblewrap`, say."""
 
     async def probe(self) -> Probe:
         """Try it for real, cheaply; cached."""
@@ -359,7 +375,10 @@ class Sandbox(Protocol):
     async def execute(
         self, spec: SandboxSpec, argv: Sequence[str], *, deadline_seconds: float
     ) -> ExecResult:
-        """Run one command in a sandbox of its own; everything in it is dead on return."""
+        """Run one command in a sandbox of its own; everything in it is dead on return.
+
+        What goes wrong is a result: 124 the deadline, 125 no sandbox, with the reason as output.
+        """
 
     async def reap(self, owner_id: str) -> int:
         """Kill what an earlier, dead process left under `owner_id`; returns how many sandboxes.
@@ -548,3 +567,6 @@ class Ports:
     environment: Environment
     model: Model | None = None
     plugin_paths: tuple[str, ...] = ()
+    """What every worker must be able to import; see `SandboxSpec.plugin_paths`."""
+    sandbox_limits: SandboxLimits = SandboxLimits()
+    """Of every sandbox of a task, its checks included."""

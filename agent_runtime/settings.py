@@ -84,6 +84,7 @@ def _default_store() -> str:
 
 
 Number = Annotated[float, BeforeValidator(_no_boolean)]
+Bytes = Annotated[int, BeforeValidator(_no_boolean), Field(ge=64 << 20, le=1 << 50)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 
 
@@ -102,6 +103,8 @@ class Settings(BaseSettings):
     """Which sandbox runs tools; `auto` takes the first that works."""
     bwrap: AbsolutePath | None = None
     """The bubblewrap program; None: the installed wheel's, then the one on PATH."""
+    sandbox_memory_bytes: Bytes | None = None
+    """Address space of each process in a task's sandbox; None: not limited."""
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], BeforeValidator(_lowered)
     ] = "info"

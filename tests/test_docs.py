@@ -28,6 +28,13 @@ def test_every_event_type_is_documented_and_exists() -> None:
     assert listed == set(codec.EVENT_TYPES)
 
 
+def test_the_fields_of_every_event_are_documented_in_their_order() -> None:
+    """They are as much a contract as the names."""
+    rows = re.findall(r"^\| `([A-Z]\w+)` \|.*\| ([^|]*) \|$", text_of("events.md"), re.MULTILINE)
+    told = {name: re.findall(r"`(\w+)`", fields) for name, fields in rows}
+    assert told == {name: list(kind.__struct_fields__) for name, kind in codec.EVENT_TYPES.items()}
+
+
 def test_inputs_and_decisions_are_told_apart_in_the_docs() -> None:
     """Replay feeds the one and compares the other."""
     inputs, _, decisions = text_of("events.md").partition("## Decisions")

@@ -112,6 +112,8 @@ def test_relative_xdg_directory_is_ignored(monkeypatch: pytest.MonkeyPatch, plac
         ("log_levl: debug", "agent-runtime.yaml:1: log_levl: unknown setting; did you mean 'log_l"),
         ("\nlog_level: loud", "agent-runtime.yaml: log_level: should be 'debug', 'info'"),
         ("log_level: no", "agent-runtime.yaml: log_level: should be"),
+        ("sandbox_memory_bytes: 1000", "sandbox_memory_bytes: should be"),
+        ("sandbox_memory_bytes: yes", "sandbox_memory_bytes: must be a number, got true"),
         ("retention_days: yes", "retention_days: must be a number, got true"),
         ("retention_days: .nan", "retention_days: should be"),
         ("retention_days: 0", "retention_days: should be greater than 0, got 0"),

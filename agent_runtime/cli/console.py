@@ -22,6 +22,7 @@ import click
 import msgspec
 
 from agent_runtime.app import open_runtime
+from agent_runtime.cli.logs import JsonFormatter
 from agent_runtime.errors import AgentRuntimeError
 from agent_runtime.runtime import Runtime
 from agent_runtime.settings import Settings, load_settings
@@ -46,7 +47,8 @@ def settings_of(ctx: click.Context) -> Settings:
     # A person at a terminal wants less than a daemon's log, unless told otherwise.
     level = settings.log_level if "log_level" in settings.model_fields_set else LOG_LEVEL
     handler = logging.StreamHandler()
-    handler.setFormatter(_CleanFormatter("%(levelname)s %(name)s: %(message)s"))
+    text = _CleanFormatter("%(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JsonFormatter() if settings.log_format == "json" else text)
     logging.basicConfig(level=level.upper(), handlers=[handler])
     return settings
 

@@ -103,6 +103,7 @@ class Hands:
             python=workspace.python or None,
             env=self.state.task.environment.env,
             plugin_paths=self.ports.plugin_paths,
+            limits=self.ports.sandbox_limits,
         )
 
     @property

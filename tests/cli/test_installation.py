@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import json
+import logging
+import sys
 from pathlib import Path
 
+import pytest
+
+from agent_runtime.cli.logs import JsonFormatter
 from agent_runtime.taskfile import read_task_file
-from tests.cli.conftest import FIX
+from tests.cli.conftest import FIX, WriteTask
 from tests.cli.helpers import UNSAFE, Cli
 
 
@@ -48,6 +54,37 @@ def test_a_wrong_setting_is_3(cli: Cli) -> None:
     cli.env["AGENT_RUNTIME_LOG_LEVEL"] = "loud"
     done = cli("ps")
     assert done.code == 3 and "AGENT_RUNTIME_LOG_LEVEL" in done.err
+
+
+def test_messages_are_json_lines_when_the_setting_says_so(cli: Cli) -> None:
+    """docs/settings.md, `log_format`."""
+    cli.env |= {"AGENT_RUNTIME_LOG_LEVEL": "debug", "AGENT_RUNTIME_LOG_FORMAT": "json"}
+    told = [json.loads(line) for line in cli("tools", "--json").err.splitlines()]
+    assert told and all(set(line) == {"at", "level", "logger", "message"} for line in told)
+    assert {"debug"} == {line["level"] for line in told}
+
+
+def test_a_message_says_all_it_has_in_one_json_line() -> None:
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        record = logging.LogRecord("a.b", 40, "", 0, "no %s", ("\udc80",), sys.exc_info())
+    text = JsonFormatter().format(record)
+    line = json.loads(text)
+    assert "\n" not in text and (line["level"], line["logger"]) == ("error", "a.b")
+    assert line["message"] == "no ?" and "ValueError: two" in line["traceback"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="local sandboxes need Linux")
+def test_the_memory_of_a_tasks_processes_is_limited_as_the_setting_says(
+    cli: Cli, shell_task: WriteTask
+) -> None:
+    """docs/settings.md, `sandbox_memory_bytes`; checks too. `ulimit -v` counts kilobytes."""
+    cli.env["AGENT_RUNTIME_SANDBOX_MEMORY_BYTES"] = str(3 << 30)
+    path = shell_task(f"test $(ulimit -v) = {3 << 20}")
+    text = path.read_text(encoding="utf-8").replace("'true'", f"test $(ulimit -v) = {3 << 20}")
+    path.write_text(text, encoding="utf-8")
+    assert cli("run", str(path)).code == 0
 
 
 def test_init_writes_a_task_file_that_is_one(cli: Cli, repository: Path) -> None:

@@ -14,7 +14,9 @@ from agent_runtime.errors import (
 from agent_runtime.loop import events as e
 from agent_runtime.loop.driver import drive
 from agent_runtime.loop.journal import APPEND_TRIES, Journal, append_fact
+from agent_runtime.ports import SandboxLimits, SandboxSession, SandboxSpec
 from agent_runtime.stores.memory import MemoryStore
+from agent_runtime.testing import FakeSandbox, FakeVerifier
 from agent_runtime.types import Effect, Status, ToolResult
 from tests.loop.harness import FOREVER, TASK, Bench, Script, asks, step, task
 
@@ -350,3 +352,42 @@ async def test_what_no_log_can_hold_does_not_end_the_task() -> None:
     assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
     assert bench.of(e.CallReturned)[0].paths == ["b?"]
     assert bench.state() == state
+
+
+# ---- what a tool and its sandbox are given -----------------------------------------------
+
+
+async def test_a_tool_hears_whose_call_it_is_and_what_for() -> None:
+    """R63: agent, sandbox and a view of the memory are the tool's context."""
+    look = Script("look", where="worker")
+    bench = Bench(look)
+    await bench.run(task(step("a", "look")))
+    call = look.calls[0]
+    assert (call.call_id, call.task_id, call.agent_id) == ("a.1", TASK, TASK)
+    assert call.idempotency_key == f"{TASK}/a/first/0"
+    assert (call.workspace, call.memory) == ("/workspace", {"goal": "make it so"})
+
+
+async def test_every_sandbox_of_a_task_has_the_limits_of_the_installation() -> None:
+    """R104, R112: also those of the checks."""
+    limits = SandboxLimits(memory_bytes=1 << 30)
+    bench = Bench(Script("look", where="worker"))
+    seen: list[SandboxSpec] = []
+
+    class Seeing(FakeSandbox):
+        async def open(self, spec: SandboxSpec) -> SandboxSession:
+            seen.append(spec)
+            return await super().open(spec)
+
+    class SeeingVerifier(FakeVerifier):
+        async def verify(self, task_id, **more):  # type: ignore[no-untyped-def]
+            seen.append(more["sandbox_spec"]("/export"))
+            return await super().verify(task_id, **more)
+
+    await bench.submit(task(step("a", "look")))
+    await bench.drive(
+        sandbox=Seeing(bench.tools),
+        verifier=SeeingVerifier(bench.workspaces),
+        sandbox_limits=limits,
+    )
+    assert [spec.limits for spec in seen] == [limits, limits]
