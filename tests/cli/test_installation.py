@@ -59,7 +59,7 @@ def test_a_wrong_setting_is_3(cli: Cli) -> None:
 def test_messages_are_json_lines_when_the_setting_says_so(cli: Cli) -> None:
     """docs/settings.md, `log_format`."""
     cli.env |= {"AGENT_RUNTIME_LOG_LEVEL": "debug", "AGENT_RUNTIME_LOG_FORMAT": "json"}
-    told = [json.loads(line) for line in cli("tools", "--json").err.splitlines()]
+    told = [json.loads(line) for line in cli("modules", "--json").err.splitlines()]
     assert told and all(set(line) == {"at", "level", "logger", "message"} for line in told)
     assert {"debug"} == {line["level"] for line in told}
 
