@@ -39,7 +39,7 @@ sim: $(VENV)/.synced ## long simulation (LIVES=100000, SEED=random): prints its 
 kills: $(VENV)/.synced ## a hundred real SIGKILLs (KILLS=100, SEED=random)
 	@$(BIN)/python -m tests.crash.kills $(KILLS) $(SEED)
 
-bench: $(VENV)/.synced ## durable steps a second, memory a task, sandbox and tree latencies
+bench: $(VENV)/.synced ## durable steps a second, memory a live task, latency of an append
 	@$(BIN)/python -m bench
 
 clean: ## remove everything that make made

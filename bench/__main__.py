@@ -12,6 +12,10 @@ def main() -> None:
     print(f"{'tasks':>6} {'ended':>6} {'durable steps/s':>16} {'KB a live task':>15} {'events':>8}")
     for tasks in (1, 100, 1000):
         subprocess.run([sys.executable, "-m", "bench.steps", str(tasks)], check=True)
+    print("one durable append, SQLite synchronous=FULL, milliseconds from call to answer")
+    print(f"{'writers':>7} {'writes':>7} {'p50 ms':>8} {'p99 ms':>8}")
+    for writers in (1, 100):
+        subprocess.run([sys.executable, "-m", "bench.appends", str(writers)], check=True)
 
 
 if __name__ == "__main__":
