@@ -23,7 +23,7 @@ demo: $(VENV)/.synced ## a real bug fix: reproduced, fixed, killed, resumed, cer
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/.synced ## all tests, with a short simulation
-	@$(BIN)/pytest -q
+	@$(BIN)/pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 check: $(VENV)/.synced ## formatting, lint, types, import contracts
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
