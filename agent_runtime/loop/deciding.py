@@ -104,9 +104,7 @@ def _module(words: Sequence[str]) -> str | None:
     return None
 
 
-def _named(
-    words: Sequence[str], cwd: str, known: set[str], directories: set[str]
-) -> Iterator[str]:
+def _named(words: Sequence[str], cwd: str, known: set[str], directories: set[str]) -> Iterator[str]:
     for word in words:
         path = posixpath.normpath(posixpath.join(cwd, word.split("::", 1)[0]))
         literal = re.sub(r"([\\*?\[])", r"\\\1", path)
