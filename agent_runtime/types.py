@@ -285,6 +285,26 @@ class ToolResult:
     raw: bytes | None = None
 
 
+def checked_result(tool: str, returned: object) -> ToolResult:
+    """What a tool returned, if it is a result that a log can hold and read back.
+
+    `data` is not looked at: what is no JSON in it becomes text when it is stored.
+
+    Raises:
+        TypeError: it is none; says what is wrong. A fault of the tool: the call failed.
+    """
+    if not isinstance(returned, ToolResult):
+        raise TypeError(f"{tool!r} returned {type(returned).__name__}, no ToolResult")
+    names = ("ok", "output", "exit", "kind", "paths")
+    try:
+        msgspec.convert({name: getattr(returned, name) for name in names}, ToolResult)
+    except msgspec.ValidationError as error:
+        raise TypeError(f"{tool!r} returned a ToolResult that is none: {error}") from None
+    if not isinstance(returned.raw, bytes | None):
+        raise TypeError(f"{tool!r} returned raw {type(returned.raw).__name__}, expected bytes")
+    return returned
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolInfo:
     """How a registered tool looks to the loop and the brain."""

@@ -42,6 +42,10 @@ goal: The tests pass
 # A relative path starts at this file.
 workspace: {{repo: .}}
 
+# The virtual environment that holds what the commands need, such as pytest. Left out: .venv of the
+# repository, else $VIRTUAL_ENV, else the one that agent-runtime is installed in.
+# environment: {{python: ./venv}}
+
 # A playbook: steps that run with no model. Each one names a tool (see: agent-runtime tools).
 plan:
   steps:
@@ -63,7 +67,7 @@ objectives:
   - id: tests
     check: {{command: {test}}}
 
-# Files that must stay as they are; test files that an objective names are protected anyway.
+# Files that must stay as they are; what decides an objective is protected anyway.
 # protect: [tests/**]
 
 # limits: {{seconds: 3600}}

@@ -7,10 +7,10 @@ that is not said in `facts`.
 from __future__ import annotations
 
 import posixpath
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 
+from agent_runtime.loop.deciding import deciding_files
 from agent_runtime.loop.events import RequirementsAnalyzed
 from agent_runtime.protect import DEFAULT_PATTERNS
 from agent_runtime.types import Json, TaskSpec
@@ -53,35 +53,8 @@ def analyze(task: TaskSpec, paths: Sequence[str]) -> RequirementsAnalyzed:
         "files_named_in_goal": sorted(goal_words & known)[:FILES_NAMED_MAX],
         "objectives": [o.id for o in task.objectives],
     }
-    tested = _tested_paths(task, known)
+    tested = deciding_files(task.objectives, known)
     facts["test_files"] = tested
     # Order matters: what the task says comes last, so that `!pattern` can release a default.
     protected = [*DEFAULT_PATTERNS, *tested, *task.protect]
     return RequirementsAnalyzed(facts=facts, protected=list(dict.fromkeys(protected)))
-
-
-def _tested_paths(task: TaskSpec, known: set[str]) -> list[str]:
-    """Files and directories of the repository that the objectives' commands name."""
-    directories = _directories(known)
-    found: list[str] = []
-    for objective in task.objectives:
-        command = objective.check.command
-        try:
-            words = shlex.split(command) if isinstance(command, str) else command
-        except ValueError:
-            words = str(command).split()
-        for word in words:
-            path = word.split("::", 1)[0].removeprefix("./").rstrip("/")
-            if path in known:
-                found.append(f"/{path}")
-            elif path in directories:
-                found.append(f"/{path}/**")
-    return list(dict.fromkeys(found))
-
-
-def _directories(paths: set[str]) -> set[str]:
-    found: set[str] = set()
-    for path in paths:
-        while (path := posixpath.dirname(path)) and path not in found:
-            found.add(path)
-    return found

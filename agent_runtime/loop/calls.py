@@ -43,6 +43,7 @@ from agent_runtime.types import (
     ToolInfo,
     ToolResult,
     TreeId,
+    checked_result,
 )
 
 log = logging.getLogger(__name__)
@@ -96,8 +97,8 @@ async def _prepared(action: PrepareCall, step: StepState, hands: Hands) -> Outco
     stated = None if step.alternative else step.spec.effect
     policy = EffectPolicy(network=task.policy.network, stated=stated)
     try:
-        effect = stated or hands.ports.toolbox.get(name).effect(arguments, policy)
-    except Exception as error:  # the border to a plug-in: it becomes data
+        effect = stated or Effect(hands.ports.toolbox.get(name).effect(arguments, policy))
+    except (Exception, SystemExit) as error:  # the border to a plug-in: it becomes data
         log.exception("tool %r cannot say what %r changes", name, arguments)
         return _unprepared(action, "internal", f"{name}: {type(error).__name__}: {error}")
     tree_before = ""
@@ -191,12 +192,12 @@ async def _execute(info: ToolInfo, call: ToolCall, hands: Hands, seconds: float)
     tool = hands.ports.toolbox.get(info.name)
     with anyio.fail_after(seconds):
         try:
-            return await tool.execute(call)
+            return checked_result(info.name, await tool.execute(call))
         except ToolRefused as error:
             return ToolResult(ok=False, kind="refused", output=str(error), paths=error.paths)
         except TimeoutError:
             raise
-        except Exception as error:  # the border to a plug-in: it becomes data
+        except (Exception, SystemExit) as error:  # the border to a plug-in: it becomes data
             log.exception("tool %r failed in call %s", info.name, call.call_id)
             message = f"{info.name!r} failed with {type(error).__name__}: {error}"
             return ToolResult(ok=False, kind="internal", output=message)
@@ -324,8 +325,9 @@ async def _probe(intent: e.CallIntended, action: ResolveCall, hands: Hands) -> b
     look = RunCall(action.call_id, 0, PROBE_SECONDS)
     try:
         with anyio.fail_after(PROBE_SECONDS):
-            return await tool.probe(_tool_call(look, intent, hands))
-    except Exception:  # the border to a plug-in: not knowing is an answer
+            happened = await tool.probe(_tool_call(look, intent, hands))
+            return happened if isinstance(happened, bool) else None
+    except (Exception, SystemExit):  # the border to a plug-in: not knowing is an answer
         log.exception("the probe of tool %r failed for call %s", intent.tool, intent.call_id)
         return None
 

@@ -28,8 +28,8 @@ def discover(task: TaskSpec, toolbox: Toolbox) -> ToolsDiscovered:
         if not problems and step.tool is not None and not has_template(step.args):
             policy = EffectPolicy(network=task.policy.network, stated=step.effect)
             # A plug-in that cannot tell is heard of when its call is prepared.
-            with suppress(Exception):
-                effects[step.id] = toolbox.get(step.tool).effect(step.args, policy)
+            with suppress(Exception, SystemExit):
+                effects[step.id] = Effect(toolbox.get(step.tool).effect(step.args, policy))
     return ToolsDiscovered(
         tools=[DiscoveredTool(name=t.name, toolbelt=t.toolbelt, where=t.where) for t in ranked],
         visible=visible,

@@ -22,7 +22,7 @@ import msgspec
 from agent_runtime.errors import ToolRefused
 from agent_runtime.sandboxes import frames
 from agent_runtime.sandboxes.frames import Answer, Request
-from agent_runtime.types import ToolCall, ToolResult
+from agent_runtime.types import ToolCall, ToolResult, checked_result
 
 if TYPE_CHECKING:  # every import here costs each sandbox's start
     from agent_runtime.ports import Tool
@@ -111,9 +111,7 @@ class Server:
         call = complete(request.call)
         try:
             tool = load(request.source, request.tool)
-            result = lane.run(tool, call)
-            if not isinstance(result, ToolResult):
-                raise TypeError(f"{request.tool!r} returned {type(result).__name__}, no ToolResult")
+            result = checked_result(request.tool, lane.run(tool, call))
         except ToolRefused as refusal:
             result = ToolResult(
                 ok=False, kind="refused", output=str(refusal), paths=tuple(refusal.paths)

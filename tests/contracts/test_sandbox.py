@@ -122,6 +122,8 @@ async def test_a_refusal_is_data_with_its_paths(session: SandboxSession) -> None
         ("fail", "ValueError: the tool has a fault"),
         ("no_json", "object is no JSON value"),
         ("no_result", "returned str, no ToolResult"),
+        ("no_kind", "Invalid enum value 'weird'"),
+        ("no_text", "Expected `str`, got `int` - at `$.output`"),
         ("absent", "makes no tool 'absent'"),
     ],
 )

@@ -49,7 +49,7 @@ NO = ToolResult(ok=False, output="no", exit=1, kind="failed")
 FOREVER = 1e6
 """As an answer of a tool: it takes longer than any deadline."""
 
-Answer = ToolResult | float | Exception
+Answer = ToolResult | float | BaseException
 Hook = Callable[[Sequence[Row]], Awaitable[None]]
 Kind = TypeVar("Kind", bound=e.Event)
 
@@ -75,7 +75,7 @@ class Script:
             if isinstance(answer, float):
                 await anyio.sleep(answer)
                 answer = OK
-            if isinstance(answer, Exception):
+            if isinstance(answer, BaseException):
                 raise answer
             return answer
 
@@ -85,7 +85,8 @@ class Script:
         return tool(
             name=self.name,
             description="A scripted tool.",
-            effect=self.effect,
+            # Through a function: only a plug-in's own code can name an effect that is none.
+            effect=lambda arguments, policy: self.effect,
             parameters={"text": {"type": "string"}},
             toolbelt=self.toolbelt,
             where=self.where,

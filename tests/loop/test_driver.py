@@ -1,5 +1,7 @@
 """The driver and its journal: conflicts, leases, a store that fails, workers, two models' steps."""
 
+from typing import Any, cast
+
 import anyio
 import pytest
 
@@ -340,6 +342,38 @@ async def test_a_cleanup_that_fails_is_reported_and_never_blocks() -> None:
     state = await bench.run(task(step("a", "look")))
     assert state.ended
     assert bench.of(e.CleanedUp)[0].problems == ["removing the working copy: busy"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        "text",
+        ToolResult(ok=True, output=5),  # type: ignore[arg-type]
+        ToolResult(ok=False, kind="weird"),  # type: ignore[arg-type]
+        ToolResult(ok=True, exit="0"),  # type: ignore[arg-type]
+        ToolResult(ok=True, raw="text"),  # type: ignore[arg-type]
+        SystemExit(3),
+    ],
+)
+async def test_a_plugin_that_answers_with_no_result_fails_its_call_and_nothing_else(
+    answer: Any,
+) -> None:
+    """What is stored must be readable: an unknown `kind` once ended the task for good."""
+    bench = Bench(Script("bad", answers=[answer]), Script("good"))
+    state = await bench.run(task(step("a", "bad", fallback="b"), step("b", "good")))
+    assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
+    assert bench.of(e.CallReturned)[0].kind == "internal"
+    assert bench.state() == state
+
+
+async def test_an_effect_that_is_none_fails_its_call_and_nothing_else() -> None:
+    """It once went into the log as it was, and nobody could read the log again."""
+    bench = Bench(Script("bad", effect=cast(Effect, "zzz")), Script("good"))
+    state = await bench.run(task(step("a", "bad", fallback="b"), step("b", "good")))
+    assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
+    assert "zzz" in bench.of(e.PreparationFailed)[0].message
+    assert bench.state() == state
 
 
 async def test_what_no_log_can_hold_does_not_end_the_task() -> None:

@@ -19,7 +19,7 @@ from agent_runtime.types import (
     Strategy,
     ToolResult,
 )
-from tests.loop.harness import FOREVER, NO, TASK, Bench, Script, asks, step, task
+from tests.loop.harness import FOREVER, NO, TASK, Answer, Bench, Script, asks, step, task
 
 
 def failed(kind: FailureKind, spec: StepSpec | None = None, **more: object) -> StepState:
@@ -299,7 +299,7 @@ async def test_a_worker_that_dies_is_replaced_and_told_of() -> None:
 
 @pytest.mark.anyio
 async def test_a_call_that_kills_every_worker_ends() -> None:
-    deaths: list[ToolResult | float | Exception] = [WorkerLost("killed") for _ in range(99)]
+    deaths: list[Answer] = [WorkerLost("killed") for _ in range(99)]
     bench = Bench(Script("look", answers=deaths, where="worker"))
     state = await bench.run(task(step("a", "look")))
     assert state.conclusion is not None and state.conclusion.status is Status.FAILED

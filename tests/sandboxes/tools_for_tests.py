@@ -119,6 +119,14 @@ async def no_result(call: ToolCall) -> ToolResult:
     return "text"  # type: ignore[return-value]
 
 
+async def no_kind(call: ToolCall) -> ToolResult:
+    return ToolResult(ok=False, kind="weird")  # type: ignore[arg-type]
+
+
+async def no_text(call: ToolCall) -> ToolResult:
+    return ToolResult(ok=True, output=5)  # type: ignore[arg-type]
+
+
 async def die(call: ToolCall) -> ToolResult:
     os._exit(3)
 
@@ -135,5 +143,6 @@ async def detach(call: ToolCall) -> ToolResult:
 
 
 def tools() -> Sequence[FunctionTool]:
-    plain = (echo, where, shell, nap, block, refuse, fail, chatter, large, odd, no_json, no_result)
-    return [*(FunctionTool(function) for function in (*plain, die, detach)), Cheap(cheap)]
+    plain = (echo, where, shell, nap, block, refuse, fail, chatter, large, odd, die, detach)
+    broken = (no_json, no_result, no_kind, no_text)
+    return [*(FunctionTool(function) for function in (*plain, *broken)), Cheap(cheap)]

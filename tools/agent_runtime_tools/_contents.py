@@ -84,7 +84,8 @@ def check_writable(call: ToolCall, place: Place, *, before: bytes, after: bytes)
             raise ToolRefused(f"{shown(path)!r} belongs to git; use the git tools")
         if reason := protect.forbids(path, call.protected, before=before, after=after):
             raise ToolRefused(
-                f"{shown(path)!r} is protected by {reason!r} and must stay as it is",
+                f"{shown(path)!r} is protected by {reason!r} and must stay as it is; only the"
+                f" task's author can release it, with `protect: [{'!' + shown(path)!r}]`",
                 paths=(shown(path),),
             )
 

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+
+from agent_runtime.loop.deciding import deciding_files
+from agent_runtime.protect import matches
+from agent_runtime.types import Check, Objective
+
+KNOWN = {
+    "calc.py", "check.sh", "src/app.py", "src/lib.py", "tests/test_calc.py", "tests/data.json",
+    "pkg/core.py", "pkg/tests/test_core.py", "backend/api.py", "backend/tests/test_api.py",
+    "odd[1].py",
+}  # fmt: skip
+
+
+def protects(path: str, *commands: str | list[str]) -> bool:
+    objectives = [
+        Objective(id=f"o{n}", check=Check(command=command)) for n, command in enumerate(commands)
+    ]
+    return matches(path, deciding_files(objectives, KNOWN)) is not None
+
+
+@pytest.mark.parametrize(
+    ("command", "path"),
+    [
+        ("python -m pytest -q tests", "tests/data.json"),
+        ("python -m pytest -q tests/test_calc.py::test_add", "tests/test_calc.py"),
+        ("./check.sh", "check.sh"),
+        ("CI=1 sh ./check.sh | tail -1", "check.sh"),
+        ("python odd[1].py", "odd[1].py"),
+        # A runner that is not told where to look.
+        ("python -m pytest -q", "tests/test_calc.py"),
+        ("pytest", "pkg/tests/test_core.py"),
+        ("npm test", "web/button.test.tsx"),
+        ("./check.sh", "tests/test_calc.py"),
+        (["pytest", "-q"], "tests/test_calc.py"),
+        # A directory of sources that has its tests in it.
+        ("python -m pytest -q pkg", "pkg/tests/test_core.py"),
+        # Not in the repository's top directory.
+        ("cd backend && python -m pytest -q tests", "backend/tests/test_api.py"),
+        (["sh", "-c", "cd backend && pytest -q tests"], "backend/tests/test_api.py"),
+        # What would be run in place of the runner.
+        ("python -m pytest -q tests", "pytest.py"),
+        ("python3.12 -m pytest -q tests", "pytest/__main__.py"),
+        ("python -m pytest -q tests", "_pytest/config.py"),
+        ("cd backend; python -m unittest", "backend/unittest.py"),
+    ],
+)
+def test_what_decides_an_objective_is_protected(command: str | list[str], path: str) -> None:
+    assert protects(path, command)
+
+
+@pytest.mark.parametrize(
+    ("command", "path"),
+    [
+        ("python -m pytest -q tests", "calc.py"),
+        ("python -m pytest -q", "calc.py"),
+        ("python -m pytest -q pkg", "pkg/core.py"),
+        ("cd backend && python -m pytest -q tests", "backend/api.py"),
+        ("cd backend && python -m pytest -q", "backend/api.py"),
+        ("ruff check src && python -m mypy src", "src/app.py"),
+        ("python -m compileall -q src", "src/lib.py"),
+        ("grep -q 'a + b' calc.py", "calc.py"),
+        ("test -f NOTES.md", "tests/test_new.py"),
+        ("python -m pkg.core", "pkg/core.py"),
+        ("it's unbalanced", "calc.py"),
+        ([], "calc.py"),
+        ("", "calc.py"),
+    ],
+)
+def test_what_is_worked_on_is_not(command: str | list[str], path: str) -> None:
+    assert not protects(path, command)
