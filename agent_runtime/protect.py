@@ -9,6 +9,7 @@ directory covers everything in it. The last pattern that fits decides, and a lea
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Final
@@ -37,6 +38,10 @@ CACHE_PATTERNS: Final[tuple[str, ...]] = (
 )  # fmt: skip
 """What running tests and linters leaves behind. New files of these names are not handed over, hence
 not verified either: a fix must not depend on them."""
+
+STANDARD_LIBRARY: Final = "<standard library>"
+"""As the last part of a pattern: a file or directory that is imported in place of a module of
+Python's own. A `json.py` beside the tests runs before any of them."""
 
 PACKAGE_JSON_SECTIONS: Final = ("scripts", "jest", "vitest", "mocha", "ava")
 PYPROJECT_TOOLS: Final = ("tox",)
@@ -87,6 +92,10 @@ def protected_sections_changed(path: str, before: bytes, after: bytes) -> bool:
 @lru_cache(maxsize=1024)
 def glob_regex(pattern: str) -> re.Pattern[str]:
     """A whole-path pattern: `*` and `?` stay inside a part, `**` crosses, `[…]` is a set."""
+    if pattern.endswith(STANDARD_LIBRARY):
+        place = glob_regex(pattern.removesuffix(STANDARD_LIBRARY)).pattern
+        names = "|".join(sorted(sys.stdlib_module_names))
+        return re.compile(rf"{place}(?:{names})(?:\.py)?")
     out: list[str] = []
     at = 0
     while at < len(pattern):

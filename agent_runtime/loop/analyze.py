@@ -10,7 +10,7 @@ import posixpath
 from collections import Counter
 from collections.abc import Sequence
 
-from agent_runtime.loop.deciding import deciding_files
+from agent_runtime.loop.deciding import deciding_files, standing_in
 from agent_runtime.loop.events import RequirementsAnalyzed
 from agent_runtime.protect import DEFAULT_PATTERNS
 from agent_runtime.types import Json, TaskSpec
@@ -56,5 +56,6 @@ def analyze(task: TaskSpec, paths: Sequence[str]) -> RequirementsAnalyzed:
     tested = deciding_files(task.objectives, known)
     facts["test_files"] = tested
     # Order matters: what the task says comes last, so that `!pattern` can release a default.
-    protected = [*DEFAULT_PATTERNS, *tested, *task.protect]
+    in_place = standing_in(task.objectives, known)
+    protected = [*in_place, *DEFAULT_PATTERNS, *tested, *task.protect]
     return RequirementsAnalyzed(facts=facts, protected=list(dict.fromkeys(protected)))

@@ -2,7 +2,8 @@
 
 A command that names a test file is decided by that file. One that names none (`pytest`, `npm test`)
 lets its runner look for them, so whatever is called like a test is meant. And `python -m pytest`
-takes a `pytest.py` of the working directory before the real one: such a file is no fix of anything.
+takes a `pytest.py` of the working directory before the real one, and a `json.py` there before the
+one that pytest imports: such files are no fix of anything.
 Pure, and never sure: what a script runs in its turn is not seen. `protect` adds and releases.
 """
 
@@ -13,6 +14,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 
+from agent_runtime.protect import STANDARD_LIBRARY, matches
 from agent_runtime.types import Objective
 
 TEST_PATTERNS = (
@@ -24,6 +26,9 @@ TEST_PATTERNS = (
 
 RUNNER_MODULES = ("pytest", "_pytest", "pluggy", "iniconfig", "unittest")
 """What must not be put before the test runner's own modules, beside the module named by `-m`."""
+
+IMPORT_ROOTS = ("", "src", "lib", "python")
+"""Where Python looks before its own library, from the directory that a command runs in."""
 
 LOOKERS = frozenset({
     "[", "black", "cat", "compileall", "echo", "flake8", "grep", "head", "isort", "ls", "mypy",
@@ -65,6 +70,32 @@ def deciding_files(objectives: Sequence[Objective], known: set[str]) -> list[str
             if f"{path}.py" not in known and path not in directories:
                 found += [f"/{path}.py", f"/{path}/**"]
     return list(dict.fromkeys(found))
+
+
+def standing_in(objectives: Sequence[Objective], known: set[str]) -> list[str]:
+    """Patterns of new files that the commands would import in place of Python's own library.
+
+    For the front of the list: what the base has is released, unless a later pattern protects it.
+    """
+    if not any(path.endswith(".py") for path in known):
+        return []
+    directories = _directories(known)
+    found: list[str] = []
+    for objective in objectives:
+        cwd = ""
+        for words in _commands(objective.check.command):
+            if words[0] == "cd" and len(words) > 1:
+                cwd = posixpath.normpath(posixpath.join(cwd, words[1]))
+            elif posixpath.basename(_module(words) or words[0]) not in LOOKERS:
+                roots = (posixpath.join(cwd, root).rstrip("/") for root in IMPORT_ROOTS)
+                found += [root for root in roots if root in ("", cwd) or root in directories]
+    patterns: list[str] = []
+    for root in dict.fromkeys(found):
+        pattern = posixpath.join("/", root, STANDARD_LIBRARY)
+        patterns.append(pattern)
+        there = {path for path in (*known, *directories) if posixpath.dirname(path) == root}
+        patterns += [f"!/{path}" for path in sorted(there) if matches(path, [pattern])]
+    return patterns
 
 
 def _commands(command: str | Sequence[str]) -> Iterator[list[str]]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent_runtime.loop.deciding import deciding_files
+from agent_runtime.loop.deciding import deciding_files, standing_in
 from agent_runtime.protect import matches
 from agent_runtime.types import Check, Objective
 
@@ -70,3 +70,40 @@ def test_what_decides_an_objective_is_protected(command: str | list[str], path: 
 )
 def test_what_is_worked_on_is_not(command: str | list[str], path: str) -> None:
     assert not protects(path, command)
+
+
+@pytest.mark.parametrize(
+    ("command", "path", "protected"),
+    [
+        ("python -m pytest -q tests", "argparse.py", True),
+        ("python -m pytest -q tests", "argparse/__init__.py", True),
+        ("./check.sh", "src/json.py", True),
+        ("cd backend && pytest", "backend/json.py", True),
+        ("cd backend && pytest", "json.py", False),
+        ("python -m pytest -q tests", "pkg/types.py", False),
+        ("python -m pytest -q tests", "calendars.py", False),
+        ("grep -q x argparse.py", "argparse.py", False),
+        # What the base has is worked on.
+        ("python -m pytest -q tests", "queue.py", False),
+        ("python -m pytest -q tests", "code/app.py", False),
+    ],
+)
+def test_nothing_new_stands_in_for_the_standard_library(
+    command: str, path: str, protected: bool
+) -> None:
+    """`argparse.py` printed "2 passed" and ended the process before pytest had begun."""
+    objectives = [Objective(id="o", check=Check(command=command))]
+    patterns = standing_in(objectives, KNOWN | {"queue.py", "code/app.py"})
+    assert (matches(path, patterns) is not None) is protected
+
+
+def test_a_directory_called_like_a_module_keeps_its_tests_protected() -> None:
+    """`test` is a module of Python, too."""
+    objectives = [Objective(id="o", check=Check(command="pytest -q test"))]
+    known = {"a.py", "test/test_a.py"}
+    patterns = [*standing_in(objectives, known), *deciding_files(objectives, known)]
+    assert matches("test/test_a.py", patterns)
+
+
+def test_without_python_there_is_nothing_to_stand_in_for() -> None:
+    assert standing_in([Objective(id="o", check=Check(command="npm test"))], {"a.js"}) == []
