@@ -35,8 +35,9 @@ from agent_runtime.errors import (
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
 from agent_runtime.loop.discover import discover, unknown_names
+from agent_runtime.loop.evolve import fold
 from agent_runtime.loop.journal import append_fact
-from agent_runtime.loop.state import State, fold, status_of
+from agent_runtime.loop.state import State, status_of
 from agent_runtime.loop.submission import submit
 from agent_runtime.loop.supervisor import Supervisor
 from agent_runtime.ports import Ports

@@ -20,7 +20,8 @@ from agent_runtime.cli.console import command, first_cause, note, short, silence
 from agent_runtime.cli.views import View
 from agent_runtime.errors import AgentRuntimeError
 from agent_runtime.loop import codec
-from agent_runtime.loop.state import State, evolve, status_of
+from agent_runtime.loop.evolve import evolve
+from agent_runtime.loop.state import State, status_of
 from agent_runtime.runtime import Runtime
 from agent_runtime.types import Status, TaskId
 

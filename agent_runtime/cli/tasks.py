@@ -39,7 +39,8 @@ from agent_runtime.cli.words import call_words, phase_words, warns, words
 from agent_runtime.errors import Conflict, CorruptLog, DeadlineExceeded, UsageError
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
-from agent_runtime.loop.state import State, StepState, fold, status_of
+from agent_runtime.loop.evolve import fold
+from agent_runtime.loop.state import State, StepState, status_of
 from agent_runtime.runtime import Runtime
 from agent_runtime.types import TERMINAL_STATUSES, Json, Row, Status, TaskId, TaskSummary
 

@@ -20,8 +20,9 @@ from agent_runtime.loop.actions import (
     runnable,
     standing,
 )
+from agent_runtime.loop.evolve import evolve
 from agent_runtime.loop.outcomes import CallPrepared, Outcome, Woken
-from agent_runtime.loop.state import State, StepState, evolve, needs_brain
+from agent_runtime.loop.state import State, StepState, needs_brain
 from agent_runtime.types import Effect, Phase, Status, StepSpec, StepStatus, Strategy
 
 REPLANS_MAX = 2

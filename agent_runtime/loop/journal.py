@@ -17,8 +17,9 @@ from agent_runtime.errors import Conflict, CorruptLog, LeaseLost, StoreUnavailab
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
 from agent_runtime.loop.decide import advance
+from agent_runtime.loop.evolve import evolve, fold
 from agent_runtime.loop.outcomes import Outcome, Woken
-from agent_runtime.loop.state import FOLD_VERSION, State, evolve, fold, status_of
+from agent_runtime.loop.state import FOLD_VERSION, State, status_of
 from agent_runtime.ports import Bus, Clock, Store
 from agent_runtime.types import BlobId, Epoch, Lease, Row, Seq, TaskId, TaskSummary
 

@@ -1,7 +1,7 @@
 """Which phase may follow which, and on what event.
 
 Everything that allows a transition lives in the two tables below: one for the task, one for a step.
-`state.evolve` checks every event against them; the diagram in the docs and the tests of legal and
+`evolve.evolve` checks every event against them; the diagram in the docs and the tests of legal and
 illegal transitions are generated from them. What happens *inside* a phase is in `decide`.
 """
 

@@ -6,9 +6,10 @@ import secrets
 
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
+from agent_runtime.loop.evolve import evolve
 from agent_runtime.loop.journal import summarize
 from agent_runtime.loop.phases import LOOP_VERSION
-from agent_runtime.loop.state import State, evolve
+from agent_runtime.loop.state import State
 from agent_runtime.ports import Clock, Store
 from agent_runtime.types import TaskId, TaskSpec
 

@@ -11,8 +11,9 @@ from agent_runtime.bus import LocalBus
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
 from agent_runtime.loop.driver import drive
+from agent_runtime.loop.evolve import fold
 from agent_runtime.loop.journal import append_fact
-from agent_runtime.loop.state import State, fold
+from agent_runtime.loop.state import State
 from agent_runtime.loop.submission import submit
 from agent_runtime.ports import ModelAnswer, Ports
 from agent_runtime.stores.memory import MemoryStore, SharedMemory

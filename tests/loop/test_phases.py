@@ -16,9 +16,10 @@ from agent_runtime.loop import codec, diagram, phases
 from agent_runtime.loop import events as e
 from agent_runtime.loop.actions import next_actions
 from agent_runtime.loop.decide import advance, decide
+from agent_runtime.loop.evolve import evolve
 from agent_runtime.loop.outcomes import Woken
 from agent_runtime.loop.phases import EXECUTING, FACTS, STEP_TRANSITIONS, TASK_TRANSITIONS
-from agent_runtime.loop.state import CallState, State, StepState, evolve, status_of
+from agent_runtime.loop.state import CallState, State, StepState, status_of
 from agent_runtime.types import Phase, Status, StepStatus
 from tests.loop.harness import step, task
 from tests.loop.samples import SAMPLES

@@ -6,8 +6,9 @@ import pytest
 from agent_runtime.errors import CorruptLog, StoreUnavailable
 from agent_runtime.loop import codec, journal
 from agent_runtime.loop import events as e
+from agent_runtime.loop.evolve import fold
 from agent_runtime.loop.journal import Journal
-from agent_runtime.loop.state import FOLD_VERSION, State, fold
+from agent_runtime.loop.state import FOLD_VERSION, State
 from agent_runtime.types import Status
 from tests.loop.harness import FOREVER, NO, TASK, Bench, Script, asks, step, task
 from tests.simulation.world import live

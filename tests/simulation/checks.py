@@ -5,9 +5,10 @@ from itertools import pairwise
 from agent_runtime.loop import budget, codec
 from agent_runtime.loop import events as e
 from agent_runtime.loop.decide import advance, call_digest
+from agent_runtime.loop.evolve import evolve
 from agent_runtime.loop.journal import summarize
 from agent_runtime.loop.outcomes import CallPrepared, Outcome, Woken
-from agent_runtime.loop.state import State, StepState, evolve
+from agent_runtime.loop.state import State, StepState
 from agent_runtime.types import Effect, Status, StepStatus
 from tests.simulation.plans import Scene
 from tests.simulation.world import TASK, Chances, Life, folded, live

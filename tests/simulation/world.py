@@ -29,8 +29,9 @@ from agent_runtime.errors import (
 from agent_runtime.loop import codec, journal
 from agent_runtime.loop import events as e
 from agent_runtime.loop.driver import drive
+from agent_runtime.loop.evolve import fold
 from agent_runtime.loop.journal import append_fact
-from agent_runtime.loop.state import State, fold, status_of
+from agent_runtime.loop.state import State, status_of
 from agent_runtime.loop.submission import submit
 from agent_runtime.ports import (
     ModelAnswer,

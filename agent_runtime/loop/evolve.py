@@ -1,0 +1,519 @@
+"""How one event changes the state of a task, checked against the tables in `phases`.
+
+The only writer of `state.State`, and pure: the same log gives the same state on every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, assert_never
+
+import msgspec
+
+from agent_runtime.errors import IllegalEvent
+from agent_runtime.loop import events as e
+from agent_runtime.loop import phases
+from agent_runtime.loop.prompts import note, opening, reply, tool_result
+from agent_runtime.loop.state import CallState, Result, State, StepState, Trouble, Usage
+from agent_runtime.types import FailureKind, Phase, StepStatus
+
+replace = msgspec.structs.replace
+
+
+def evolve(state: State, event: e.AnyEvent, at_us: int) -> State:
+    """Fold one event that is stored at `at_us`. Raises `IllegalEvent` when the tables forbid it."""
+    if state.ended:
+        raise IllegalEvent(f"{type(event).__name__} after the task's end")
+    if not phases.possible(state.phase, type(event)):
+        raise IllegalEvent(f"{type(event).__name__} cannot happen in {state.phase}")
+    try:
+        changes = _changes(state, event, at_us)
+    except KeyError as error:
+        raise IllegalEvent(f"{event!r} is about {error}, which is not there") from error
+    changes["seq"] = state.seq + 1
+    changes["at_us"] = at_us
+    if "usage" not in changes and state.alive and at_us > state.at_us:
+        changes["usage"] = _clocked(state, at_us)
+    after = replace(state, **changes)
+    phase = _derived_phase(after)
+    if phase is not after.phase:
+        after = replace(after, phase=phase)
+    if not phases.legal(state.phase, type(event), phase):
+        raise IllegalEvent(f"{type(event).__name__} cannot lead from {state.phase} to {phase}")
+    return after
+
+
+def fold(records: Iterable[tuple[e.AnyEvent, int]], state: State | None = None) -> State:
+    """Fold (event, at_us) pairs in order."""
+    folded = state or State()
+    for event, at_us in records:
+        folded = evolve(folded, event, at_us)
+    return folded
+
+
+def _derived_phase(state: State) -> Phase:
+    if state.trouble is not None and state.conclusion is None:
+        return Phase.ERROR_HANDLING
+    if state.stage is not Phase.EXECUTION:
+        return state.stage
+    evaluating = toolbelt = False
+    for step in state.steps.values():
+        if step.status is StepStatus.RECOVERING:
+            return Phase.ERROR_HANDLING
+        if step.status is StepStatus.EVALUATING:
+            evaluating = True
+            toolbelt = toolbelt or bool(step.wants_toolbelt)
+    if toolbelt:
+        return Phase.TOOLBELT_ACTIVATION
+    return Phase.TOOL_TRANSITION_EVALUATION if evaluating else Phase.EXECUTION
+
+
+def _clocked(state: State, at_us: int, usage: Usage | None = None) -> Usage:
+    # Waiting for a person is not running; the gap after a crash is nobody's.
+    used = usage or state.usage
+    if not state.alive or (state.approvals and not state.calls):
+        return used
+    return replace(used, running_us=used.running_us + at_us - state.at_us)
+
+
+def _moved(
+    state: State, step_id: str, event: e.Event, to: StepStatus, **changes: Any
+) -> dict[str, Any]:
+    """Changes of `state` in which one step goes to `to`, checked against the step table."""
+    step = state.steps[step_id]
+    if to not in phases.STEP_TRANSITIONS[step.status].get(type(event), ()):
+        raise IllegalEvent(
+            f"{type(event).__name__} cannot lead step {step_id!r} from {step.status} to {to}"
+        )
+    return {"steps": {**state.steps, step_id: replace(step, status=to, **changes)}}
+
+
+def _without(calls: Mapping[str, CallState], call_id: str) -> dict[str, CallState]:
+    return {k: v for k, v in calls.items() if k != call_id}
+
+
+def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
+    """What one event changes. Long, because it is the one place that says it."""
+    match event:
+        case e.TaskSubmitted():
+            return {
+                "spec": event.spec,
+                "created_at_us": at_us,
+                "messages": (opening(event.spec),),
+            }
+        case e.LeaseTaken():
+            died = state.alive
+            return {
+                "epoch": event.epoch,
+                "owner": event.owner,
+                "alive": True,
+                "crashes": state.crashes + 1 if died else state.crashes,
+                "stage": Phase.TASK_INITIATION if state.stage is Phase.IDLE else state.stage,
+                "worker_used": False,
+                "worker_gone": "the runtime was restarted" if state.worker_used else "",
+                # The time between the last event and now belongs to nobody.
+                "usage": state.usage,
+            }
+        case e.Interrupted():
+            return _interrupted(state, at_us)
+        case e.WorkspaceOpened():
+            return {"workspace": event, "stage": Phase.ANALYZE_REQUIREMENTS, "crashes": 0,
+                    "trouble_attempts": 0}  # fmt: skip
+        case e.RequirementsAnalyzed():
+            return {"analysis": event, "stage": Phase.TOOL_DISCOVERY, "crashes": 0,
+                    "trouble_attempts": 0}  # fmt: skip
+        case e.ToolsDiscovered():
+            return {
+                "discovery": event,
+                "tools": {t.name: t for t in event.tools},
+                "stage": Phase.PLANNING,
+                "crashes": 0,
+            }
+        case e.InitiationFailed():
+            attempts = state.trouble_attempts + 1
+            return {
+                "trouble": Trouble(event, attempts),
+                "trouble_attempts": attempts,
+                "crashes": 0,
+            }
+        case e.PlanAdopted():
+            fallbacks = {s.fallback for s in event.steps if s.fallback}
+            effects = state.discovery.effects if state.discovery else {}
+            return {
+                "stage": Phase.EXECUTION,
+                "plan_attempts": event.attempt,
+                "steps": {
+                    s.id: StepState(s, awake=s.id not in fallbacks, effect=effects.get(s.id))
+                    for s in event.steps
+                },
+            }
+        case e.PhaseEntered():
+            if event.phase is not state.phase:
+                raise IllegalEvent(f"PhaseEntered tells {event.phase}, the fold {state.phase}")
+            return {"shown": event.phase}
+        case e.CallIntended():
+            step = state.steps[event.step_id]
+            usage = replace(state.usage, steps=state.usage.steps + 1)
+            return {
+                **_moved(
+                    state, event.step_id, event, StepStatus.RUNNING,
+                    attempt=event.attempt, granted=None, result=None, last_effect=event.effect,
+                ),
+                "calls": {**state.calls, event.call_id: CallState(event, state.epoch)},
+                "usage": _clocked(state, at_us, usage),
+                "worker_used": state.worker_used or _in_worker(state, step.tool),
+            }  # fmt: skip
+        case e.CallReturned():
+            return _returned(state, event)
+        case e.CallLost():
+            call = state.calls[event.call_id]
+            given_up = replace(call, lost=event.reason, message=event.message)
+            return {
+                "calls": {**state.calls, event.call_id: given_up},
+                "crashes": 0,
+                "worker_gone": event.message if state.worker_used else "",
+            }
+        case e.CallResolved():
+            return _resolved(state, event)
+        case e.EffectUnknown():
+            return {
+                "unknown": (*state.unknown, event),
+                "messages": (*state.messages, note(event.message)),
+            }
+        case e.WorkerRestarted():
+            return {
+                "worker_gone": "",
+                "messages": (*state.messages, note(f"The worker was restarted: {event.reason}")),
+            }
+        case e.PreparationFailed():
+            step = state.steps[event.step_id]
+            result = Result(False, event.message, None, event.kind, event.message,
+                            tuple(event.paths))  # fmt: skip
+            changes = _moved(
+                state, event.step_id, event, StepStatus.EVALUATING,
+                result=result, attempt=step.attempt + 1,
+            )  # fmt: skip
+            if step.spec.tool is None:
+                changes = _answered(state, changes, event.step_id, event.message)
+            return {**changes, "crashes": 0}
+        case e.ConditionFalse():
+            return _moved(state, event.step_id, event, StepStatus.READY, condition_false=True)
+        case e.StepEvaluated():
+            return _evaluated(state, event)
+        case e.RecoveryChosen():
+            return _recovery(state, event)
+        case e.TimerFired():
+            return _timer(state, event)
+        case e.StepSucceeded():
+            return _moved(state, event.step_id, event, StepStatus.DONE, satisfied=True)
+        case e.StepSkipped():
+            return {
+                **_moved(
+                    state, event.step_id, event, StepStatus.SKIPPED, satisfied=event.satisfied,
+                    timer="", delay_ms=0, wants_toolbelt="",
+                ),
+                "approvals": {
+                    k: a for k, a in state.approvals.items() if a.step_id != event.step_id
+                },
+            }  # fmt: skip
+        case e.StepFailed():
+            failed = _moved(state, event.step_id, event, StepStatus.FAILED)
+            if event.fallback:
+                stand_in = replace(failed["steps"][event.fallback], awake=True)
+                failed["steps"][event.fallback] = stand_in
+                return failed
+            return {**failed, "abort": state.abort or event}
+        case e.ToolbeltActivated():
+            steps = dict(state.steps)
+            for step_id, step in state.steps.items():
+                if step.wants_toolbelt == event.toolbelt:
+                    steps[step_id] = replace(step, status=StepStatus.READY, wants_toolbelt="")
+            return {"steps": steps, "toolbelts": state.toolbelts | {event.toolbelt}, "crashes": 0}
+        case e.ToolbeltFailed():
+            changes = {"steps": state.steps}
+            for step_id, step in state.steps.items():
+                if step.wants_toolbelt == event.toolbelt:
+                    result = Result(False, event.message, None, "not_found", event.message)
+                    without = replace(step, wants_toolbelt="", result=result)
+                    changes["steps"] = {**changes["steps"], step_id: without}
+                    if step.spec.tool is None:
+                        changes = _answered(state, changes, step_id, event.message)
+            return {**changes, "crashes": 0}
+        case e.ApprovalRequested():
+            step = state.steps[event.step_id]
+            return {
+                **_moved(state, event.step_id, event, step.status, approval_id=event.approval_id),
+                "approvals": {**state.approvals, event.approval_id: event},
+                "approvals_made": state.approvals_made + 1,
+            }
+        case e.ApprovalDecided():
+            asked = state.approvals.get(event.approval_id)
+            if asked is not None and at_us >= asked.expires_at_us:
+                return _approval(
+                    state, event, event.approval_id, "deny", "the answer came too late"
+                )
+            return _approval(state, event, event.approval_id, event.decision, event.message)
+        case e.ApprovalExpired():
+            return _approval(state, event, event.approval_id, "deny", "nobody decided in time")
+        case e.ModelCallStarted():
+            usage = replace(
+                state.usage,
+                steps=state.usage.steps + 1,
+                reserved_tokens=state.usage.reserved_tokens + event.reserved_tokens,
+                reserved_usd=state.usage.reserved_usd + event.reserved_usd,
+            )
+            return {
+                **_moved(
+                    state, event.step_id, event, StepStatus.RUNNING, asking=event,
+                    asked_in_epoch=state.epoch, turn=event.turn, queue=(), queue_index=0,
+                ),
+                "usage": _clocked(state, at_us, usage),
+            }  # fmt: skip
+        case e.ModelReplied():
+            return _replied(state, event, at_us)
+        case e.ModelFailed():
+            step = state.steps[event.step_id]
+            result = Result(False, "", None, _model_failure(event.error), event.message)
+            # An error answer costs nothing that we know of: the reservation is given back.
+            return {
+                **_moved(
+                    state, event.step_id, event, StepStatus.EVALUATING, asking=None, result=result
+                ),
+                "usage": _clocked(state, at_us, _settled(state.usage, step.asking, 0, 0.0)),
+                "crashes": 0,
+            }
+        case e.ModelCallSettled():
+            step = state.steps[event.step_id]
+            # Its owner stopped or died, which is no failure of the model: the turn is asked again.
+            lost = Result(True)
+            return {
+                **_moved(
+                    state, event.step_id, event, StepStatus.EVALUATING, asking=None, result=lost
+                ),
+                "usage": _settled(state.usage, step.asking, event.tokens, event.usd),
+            }
+        case e.BudgetExhausted():
+            return {"exhausted": state.exhausted or event}
+        case e.VerificationStarted():
+            return {
+                "stage": Phase.COMPLETION_VERIFICATION,
+                "verifications": event.attempt,
+                "verification": None,
+            }
+        case e.VerificationEnded():
+            return {"verification": event, "crashes": 0}
+        case e.ReplanRequested():
+            return {
+                "stage": Phase.PLANNING,
+                "replan_reason": event.reason,
+                "messages": (*state.messages, note(event.reason)),
+            }
+        case e.CancelRequested():
+            return {"cancel": state.cancel or event}
+        case e.PauseRequested():
+            return {"paused": True}
+        case e.ResumeRequested():
+            return {"paused": False}
+        case e.Steered():
+            return {"messages": (*state.messages, note(event.message))}
+        case e.TaskConcluded():
+            return {"conclusion": event, "stage": Phase.STATE_CLEANUP, "approvals": {}}
+        case e.CleanedUp():
+            return {"cleaned": event}
+        case e.TaskEnded():
+            return {"ended": True, "stage": Phase.IDLE, "alive": False,
+                    "usage": _clocked(state, at_us)}  # fmt: skip
+        case _:
+            assert_never(event)
+
+
+def _interrupted(state: State, at_us: int) -> dict[str, Any]:
+    """A graceful stop costs nothing: what was started and will start again is given back."""
+    open_calls = {k: c for k, c in state.calls.items() if c.epoch == state.epoch and not c.lost}
+    asking = sum(s.asking is not None for s in state.steps.values())
+    usage = _clocked(state, at_us)
+    return {
+        "alive": False,
+        "usage": replace(usage, steps=usage.steps - len(open_calls) - asking),
+        "calls": {
+            k: replace(c, runs=c.runs - 1) if k in open_calls else c for k, c in state.calls.items()
+        },
+    }
+
+
+def _in_worker(state: State, tool: str | None) -> bool:
+    known = state.tools.get(tool or "")
+    return known is not None and known.where == "worker"
+
+
+def _answered(state: State, changes: dict[str, Any], step_id: str, text: str) -> dict[str, Any]:
+    """A call of a model's turn got its answer: into the history, on to the next call."""
+    step: StepState = changes["steps"][step_id]
+    step = replace(step, queue_index=step.queue_index + 1)
+    changes["steps"] = {**changes["steps"], step_id: step}
+    changes["messages"] = (*state.messages, tool_result(text))
+    return changes
+
+
+def _brief(output: str) -> str:
+    """Head and tail: an error message says it first, a test runner says it last."""
+    text = output.strip()
+    return text if len(text) <= 500 else f"{text[:200]} … {text[-297:]}"
+
+
+def _returned(state: State, event: e.CallReturned) -> dict[str, Any]:
+    call = state.calls[event.call_id]
+    step_id = call.intent.step_id
+    result = Result(
+        event.ok, event.output, event.exit, event.kind, _brief(event.output), tuple(event.paths)
+    )
+    changes = _moved(state, step_id, event, StepStatus.EVALUATING, result=result)
+    if state.steps[step_id].spec.tool is None:
+        changes = _answered(state, changes, step_id, event.output)
+    return {**changes, "calls": _without(state.calls, event.call_id), "crashes": 0}
+
+
+def _resolved(state: State, event: e.CallResolved) -> dict[str, Any]:
+    call = state.calls[event.call_id]
+    step_id = call.intent.step_id
+    if event.resolution == "rerun":
+        again = replace(call, epoch=state.epoch, runs=call.runs + 1, lost="", message="")
+        step = state.steps[step_id]
+        return {
+            **_moved(
+                state, step_id, event, StepStatus.RUNNING,
+                deaths=step.deaths + (1 if call.lost == "worker_died" else 0),
+            ),
+            "calls": {**state.calls, event.call_id: again},
+            "usage": replace(state.usage, steps=state.usage.steps + 1),
+            "worker_used": state.worker_used or _in_worker(state, call.intent.tool),
+        }  # fmt: skip
+    message = event.message or call.message
+    match event.resolution:
+        case "happened":
+            result = Result(True, event.message)
+        case "unknown":
+            result = Result(False, message, None, "unknown_effect", message, unknown=True)
+        case "dropped" | "not_happened":
+            kind: FailureKind = "timeout" if call.lost == "timeout" else "transient"
+            result = Result(False, message, None, kind, message)
+        case _:
+            assert_never(event.resolution)
+    changes = _moved(state, step_id, event, StepStatus.EVALUATING, result=result)
+    if state.steps[step_id].spec.tool is None:
+        changes = _answered(state, changes, step_id, message)
+    return {**changes, "calls": _without(state.calls, event.call_id)}
+
+
+def _evaluated(state: State, event: e.StepEvaluated) -> dict[str, Any]:
+    match event.verdict:
+        case "good":
+            return _moved(state, event.step_id, event, StepStatus.EVALUATING)
+        case "continue":
+            return _moved(state, event.step_id, event, StepStatus.READY, result=None)
+        case "toolbelt":
+            return _moved(
+                state, event.step_id, event, StepStatus.EVALUATING, wants_toolbelt=event.toolbelt
+            )
+        case "failed":
+            step = state.steps[event.step_id]
+            return _moved(
+                state, event.step_id, event, StepStatus.RECOVERING, failure=event,
+                known_failures=step.known_failures + (event.kind == "failed"),
+                timeouts=step.timeouts + (event.kind == "timeout"),
+                transients=step.transients + (event.kind == "transient"),
+            )  # fmt: skip
+        case _:
+            assert_never(event.verdict)
+
+
+def _recovery(state: State, event: e.RecoveryChosen) -> dict[str, Any]:
+    timer = f"retry:{event.step_id}:{state.seq + 1}" if event.delay_ms else ""
+    again = event.strategy in ("retry", "alternative")
+    if not event.step_id:
+        assert state.trouble is not None
+        if not again:
+            return {}
+        waiting = replace(state.trouble, timer=timer, delay_ms=event.delay_ms)
+        return {"trouble": waiting if timer else None}
+    fresh: dict[str, Any] = {"timer": timer, "delay_ms": event.delay_ms}
+    if again and not timer:
+        fresh |= {"result": None, "failure": None}
+    if event.strategy == "alternative":
+        fresh |= {"alternative": True, "effect": None, "known_failures": 0}
+    to = StepStatus.READY if again and not timer else StepStatus.RECOVERING
+    return _moved(state, event.step_id, event, to, **fresh)
+
+
+def _timer(state: State, event: e.TimerFired) -> dict[str, Any]:
+    if event.timer.startswith("approval:"):
+        return {"expired": state.expired | {event.timer.removeprefix("approval:")}}
+    if state.trouble is not None and state.trouble.timer == event.timer:
+        return {"trouble": None}
+    for step_id, step in state.steps.items():
+        if step.timer == event.timer:
+            return _moved(
+                state, step_id, event, StepStatus.READY, timer="", delay_ms=0, result=None,
+                failure=None,
+            )  # fmt: skip
+    return {}
+
+
+def _approval(
+    state: State, event: e.Event, approval_id: str, decision: str, message: str
+) -> dict[str, Any]:
+    asked = state.approvals.get(approval_id)
+    if asked is None:
+        return {}  # decided, expired or overtaken by the task's end: the fact stays in the log
+    rest = {k: v for k, v in state.approvals.items() if k != approval_id}
+    step = state.steps[asked.step_id]
+    if asked.subject == "unknown_effect":
+        assert step.result is not None
+        ok = decision == "approve"
+        reason = message or ("taken as done by a person" if ok else "taken as failed by a person")
+        result = replace(step.result, ok=ok, reason=reason, judged=True)
+        moved = _moved(state, asked.step_id, event, step.status, approval_id="", result=result)
+    elif decision == "approve":
+        granted = (approval_id, asked.digest)
+        moved = _moved(state, asked.step_id, event, step.status, approval_id="", granted=granted)
+    else:
+        text = f"{asked.tool!r} was not approved" + (f": {message}" if message else "")
+        denied = Result(False, text, None, "denied", text)
+        moved = _moved(
+            state, asked.step_id, event, StepStatus.EVALUATING, approval_id="", result=denied,
+            attempt=step.attempt + 1,
+        )  # fmt: skip
+        if step.spec.tool is None:
+            moved = _answered(state, moved, asked.step_id, text)
+    return {**moved, "approvals": rest}
+
+
+def _replied(state: State, event: e.ModelReplied, at_us: int) -> dict[str, Any]:
+    step = state.steps[event.step_id]
+    usage = _settled(state.usage, step.asking, event.tokens, event.usd)
+    calls = tuple((name, arguments) for name, arguments in event.calls)
+    result = Result(True, event.text)
+    return {
+        **_moved(
+            state, event.step_id, event, StepStatus.EVALUATING, asking=None, queue=calls,
+            queue_index=0, finished=not calls, result=result, transients=0,
+        ),
+        "usage": _clocked(state, at_us, usage),
+        "messages": (*state.messages, reply(event.text, calls)),
+        "crashes": 0,
+    }  # fmt: skip
+
+
+def _settled(usage: Usage, asked: e.ModelCallStarted | None, tokens: int, usd: float) -> Usage:
+    assert asked is not None
+    return replace(
+        usage,
+        reserved_tokens=usage.reserved_tokens - asked.reserved_tokens,
+        reserved_usd=usage.reserved_usd - asked.reserved_usd,
+        tokens=usage.tokens + tokens,
+        usd=usage.usd + usd,
+    )
+
+
+def _model_failure(error: str) -> FailureKind:
+    return "transient" if error in ("rate", "overload", "transport", "truncated") else "refused"
