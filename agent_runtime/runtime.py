@@ -7,12 +7,7 @@ the supervisor's.
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import suppress
-
-import anyio.to_thread
-import msgspec
 
 from agent_runtime.certificate import (
     Result,
@@ -41,6 +36,7 @@ from agent_runtime.loop.state import State, status_of
 from agent_runtime.loop.submission import submit
 from agent_runtime.loop.supervisor import Supervisor
 from agent_runtime.ports import Ports
+from agent_runtime.results import ResultFiles
 from agent_runtime.types import (
     TERMINAL_STATUSES,
     BlobId,
@@ -65,7 +61,7 @@ class Runtime:
     def __init__(self, ports: Ports, *, state_dir: str) -> None:
         self.ports = ports
         self.supervisor = Supervisor(ports)
-        self._state_dir = state_dir
+        self._files = ResultFiles(state_dir)
 
     # ---- tasks ---------------------------------------------------------------------------
 
@@ -235,19 +231,15 @@ class Runtime:
         certificate = certificate_of(state, rows)
         found = state.verification
         if state.ended and certificate is not None and found is not None:
-            directory = os.path.join(self._state_dir, "results", task_id)
             patch = await self.ports.store.get_blob(BlobId(found.patch_blob))
-            patch_path = os.path.join(directory, "patch.diff")
-            certificate_path = os.path.join(directory, "certificate.json")
-            text = msgspec.json.format(msgspec.json.encode(certificate), indent=2) + b"\n"
             try:
-                await anyio.to_thread.run_sync(_write_results, directory, patch, text)
+                patch_path, certificate_path = await self._files.write(task_id, patch, certificate)
             except OSError as error:
                 kind = DiskFull if error.errno in _NO_ROOM else ConfigError
                 raise kind(
                     f"task {task_id!r} has ended as {status_of(state)[0]}, and its result cannot be"
-                    f" written to {directory!r}: {error.strerror}; `agent-runtime diff {task_id}`"
-                    " prints the patch"
+                    f" written to {self._files.directory(task_id)!r}: {error.strerror}; "
+                    f"`agent-runtime diff {task_id}` prints the patch"
                 ) from error
         return result_of(state, patch=patch_path, certificate=certificate_path)
 
@@ -307,21 +299,30 @@ class Runtime:
                 return fault(f"event {seq} of {task_id!r} names a blob: {error}", seq)
         if broken := claims_hold(state):
             return fault(broken, state.seq)
-        return await self._verify_trees(task_id, state, fault)
-
-    async def _verify_trees(self, task_id: TaskId, state: State, fault: _Fault) -> VerifyReport:
-        """Is the stored patch really the difference between the trees that were checked?"""
-        found = state.verification
-        if found is not None and found.tree:
-            stored = await self.ports.store.get_blob(BlobId(found.patch_blob))
-            try:
-                made = await self.ports.workspaces.patch(
-                    task_id, TreeId(found.base_tree), TreeId(found.tree)
+        if state.verification is None or not state.verification.tree:
+            return VerifyReport(ok=True, task_id=task_id)
+        patch = await self.ports.store.get_blob(BlobId(state.verification.patch_blob))
+        certificate = certificate_of(state, rows)
+        if state.ended and certificate is not None:
+            if path := await self._files.changed(task_id, patch, certificate):
+                return fault(
+                    f"the file {path!r} is not what the log says; the log itself is whole: "
+                    f"`agent-runtime diff {task_id}` prints its patch"
                 )
-            except (AgentRuntimeError, OSError) as error:
-                return fault(f"the trees of {task_id!r} cannot be read: {error}")
-            if made != stored:
-                return fault(f"the patch of {task_id!r} is not the difference of its trees")
+        return await self._verify_trees(task_id, state.verification, patch, fault)
+
+    async def _verify_trees(
+        self, task_id: TaskId, found: e.VerificationEnded, stored: bytes, fault: _Fault
+    ) -> VerifyReport:
+        """Is the stored patch really the difference between the trees that were checked?"""
+        try:
+            made = await self.ports.workspaces.patch(
+                task_id, TreeId(found.base_tree), TreeId(found.tree)
+            )
+        except (AgentRuntimeError, OSError) as error:
+            return fault(f"the trees of {task_id!r} cannot be read: {error}")
+        if made != stored:
+            return fault(f"the patch of {task_id!r} is not the difference of its trees")
         return VerifyReport(ok=True, task_id=task_id)
 
     async def forget(self, task_id: TaskId) -> None:
@@ -334,9 +335,7 @@ class Runtime:
             )
         if summary.repo:
             await self.ports.workspaces.forget(task_id)
-        await anyio.to_thread.run_sync(
-            _remove_results, os.path.join(self._state_dir, "results", task_id)
-        )
+        await self._files.remove(task_id)
         await self.ports.store.delete(task_id)
 
     async def _load(self, task_id: TaskId) -> tuple[State, list[Row], list[e.AnyEvent]]:
@@ -374,25 +373,3 @@ def _pending(state: State, approval_id: str | None) -> str:
             f"{', '.join(pending)}"
         )
     return approval_id
-
-
-def _write_results(directory: str, patch: bytes, certificate: bytes) -> None:
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    for name, data in (("patch.diff", patch), ("certificate.json", certificate)):
-        partial = os.path.join(directory, f".{name}.{os.getpid()}")
-        try:
-            with open(partial, "wb") as file:
-                file.write(data)
-            os.replace(partial, os.path.join(directory, name))
-        except OSError:
-            with suppress(OSError):
-                os.unlink(partial)
-            raise
-
-
-def _remove_results(directory: str) -> None:
-    for name in ("patch.diff", "certificate.json"):
-        if os.path.exists(os.path.join(directory, name)):
-            os.unlink(os.path.join(directory, name))
-    if os.path.isdir(directory):
-        os.rmdir(directory)

@@ -1,10 +1,10 @@
 """The command line: `agent-runtime VERB`. This file is all that `--help` imports, besides click.
 
 Each verb lives in a file of its family, which is imported when the verb is used: `run` (run,
-resume), `tasks` (ps, show, logs, cancel, pause, steer), `approvals`, `results` (verify, diff,
-apply), `inspect` (tools, modules, doctor), `keep` (init, gc), `sandbox`. What they share: `console`
-(output, errors), `words` (events in words), `follow` (driving and watching a task), `views` and
-`live` (how a watched task looks), `summary` (the end of a task in words).
+resume), `tasks` (ps, show, logs), `control` (cancel, pause, steer), `approvals`, `results` (verify,
+diff, apply), `inspect` (tools, modules, doctor), `keep` (init, gc), `sandbox`. What they share:
+`console` (output, errors), `words` (events in words), `follow` (driving and watching a task),
+`views` and `live` (how a watched task looks), `summary` (the end of a task in words).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ FAMILIES: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
     "Work on a task": {
         "run": ("run", "Run a task here and show how it goes."),
         "resume": ("run", "Go on with a task that was interrupted, paused, or waits."),
-        "cancel": ("tasks", "End a task for good."),
-        "pause": ("tasks", "Let a task stop after its present calls."),
-        "steer": ("tasks", "Tell a task's brain something."),
+        "cancel": ("control", "End a task for good."),
+        "pause": ("control", "Let a task stop after its present calls."),
+        "steer": ("control", "Tell a task's brain something."),
         "approve": ("approvals", "Allow what a task asks for."),
         "deny": ("approvals", "Refuse what a task asks for."),
     },

@@ -6,7 +6,7 @@ import click
 
 from agent_runtime.app import who
 from agent_runtime.cli.console import say, short, task_argument, with_runtime
-from agent_runtime.cli.tasks import say_if_idle
+from agent_runtime.cli.control import say_if_idle
 from agent_runtime.runtime import Runtime
 
 _approval_argument = click.argument("approval", metavar="[APPROVAL]", required=False)

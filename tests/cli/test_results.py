@@ -34,6 +34,22 @@ def test_an_untouched_log_verifies(fixed: Fixed) -> None:
     assert done.json() == {"ok": True, "task_id": fixed.task_id, "seq": None, "fault": None}
 
 
+@pytest.mark.parametrize("name", ["patch.diff", "certificate.json"])
+def test_a_changed_result_file_is_found_and_no_harm(fixed: Fixed, name: str) -> None:
+    """The log is what counts: `diff` still prints the patch that was verified."""
+    path = next(fixed.cli.home.rglob(f"{fixed.task_id}/{name}"))
+    stored, patch = path.read_bytes(), fixed.cli("diff", fixed.task_id).out
+    try:
+        path.write_bytes(stored.replace(b"add", b"sub"))
+        report = fixed.cli("verify", fixed.task_id, "--json")
+        assert report.code == 1 and str(path) in report.json()["fault"]
+        assert fixed.cli("diff", fixed.task_id).out == patch
+        path.unlink()
+        assert fixed.cli("verify", fixed.task_id).code == 0
+    finally:
+        path.write_bytes(stored)
+
+
 def test_a_changed_event_is_found(copy: Fixed) -> None:
     damage(copy, "UPDATE events SET data = CAST(replace(data, 'Make add', 'Make sub') AS BLOB)"
                  " WHERE seq = 1")  # fmt: skip

@@ -16,7 +16,10 @@ def test_ps_lists_tasks_as_table_and_as_json(fixed: Fixed) -> None:
     assert table[0].split() == ["TASK", "STATUS", "PHASE", "AGE", "GOAL"]
     assert table[1].startswith(fixed.task_id[-8:]) and table[1].endswith("Make add add")
     [task] = fixed.cli("ps", "--json", "--status", "succeeded", "--label", "team=parsers").json()
-    assert task["task_id"] == fixed.task_id and task["status"] == "succeeded"
+    assert task["id"] == task["task_id"] == fixed.task_id and task["status"] == "succeeded"
+    shown = fixed.cli("show", fixed.task_id, "--json").json()
+    assert {"created_at", "updated_at", "interrupted", "seq"} <= task.keys() & shown.keys()
+    assert all(task[key] == shown[key] for key in task.keys() & shown.keys())
     assert task["labels"] == {"team": "parsers"} and task["owner"] is None
     assert fixed.cli("ps", "--json", "--label", "team=other").json() == []
     assert fixed.cli("ps", "--json", "--status", "failed", "--all").json() == []

@@ -1,0 +1,136 @@
+"""Talking to a task: `cancel`, `pause`, `steer`; from any process beside the one that drives it."""
+
+from __future__ import annotations
+
+import anyio
+import click
+
+from agent_runtime.app import who
+from agent_runtime.cli.console import (
+    command,
+    note,
+    one_line,
+    say,
+    short,
+    task_argument,
+    with_runtime,
+)
+from agent_runtime.errors import Conflict, DeadlineExceeded, UsageError
+from agent_runtime.loop.state import State, status_of
+from agent_runtime.runtime import Runtime
+from agent_runtime.types import TERMINAL_STATUSES, TaskId
+
+CANCEL_SECONDS_MAX = 120.0
+"""How long `cancel` waits for the process that drives the task to end it."""
+POLL_SECONDS = 0.5
+
+
+@click.command(
+    short_help="End a task for good.",
+    epilog="""\b
+Examples:
+  agent-runtime cancel 4f2a --reason "wrong branch"
+  agent-runtime cancel 4f2a --no-wait
+""",
+)
+@task_argument
+@click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
+@click.option(
+    "--no-wait",
+    is_flag=True,
+    help="Only ask for the end: the process that drives the task, or the next one, carries it out.",
+)
+@click.pass_context
+def cancel(ctx: click.Context, task: str, reason: str, no_wait: bool) -> int:
+    """End a task for good: its calls are stopped, its working copy is removed.
+
+    If nobody drives the task, it is brought to its end here. What it did so far can still be looked
+    at: the log and the versions of the workspace stay.
+    """
+
+    async def do(runtime: Runtime) -> None:
+        task_id = await runtime.find(task)
+        await runtime.cancel(task_id, by=who(), reason=reason)
+        if no_wait:
+            await _say_who_hears(runtime, task_id, "cancel asked for")
+            return
+        state = await _carried_out(runtime, task_id)
+        status, why = status_of(state)
+        say(f"{short(task_id)} is {status}" + (f": {one_line(why)}" if why else ""))
+
+    return with_runtime(ctx, do)
+
+
+async def _carried_out(runtime: Runtime, task_id: TaskId) -> State:
+    """Wait until the task has ended; drive it if its owner is gone."""
+    store = runtime.ports.store
+    give_up_at = anyio.current_time() + CANCEL_SECONDS_MAX
+    while (await store.summary(task_id)).status not in TERMINAL_STATUSES:
+        owner = await store.owner(task_id)
+        if owner is None:
+            try:
+                return await runtime.drive(task_id)
+            except Conflict:
+                continue  # somebody else was faster: he carries it out, or has done so
+        if anyio.current_time() > give_up_at:
+            raise DeadlineExceeded(
+                f"{owner} has not ended {task_id!r} within {CANCEL_SECONDS_MAX:.0f} s; the request "
+                "is stored: end that process, and the next one carries it out"
+            )
+        await store.wait_changed(POLL_SECONDS)
+    return await runtime.state(task_id)
+
+
+@click.command(
+    short_help="Let a task stop after its present calls.",
+    epilog="""\b
+Examples:
+  agent-runtime pause 4f2a
+  agent-runtime resume 4f2a
+""",
+)
+@task_argument
+@click.pass_context
+def pause(ctx: click.Context, task: str) -> int:
+    """Let a task stop after its present calls; `resume` goes on with it."""
+
+    async def do(runtime: Runtime) -> None:
+        task_id = await runtime.find(task)
+        await runtime.pause(task_id, by=who())
+        say(f"{short(task_id)} pauses; go on with: {command('resume', short(task_id))}")
+
+    return with_runtime(ctx, do)
+
+
+@click.command(
+    short_help="Tell a task's brain something.",
+    epilog="""\b
+Examples:
+  agent-runtime steer 4f2a "Leave the public API as it is."
+""",
+)
+@task_argument
+@click.argument("message", metavar="MESSAGE")
+@click.pass_context
+def steer(ctx: click.Context, task: str, message: str) -> int:
+    """Tell a task's brain something; it reads it before its next turn."""
+
+    async def do(runtime: Runtime) -> None:
+        if not message.strip():
+            raise UsageError("the message is empty; say something")
+        task_id = await runtime.find(task)
+        await runtime.steer(task_id, message, by=who())
+        await _say_who_hears(runtime, task_id, "told")
+
+    return with_runtime(ctx, do)
+
+
+async def _say_who_hears(runtime: Runtime, task_id: TaskId, done: str) -> None:
+    say(f"{done}: {short(task_id)}")
+    await say_if_idle(runtime, task_id)
+
+
+async def say_if_idle(runtime: Runtime, task_id: TaskId) -> None:
+    """After a fact was stored: tell if no process will act on it by itself."""
+    if await runtime.ports.store.owner(task_id) is None:
+        note(f"nobody drives this task now; go on with: {command('resume', short(task_id))}")
