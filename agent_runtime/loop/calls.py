@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping
 
 import anyio
+import anyio.lowlevel
 
 from agent_runtime import schema
 from agent_runtime.errors import (
@@ -197,10 +198,18 @@ async def _execute(info: ToolInfo, call: ToolCall, hands: Hands, seconds: float)
             return ToolResult(ok=False, kind="refused", output=str(error), paths=error.paths)
         except TimeoutError:
             raise
-        except (Exception, SystemExit) as error:  # the border to a plug-in: it becomes data
-            log.exception("tool %r failed in call %s", info.name, call.call_id)
-            message = f"{info.name!r} failed with {type(error).__name__}: {error}"
-            return ToolResult(ok=False, kind="internal", output=message)
+        except anyio.get_cancelled_exc_class() as error:
+            # Ours goes on up. Another is the tool's own, such as a future that somebody cancelled.
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            return _defect(info, call, error)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in: it becomes data
+            return _defect(info, call, error)
+
+
+def _defect(info: ToolInfo, call: ToolCall, error: BaseException) -> ToolResult:
+    log.error("tool %r failed in call %s", info.name, call.call_id, exc_info=error)
+    message = f"{info.name!r} failed with {type(error).__name__}: {error}"
+    return ToolResult(ok=False, kind="internal", output=message)
 
 
 async def _returned(intent: e.CallIntended, result: ToolResult, hands: Hands) -> Performed:

@@ -1,5 +1,6 @@
 """The driver and its journal: conflicts, leases, a store that fails, workers, two models' steps."""
 
+import asyncio
 from typing import Any, cast
 
 import anyio
@@ -365,6 +366,16 @@ async def test_a_plugin_that_answers_with_no_result_fails_its_call_and_nothing_e
     assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
     assert bench.of(e.CallReturned)[0].kind == "internal"
     assert bench.state() == state
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_tool_that_is_cancelled_by_itself_fails_its_call_and_nothing_else() -> None:
+    """A future that somebody else cancelled: it once looked like the end of the driver."""
+    itself = cast(Exception, asyncio.CancelledError("by somebody"))
+    bench = Bench(Script("wait", answers=[itself]), Script("good"))
+    state = await bench.run(task(step("a", "wait", fallback="b"), step("b", "good")))
+    assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
+    assert bench.of(e.CallReturned)[0].kind == "internal"
 
 
 async def test_an_effect_that_is_none_fails_its_call_and_nothing_else() -> None:
