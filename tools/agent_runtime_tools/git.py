@@ -451,7 +451,10 @@ def git_branch(repository: Repository) -> ToolResult:
 
 @_git_tool(
     Effect.WORKSPACE,
-    ref=_text("A branch or commit to switch to, or to take `paths` from."),
+    ref=_text(
+        "A branch or commit to switch to, or to take `paths` from. The source's own branches are "
+        "called origin/NAME."
+    ),
     create=_text("Make this branch (at `ref`, default HEAD) and switch to it."),
     paths=_paths("Take these files back instead of switching; changes in them are lost."),
     force=_flag("Switch even if that throws away changes"),
