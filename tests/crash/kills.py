@@ -253,9 +253,16 @@ def judge(
             tally.repeated.append(f"{task_id}:{call_id}")
         if call_id not in returned | unknown | settled:
             tally.unreported.append(f"{task_id}:{call_id}")
-    keys = [line.split()[-1] for line in lines if line.startswith("put_again")]
-    if len(set(keys)) > 1:
-        tally.repeated.append(f"{task_id}: several idempotency keys")
+    keys = {tuple(line.split()[1:]) for line in lines if line.startswith("put_again")}
+    if len(keys) > len({call_id for call_id, _ in keys}):
+        tally.repeated.append(f"{task_id}: several idempotency keys of one call")
+    denied = {
+        e["data"]["call_id"]
+        for e in events
+        if e["type"] == "CallResolved" and e["data"]["resolution"] in ("dropped", "not_happened")
+    }
+    happened = {call_id for tool, call_id in runs if tool in ("pay_once", "post_probed")}
+    tally.unreported += [f"{task_id}:{call_id} had happened" for call_id in denied & happened]
     if status != "succeeded":
         tally.wrong_trees.append(f"{task_id} ended {status}: {events[-1]['data']}")
         return
@@ -289,8 +296,8 @@ def task(repo: Path) -> dict[str, object]:
     for i in range(WRITES):
         half = f"printf w >> lines.txt; sleep 0.1; echo {i} >> lines.txt"
         add({"id": f"write{i}", "tool": "shell", "args": {"command": half}})
-        if i < len(outside):
-            add({"id": outside[i], "tool": outside[i]})
+        tool = outside[i % len(outside)]
+        add({"id": f"{tool}{i}", "tool": tool})
     check = f"test $(grep -c w lines.txt) = {WRITES}"
     return {
         "goal": "write every line once",

@@ -13,6 +13,8 @@ from agent_runtime.toolkit import tool
 from agent_runtime.types import Effect, ToolCall, ToolResult
 
 PATH = "OUTSIDE_EFFECTS"
+ANSWER_SECONDS = 0.1
+"""Like a service over a network: long enough to be killed before and after the effect."""
 
 
 def record(call: ToolCall) -> None:
@@ -29,9 +31,9 @@ def record(call: ToolCall) -> None:
 @tool(effect=Effect.ONCE, parameters={}, where="daemon", name="pay_once")
 async def pay_once(call: ToolCall) -> ToolResult:
     """Pay: must never happen twice."""
-    await anyio.sleep(0.01)
+    await anyio.sleep(ANSWER_SECONDS)
     record(call)
-    await anyio.sleep(0.01)
+    await anyio.sleep(ANSWER_SECONDS)
     return ToolResult(ok=True, output="paid")
 
 
@@ -39,7 +41,7 @@ async def pay_once(call: ToolCall) -> ToolResult:
 async def put_again(call: ToolCall) -> ToolResult:
     """Put: may happen again under the same key."""
     record(call)
-    await anyio.sleep(0.01)
+    await anyio.sleep(ANSWER_SECONDS)
     return ToolResult(ok=True, output="put")
 
 
@@ -56,7 +58,7 @@ async def look(call: ToolCall) -> bool | None:
 async def post_probed(call: ToolCall) -> ToolResult:
     """Post: its probe can look."""
     record(call)
-    await anyio.sleep(0.01)
+    await anyio.sleep(ANSWER_SECONDS)
     return ToolResult(ok=True, output="posted")
 
 
