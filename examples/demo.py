@@ -146,7 +146,10 @@ def fetch(url: str, sha256: str) -> bytes:
 def unpack(data: bytes, target: Path) -> Path:
     """Unpack an sdist and return its top directory."""
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        archive.extractall(target, filter="data")
+        if hasattr(tarfile, "data_filter"):
+            archive.extractall(target, filter="data")
+        else:  # Python before 3.11.4; what is in it is known by its hash
+            archive.extractall(target)
     return next(target.iterdir())
 
 
