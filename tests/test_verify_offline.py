@@ -84,7 +84,7 @@ async def ended_task(path: Path) -> TaskId:
         return task_id
 
 
-def tamper(path: Path, sql: str, *values: object) -> None:
+def tamper(path: Path, sql: str, *values: str | int | bytes) -> None:
     db = apsw.Connection(str(path / "store.db"))
     db.execute(sql, values)
     assert db.changes() > 0
