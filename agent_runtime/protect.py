@@ -124,7 +124,7 @@ def _piece(pattern: str, at: int) -> tuple[str, int]:
         case "[" if (end := pattern.find("]", at + 2)) != -1:
             inside = pattern[at + 1 : end]
             negated = inside[0] in "!^"
-            body = re.sub(r"([\\\[\]&~|^])", r"\\\1", inside[1:] if negated else inside)
+            body = _set_body(inside[1:] if negated else inside)
             try:
                 re.compile(f"[{body}]")
             except re.error:
@@ -132,6 +132,17 @@ def _piece(pattern: str, at: int) -> tuple[str, int]:
             return (f"(?!/)[^{body}]" if negated else f"(?!/)[{body}]"), end + 1
         case plain:
             return re.escape(plain), at + 1
+
+
+def _set_body(inside: str) -> str:
+    """Characters and ranges; escaped, for `--`, `&&` and the like may get a meaning in `re`."""
+    out: list[str] = []
+    at = 0
+    while at < len(inside):
+        end = at + 2 if inside[at + 1 : at + 2] == "-" and at + 2 < len(inside) else at
+        out.append("-".join(re.escape(inside[i]) for i in sorted({at, end})))
+        at = end + 1
+    return "".join(out)
 
 
 def _deciding(path: str, patterns: Sequence[str]) -> str | None:

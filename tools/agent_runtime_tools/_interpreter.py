@@ -16,8 +16,8 @@ import types
 VALUE_CHARS_MAX = 100_000
 
 
-def serve(requests_descriptor: int, answers_descriptor: int) -> None:
-    """Run every request in one module until the requests end."""
+def serve(requests_descriptor: int, answers_descriptor: int, workspace: str) -> None:
+    """Run every request in one module, in the workspace, until the requests end."""
     # Programs that the code starts must not hold the channel.
     for descriptor in (requests_descriptor, answers_descriptor):
         os.set_inheritable(descriptor, False)
@@ -26,6 +26,7 @@ def serve(requests_descriptor: int, answers_descriptor: int) -> None:
     sys.modules["__main__"] = module
     sys.argv = [""]
     # Only now: a file of the workspace must not stand in for a module of this driver.
+    os.chdir(workspace)
     sys.path.insert(0, "")
     owner = os.getpid()
     number = 0
@@ -87,5 +88,5 @@ def flush() -> None:
             pass
 
 
-if __name__ == "__main__" and len(sys.argv) == 3:
-    serve(int(sys.argv[1]), int(sys.argv[2]))
+if __name__ == "__main__" and len(sys.argv) == 4:
+    serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

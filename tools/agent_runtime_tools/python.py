@@ -174,12 +174,13 @@ class Interpreter:
                 f"there is no python3 or python on the task's PATH {env['PATH']!r}; "
                 "name an environment with one in the task file (environment.python)"
             )
+        workspace = _places.directory(call.workspace, ".")
         requests_there, self._requests = os.pipe()
         self._answers, answers_there = os.pipe()
         try:
             self._process = subprocess.Popen(
-                [program, "-c", _driver(), str(requests_there), str(answers_there)],
-                cwd=_places.directory(call.workspace, "."),
+                [program, "-c", _driver(), str(requests_there), str(answers_there), workspace],
+                cwd="/",
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -281,7 +282,8 @@ def _program(path: str) -> str | None:
 
 
 def _driver() -> str:
-    # The workspace is on the path later; `serve` puts it there.
+    # `serve` goes to the workspace and puts it on the path, later: since 3.13, `-c` itself imports
+    # a module before its first line runs, which is why the process does not start there.
     with open(DRIVER, encoding="utf-8") as file:
         return "import sys; sys.path[:] = filter(None, sys.path)\n" + file.read()
 
