@@ -11,6 +11,7 @@ import msgspec
 
 from agent_runtime import __version__
 from agent_runtime.loop import events as e
+from agent_runtime.loop.grades import grade_of
 from agent_runtime.loop.state import State, status_of
 from agent_runtime.types import BlobId, Json, Row, Status
 
@@ -77,6 +78,7 @@ def certificate_of(state: State, rows: Sequence[Row]) -> dict[str, Json] | None:
         "goal": state.task.goal,
         "status": status,
         "reason": reason,
+        "grade": found.grade or None,
         "base_commit": workspace.base_commit if workspace else "",
         "base_tree": found.base_tree,
         "tree": found.tree,
@@ -90,8 +92,19 @@ def certificate_of(state: State, rows: Sequence[Row]) -> dict[str, Json] | None:
                 "exit": check.exit,
                 "expected_exit": check.expected_exit,
                 "passed": check.passed,
+                "ran": check.ran,
                 "min_passed": check.min_passed,
                 "ok": check.ok,
+                "flaky": check.flaky,
+                "evidence": "exit code" if check.ran is None else "exit code and test counts",
+                "before": None
+                if check.before is None
+                else {
+                    "exit": check.before.exit,
+                    "passed": check.before.passed,
+                    "ran": check.before.ran,
+                    "ok": check.before.ok,
+                },
             }
             for check in found.checks
         ],
@@ -126,4 +139,6 @@ def claims_hold(state: State) -> str | None:
         return "the task is said to have succeeded, and no verification in the log shows it"
     if found.protected_changed:
         return "the task is said to have succeeded, and protected files were changed"
+    if found.grade and found.grade != grade_of(found.checks):
+        return f"the evidence is said to be {found.grade!r}, and the checks do not show it"
     return None

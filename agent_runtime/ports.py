@@ -476,9 +476,15 @@ class CheckOutcome:
     reason: str = ""
     """Why it is not ok; empty if it is."""
     passed: int | None = None
+    ran: int | None = None
+    """Tests that came to a verdict, good or bad; None where the output does not say."""
     min_passed: int | None = None
     output: str = ""
     seconds: float = 0.0
+    before: CheckOutcome | None = None
+    """The same check on the base, without the work: the baseline."""
+    flaky: bool = False
+    """On one and the same tree it ended well once and once not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -505,7 +511,10 @@ class Verifier(Protocol):
         sandbox: Sandbox,
         sandbox_spec: Callable[[str], SandboxSpec],
     ) -> Verification:
-        """Export, check, compare. `sandbox_spec` makes a spec for a checkout's directory."""
+        """Export, check, check the base as well, compare.
+
+        `sandbox_spec` makes a spec for a checkout's directory.
+        """
 
 
 class Environment(Protocol):

@@ -7,10 +7,15 @@ from agent_runtime.cli.console import command, one_line, short
 from agent_runtime.cli.views import decision_lines
 from agent_runtime.cli.words import asked_words, command_words
 from agent_runtime.loop.events import CheckResult
+from agent_runtime.loop.grades import PROVEN, REGRESSION_ONLY
 from agent_runtime.loop.state import State, status_of
 from agent_runtime.types import Status
 
 CHANGED_MAX = 20
+GRADES = {
+    PROVEN: "proven: a check failed before the work, and all pass now",
+    REGRESSION_ONLY: "regression_only: all pass, and none surely failed before the work",
+}
 
 
 def result_lines(state: State, result: Result) -> list[str]:
@@ -19,6 +24,8 @@ def result_lines(state: State, result: Result) -> list[str]:
     found = state.verification
     if found is not None:
         lines += [f"  check {check_words(check)}" for check in found.checks]
+        if found.grade:
+            lines.append(f"  grade        {GRADES.get(found.grade, found.grade)}")
         if found.changed:
             shown = ", ".join(found.changed[:CHANGED_MAX])
             more = len(found.changed) - CHANGED_MAX
@@ -61,6 +68,12 @@ def check_words(check: CheckResult) -> str:
         exit_words += f", {check.passed} passed"
         if check.min_passed is not None:
             exit_words += f" of at least {check.min_passed}"
+    if check.before is not None and check.before.ok != check.ok:
+        exit_words += f"; before the work exit {check.before.exit}"
+        if check.before.passed is not None:
+            exit_words += f", {check.before.passed} passed"
+    if check.flaky:
+        exit_words += "; FLAKY: on the same tree it ends now well and now not"
     why = f": {one_line(check.reason)}" if check.reason and not check.ok else ""
     return f"{check.id}: {verdict}, {exit_words}{why} | {one_line(command_words(check.command))}"
 

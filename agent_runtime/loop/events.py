@@ -199,6 +199,16 @@ class ModelFailed(Event, frozen=True, kw_only=True):
     retry_after_seconds: float | None = None
 
 
+class Baseline(msgspec.Struct, frozen=True, kw_only=True):
+    """How a check ended before the work."""
+
+    exit: int
+    ok: bool
+    passed: int | None = None
+    ran: int | None = None
+    reason: str = ""
+
+
 class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
     """One objective's check, as the runtime saw it."""
 
@@ -208,14 +218,20 @@ class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
     exit: int
     ok: bool
     passed: int | None = None
+    ran: int | None = None
     min_passed: int | None = None
     output: str = ""
     output_blob: str = ""
     reason: str = ""
+    before: Baseline | None = None
+    flaky: bool = False
 
 
 class VerificationEnded(Event, frozen=True, kw_only=True):
-    """The runtime ran every check on a clean checkout of `tree` = `base_tree` + `patch_blob`."""
+    """The runtime ran every check on a clean checkout of `tree` = `base_tree` + `patch_blob`.
+
+    `checks` also know how they ended on `base_tree`; `grade` says what that is worth.
+    """
 
     ok: bool
     tree: str
@@ -226,6 +242,7 @@ class VerificationEnded(Event, frozen=True, kw_only=True):
     patch_bytes: int
     changed: list[str]
     message: str = ""
+    grade: str = ""
 
 
 class CleanedUp(Event, frozen=True, kw_only=True):

@@ -28,6 +28,7 @@ from agent_runtime.loop.analyze import analyze
 from agent_runtime.loop.budget import TURN_TOKENS, seconds_left
 from agent_runtime.loop.calls import Performed
 from agent_runtime.loop.discover import discover
+from agent_runtime.loop.grades import grade_of
 from agent_runtime.loop.hands import Hands
 from agent_runtime.loop.outcomes import Outcome
 from agent_runtime.ports import CheckOutcome, ModelRequest
@@ -206,11 +207,14 @@ async def _verify(hands: Hands) -> Performed:
     except (WorkspaceError, SandboxUnavailable, AgentRuntimeError, OSError) as error:
         return _nothing_verified(f"verification_failed: {error}"), {}
     blobs: dict[BlobId, bytes] = {}
+    checks = [_check_result(check) for check in found.checks]
+    ok = found.ok and bool(checks)
     verified = e.VerificationEnded(
-        ok=found.ok and bool(found.checks),
+        ok=ok,
+        grade=grade_of(checks) if ok else "",
         tree=found.tree,
         base_tree=base,
-        checks=[_check_result(check) for check in found.checks],
+        checks=checks,
         protected_changed=list(found.protected_changed),
         patch_blob=_keep(patch, blobs),
         patch_bytes=len(patch),
@@ -221,6 +225,7 @@ async def _verify(hands: Hands) -> Performed:
 
 
 def _check_result(check: CheckOutcome) -> e.CheckResult:
+    before = check.before
     return e.CheckResult(
         id=check.id,
         command=check.command,
@@ -229,8 +234,19 @@ def _check_result(check: CheckOutcome) -> e.CheckResult:
         ok=check.ok,
         passed=check.passed,
         min_passed=check.min_passed,
+        ran=check.ran,
         output=check.output,
         reason=check.reason,
+        flaky=check.flaky,
+        before=None
+        if before is None
+        else e.Baseline(
+            exit=before.exit,
+            ok=before.ok,
+            passed=before.passed,
+            ran=before.ran,
+            reason=before.reason,
+        ),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 import anyio
@@ -320,19 +320,24 @@ class FakeVerifier:
         """Every objective gets the same judgement."""
         await self._point("verify")
         ok = self._judge(self._workspaces.trees[tree])
+        was_ok = self._judge(self._workspaces.trees[base])
         checks = tuple(
-            CheckOutcome(
-                id=o.id,
-                command=o.check.command,
-                exit=0 if ok else 1,
-                expected_exit=0,
-                ok=ok,
-                reason="" if ok else "exit 1, expected 0",
-            )
-            for o in objectives
+            replace(_outcome(objective, ok), before=_outcome(objective, was_ok))
+            for objective in objectives
         )
         await self._point("verified")
         return Verification(ok=ok, tree=tree, checks=checks, protected_changed=())
+
+
+def _outcome(objective: Objective, ok: bool) -> CheckOutcome:
+    return CheckOutcome(
+        id=objective.id,
+        command=objective.check.command,
+        exit=0 if ok else 1,
+        expected_exit=0,
+        ok=ok,
+        reason="" if ok else "exit 1, expected 0",
+    )
 
 
 @dataclass

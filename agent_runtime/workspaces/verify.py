@@ -7,9 +7,10 @@ the task changed makes the verification fail, whatever the checks say.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 
 import anyio
 import anyio.to_thread
@@ -24,6 +25,7 @@ from agent_runtime.ports import (
     Workspaces,
 )
 from agent_runtime.types import Check, Objective, TaskId, TreeId
+from agent_runtime.workspaces.counts import count_tests
 from agent_runtime.workspaces.files import Walker, directory, open_file
 
 OUTPUT_CHARS_MAX = 10_000
@@ -34,8 +36,6 @@ DISCARD_SECONDS_MAX = 60.0
 
 _UNREADABLE = b"\0"
 """No TOML and no JSON: guarded sections compare as changed."""
-_PASSED = re.compile(r"(?<![\w.])(\d+) passed\b")
-_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class Verifier:
@@ -57,8 +57,8 @@ class Verifier:
     ) -> Verification:
         """Check `tree` against `base`. Without objectives only the protected files decide.
 
-        `sandbox_spec` says how to run in a given checkout directory. With `tree == base` this is
-        the baseline.
+        `sandbox_spec` says how to run in a given checkout directory. Every check runs on the base
+        as well, the baseline: tests that came to a verdict there must do so after the work.
 
         Raises:
             WorkspaceError: a tree is unknown, or two exports differ.
@@ -66,17 +66,20 @@ class Verifier:
         """
         changed = await self._protected_changed(task_id, base, tree, protected)
         held: set[TreeId] = set()
-        checks: list[CheckOutcome] = []
-        for objective in objectives:
+
+        async def run(objective: Objective, which: TreeId) -> CheckOutcome:
             path, exported = await self._workspaces.export(
-                task_id, tree, base=base, protected=protected
+                task_id, which, base=base, protected=protected
             )
-            held.add(exported)
+            if which == tree:
+                held.add(exported)
             try:
-                checks.append(await _run(objective, sandbox, sandbox_spec(path)))
+                return await _run(objective, sandbox, sandbox_spec(path))
             finally:
                 with anyio.move_on_after(DISCARD_SECONDS_MAX, shield=True):
                     await self._workspaces.discard(path)
+
+        checks = [await _judged(partial(run, o), base=base, tree=tree) for o in objectives]
         if not held:
             path, exported = await self._workspaces.export(
                 task_id, tree, base=base, protected=protected
@@ -143,6 +146,22 @@ def _read_all(checkout: str, paths: Sequence[str]) -> dict[str, bytes | None]:
     return contents
 
 
+async def _judged(
+    run: Callable[[TreeId], Awaitable[CheckOutcome]], *, base: TreeId, tree: TreeId
+) -> CheckOutcome:
+    """One check on the work and on the base.
+
+    A bad end is looked at twice: on the base it would be taken for a bug that was mended.
+    """
+    after = await run(tree)
+    before = after if tree == base else await run(base)
+    check = _compared(after, before)
+    if after.ok and before.ok:
+        return check
+    second = await run(base if after.ok else tree)
+    return replace(check, flaky=second.ok)
+
+
 async def _run(objective: Objective, sandbox: Sandbox, spec: SandboxSpec) -> CheckOutcome:
     check = objective.check
     argv = ["/bin/sh", "-c", check.command] if isinstance(check.command, str) else check.command
@@ -150,7 +169,8 @@ async def _run(objective: Objective, sandbox: Sandbox, spec: SandboxSpec) -> Che
     result = await sandbox.execute(spec, argv, deadline_seconds=check.timeout_seconds)
     seconds = anyio.current_time() - started
     output = result.output.decode("utf-8", "replace")
-    passed = passed_count(output)
+    counts = count_tests(output)
+    passed = counts and counts.passed
     reason = _fault(check, result.exit, passed, timed_out=result.timed_out)
     return CheckOutcome(
         id=objective.id,
@@ -158,12 +178,24 @@ async def _run(objective: Objective, sandbox: Sandbox, spec: SandboxSpec) -> Che
         exit=result.exit,
         expected_exit=check.exit,
         passed=passed,
+        ran=counts and counts.ran,
         min_passed=check.min_passed,
         output=capped(output),
         seconds=seconds,
         ok=not reason,
         reason=reason,
     )
+
+
+def _compared(after: CheckOutcome, before: CheckOutcome) -> CheckOutcome:
+    """A check that is good, and has lost tests on the way, is not: skipping is no fix."""
+    lost = ""
+    if after.ok and after is not before:
+        if (before.ran or 0) > (after.ran or 0):
+            lost = f"{after.ran or 0} tests came to a verdict, and {before.ran} before the work"
+        elif (before.passed or 0) > (after.passed or 0):
+            lost = f"{after.passed or 0} tests passed, and {before.passed} before the work"
+    return replace(after, before=before, ok=after.ok and not lost, reason=lost or after.reason)
 
 
 def _fault(check: Check, code: int, passed: int | None, *, timed_out: bool) -> str:
@@ -177,14 +209,6 @@ def _fault(check: Check, code: int, passed: int | None, *, timed_out: bool) -> s
         if passed < check.min_passed:
             return f"{passed} passed, expected at least {check.min_passed}"
     return ""
-
-
-def passed_count(output: str) -> int | None:
-    """N of `N passed` in the last line that has it, as pytest, jest and cargo print it."""
-    for line in reversed(_ANSI.sub("", output).splitlines()):
-        if found := _PASSED.search(line):
-            return int(found[1])
-    return None
 
 
 def capped(text: str) -> str:

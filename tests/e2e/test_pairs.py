@@ -51,7 +51,9 @@ def test_the_right_patch_succeeds_with_a_certificate_that_verifies(
     result = lines[-1]
     assert (code, result["status"], result["failed_checks"]) == (0, "succeeded", [])
     certificate = json.loads(Path(result["certificate"]).read_text(encoding="utf-8"))
-    assert certificate["checks"][0]["passed"] == 3
+    [check] = certificate["checks"]
+    assert (check["passed"], check["before"]["ok"], check["before"]["passed"]) == (3, False, 0)
+    assert certificate["grade"] == "proven"
     assert certificate["changed"] == ["wordwrap.py"]
     verified = cli("verify", result["task_id"], "--json")
     assert verified.returncode == 0

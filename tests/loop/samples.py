@@ -68,12 +68,14 @@ SAMPLES: Mapping[str, e.AnyEvent] = {
             ok=False, tree="t2", base_tree="t0",
             checks=[
                 e.CheckResult(
-                    id="ok", command=["true"], expected_exit=0, exit=1, ok=False, passed=1,
+                    id="ok", command=["true"], expected_exit=0, exit=1, ok=False, passed=1, ran=3,
                     min_passed=2, output="o", output_blob="ff", reason="exit 1",
+                    before=e.Baseline(exit=2, ok=False, passed=0, ran=2, reason="exit 2"),
+                    flaky=True,
                 )
             ],
             protected_changed=["conftest.py"], patch_blob="ee", patch_bytes=3, changed=["a.py"],
-            message="no",
+            message="no", grade="proven",
         ),
         e.CleanedUp(problems=["busy"]),
         e.CancelRequested(by="me", reason="late"),

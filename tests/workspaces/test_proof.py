@@ -19,7 +19,8 @@ from agent_runtime.ports import (
 )
 from agent_runtime.types import Check, Json, Objective, WorkspaceSpec
 from agent_runtime.workspaces import LocalWorkspaces
-from agent_runtime.workspaces.verify import OUTPUT_CHARS_MAX, Verifier, capped, passed_count
+from agent_runtime.workspaces.counts import count_tests
+from agent_runtime.workspaces.verify import OUTPUT_CHARS_MAX, Verifier, capped
 from tests.workspaces.conftest import TASK, Repo, contents
 
 pytestmark = pytest.mark.anyio
@@ -171,7 +172,7 @@ async def test_every_check_runs_on_a_checkout_of_its_own(
     )  # fmt: skip
     assert verification.ok
     assert verification.tree == await workspaces.snapshot(TASK)
-    assert len(set(sandbox.seen)) == 2
+    assert len(set(sandbox.seen)) == 5, "each on the work and on the base, one bad end twice"
     assert not any(os.path.exists(path) for path in sandbox.seen)
     assert not os.path.exists(Path(opened.path, "left"))
 
@@ -208,18 +209,78 @@ async def test_a_minimum_of_passed_tests_is_read_from_the_summary(
 
 
 @pytest.mark.parametrize(
-    ("output", "count"),
+    ("output", "counts"),
     [
-        ("1 passed\n5 passed, 2 failed in 3s\nbye\n", 5),
-        ("\x1b[32m\x1b[1m7 passed\x1b[0m in 0.1s", 7),
-        ("Tests:       1 failed, 41 passed, 42 total", 41),
-        ("test result: ok. 3 passed; 0 failed; 0 ignored", 3),
+        ("1 passed\n5 passed, 2 failed in 3s\nbye\n", (5, 7)),
+        ("\x1b[32m\x1b[1m7 passed\x1b[0m in 0.1s", (7, 7)),
+        ("3 failed, 4 passed, 2 skipped, 1 xfailed, 1 error in 1.2s", (4, 9)),
+        ("== no tests ran, 1 error in 0.10s ==", (0, 1)),
+        ("Tests:       1 failed, 41 passed, 42 total\nTime: 1 s", (41, 42)),
+        ("test result: ok. 3 passed; 0 failed; 0 ignored", (3, 3)),
+        (
+            "test result: ok. 3 passed; 1 failed; 0 ignored\n"
+            "test result: ok. 2 passed; 0 failed; 0 ignored",
+            (5, 6),
+        ),
         ("v1.5 passed the gate", None),
+        ("2 errors found", None),
         ("", None),
     ],
 )
-def test_the_last_summary_counts(output: str, count: int | None) -> None:
-    assert passed_count(output) == count
+def test_the_last_summary_counts(output: str, counts: tuple[int, int] | None) -> None:
+    assert count_tests(output) == counts
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        ("2 failed, 3 passed", "5 passed", ""),
+        ("2 failed, 3 passed", "3 passed", "3 tests came to a verdict, and 5 before the work"),
+        ("2 failed, 3 passed", "3 passed, 2 skipped", "3 tests came to a verdict, and 5 before"),
+        ("3 passed", "2 passed, 1 xfailed", "2 tests passed, and 3 before the work"),
+        ("3 passed", "nothing to say", "0 tests came to a verdict, and 3 before the work"),
+        ("1 error in 0.1s", "96 passed", ""),
+        ("no summary", "5 passed", ""),
+    ],
+)
+async def test_a_good_check_must_not_lose_tests(
+    workspaces: LocalWorkspaces, opened: OpenedWorkspace, before: str, after: str, reason: str
+) -> None:
+    """Code under test can skip its tests; the exit code is 0 all the same."""
+    Path(opened.path, "a.py").write_bytes(b"fixed\n")
+    command = f"if grep -q fixed a.py; then echo '{after}'; else echo '{before}'; exit 1; fi"
+    [check] = (await _verify(workspaces, opened, command)).checks
+    assert check.before is not None and check.before.exit == 1
+    assert check.ok is (not reason) and check.reason.startswith(reason)
+
+
+async def test_without_a_change_a_check_is_its_own_baseline(
+    workspaces: LocalWorkspaces, opened: OpenedWorkspace
+) -> None:
+    sandbox = DirectSandbox()
+    [check] = (await _verify(workspaces, opened, "exit 0", sandbox=sandbox)).checks
+    assert check.before is not None and (check.before.exit, len(sandbox.seen)) == (0, 1)
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+async def test_a_check_that_ends_now_well_and_now_not_is_flaky(
+    workspaces: LocalWorkspaces, opened: OpenedWorkspace, fixed: bool, tmp_path: Path
+) -> None:
+    """It failed on the base by chance: that it passes now proves nothing."""
+    once = tmp_path / "once"
+    Path(opened.path, "a.py").write_bytes(b"fixed\n")
+    unlucky = "! grep -q fixed a.py" if fixed else "grep -q fixed a.py"
+    command = f"if {unlucky} && [ ! -e {once} ]; then touch {once}; exit 1; fi"
+    [check] = (await _verify(workspaces, opened, command)).checks
+    assert (check.ok, check.flaky) == (fixed, True)
+
+
+async def test_a_check_that_fails_twice_is_not_flaky(
+    workspaces: LocalWorkspaces, opened: OpenedWorkspace
+) -> None:
+    Path(opened.path, "a.py").write_bytes(b"fixed\n")
+    [check] = (await _verify(workspaces, opened, "grep -q fixed a.py")).checks
+    assert check.ok and not check.flaky
 
 
 def test_long_output_keeps_its_head_and_tail() -> None:
