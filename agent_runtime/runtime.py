@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 
 from agent_runtime.certificate import (
     Result,
@@ -31,6 +32,7 @@ from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
 from agent_runtime.loop.discover import discover, unknown_names
 from agent_runtime.loop.evolve import fold
+from agent_runtime.loop.hands import check_spec
 from agent_runtime.loop.journal import append_fact
 from agent_runtime.loop.state import State, status_of
 from agent_runtime.loop.submission import submit
@@ -311,6 +313,44 @@ class Runtime:
                 )
         return await self._verify_trees(task_id, state.verification, patch, fault)
 
+    async def check_again(self, task_id: TaskId) -> VerifyReport:
+        """As `verify`, and then every check again, in new sandboxes on the stored trees.
+
+        Raises:
+            NotFound: no such task, or nothing of it was verified.
+            Conflict: it has not ended.
+            SandboxUnavailable: nothing can be run here.
+            WorkspaceError: its trees cannot be exported.
+        """
+        report = await self.verify(task_id)
+        state = await self.state(task_id)
+        found = state.verification
+        if not report.ok:
+            return report
+        if not state.ended:
+            raise Conflict(f"task {task_id!r} has not ended: its checks are still to be run")
+        if found is None or not found.tree:
+            raise NotFound(f"task {task_id!r} has no checks to run again: nothing was verified")
+        again = await self.ports.verifier.verify(
+            task_id,
+            objectives=state.task.objectives,
+            base=TreeId(found.base_tree),
+            tree=TreeId(found.tree),
+            protected=state.protected,
+            sandbox=self.ports.sandbox,
+            sandbox_spec=partial(check_spec, state, self.ports),
+        )
+        for told, seen in zip(found.checks, again.checks, strict=True):
+            if told.ok != seen.ok:
+                flaky = "; it is flaky" if told.flaky or seen.flaky else ""
+                return VerifyReport(
+                    ok=False,
+                    task_id=task_id,
+                    fault=f"check {told.id!r} ended {_verdict(told.ok, told.reason)}, "
+                    f"and run again {_verdict(seen.ok, seen.reason)}{flaky}",
+                )
+        return report
+
     async def _verify_trees(
         self, task_id: TaskId, found: e.VerificationEnded, stored: bytes, fault: _Fault
     ) -> VerifyReport:
@@ -373,3 +413,7 @@ def _pending(state: State, approval_id: str | None) -> str:
             f"{', '.join(pending)}"
         )
     return approval_id
+
+
+def _verdict(ok: bool, reason: str) -> str:
+    return "well" if ok else f"badly ({reason})"

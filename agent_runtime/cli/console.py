@@ -28,6 +28,11 @@ from agent_runtime.runtime import Runtime
 from agent_runtime.settings import Settings, load_settings
 from agent_runtime.types import Json, Row
 
+unsafe_option = click.option(
+    "--unsafe-no-sandbox",
+    is_flag=True,
+    help="Run tools with no protection at all, with your own rights.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 """On every verb that prints data."""
 

@@ -21,6 +21,7 @@ from agent_runtime.cli.console import (
     settings_of,
     short,
     task_argument,
+    unsafe_option,
     with_runtime,
 )
 from agent_runtime.errors import ConfigError, Conflict, NotFound, UsageError
@@ -42,6 +43,7 @@ _STAT_SECONDS_MAX = 60.0
     epilog="""\b
 Examples:
   agent-runtime verify 4f2a
+  agent-runtime verify 4f2a --rerun
   agent-runtime verify 4f2a --certificate saved.json --json
 
 \b
@@ -57,20 +59,33 @@ Exit codes:
     help="Also compare the log with a certificate that was saved elsewhere: it notices a log that "
     "was cut or replaced together with its own head.",
 )
+@click.option(
+    "--rerun",
+    is_flag=True,
+    help="Also run every check again, in new sandboxes on clean checkouts of the stored versions.",
+)
+@unsafe_option
 @json_option
 @click.pass_context
-def verify(ctx: click.Context, task: str, certificate_path: str | None, as_json: bool) -> int:
-    """Check offline that a task's log and claims are what was written.
+def verify(
+    ctx: click.Context,
+    task: str,
+    certificate_path: str | None,
+    rerun: bool,
+    unsafe_no_sandbox: bool,
+    as_json: bool,
+) -> int:
+    """Check that a task's log and claims are what was written.
 
     The chain of hashes, every stored text, the versions of the workspace, and whether the status
-    follows from the evidence. Nothing is run.
+    follows from the evidence. Without --rerun nothing is run.
     """
     saved = None if certificate_path is None else _read_certificate(certificate_path)
 
     async def do(runtime: Runtime) -> int:
         try:
             task_id = await runtime.find(task)
-            report = await runtime.verify(task_id)
+            report = await (runtime.check_again if rerun else runtime.verify)(task_id)
             if report.ok and saved is not None:
                 report = await _compare(runtime, task_id, saved)
         except NotFound as error:
@@ -81,13 +96,14 @@ def verify(ctx: click.Context, task: str, certificate_path: str | None, as_json:
             emit_line({"ok": report.ok, "task_id": report.task_id, "seq": report.seq,
                        "fault": report.fault})  # fmt: skip
         elif report.ok:
-            say(f"{report.task_id}: the log and its claims are what was written")
+            again = "; every check ended as before" if rerun else ""
+            say(f"{report.task_id}: the log and its claims are what was written{again}")
         else:
             at = f" at event {report.seq}" if report.seq is not None else ""
             say(f"{report.task_id}: FAULT{at}: {report.fault}")
         return 0 if report.ok else 1
 
-    return with_runtime(ctx, do)
+    return with_runtime(ctx, do, unsafe_no_sandbox=unsafe_no_sandbox)
 
 
 def _read_certificate(path: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from agent_runtime.cli.console import (
     settings_of,
     short,
     task_argument,
+    unsafe_option,
     with_runtime,
 )
 from agent_runtime.cli.follow import Ending, drive
@@ -37,11 +38,6 @@ json_lines_option = click.option(
     is_flag=True,
     help="Print every stored event as one line of JSON, exactly as the log has it, and a last line "
     'of type "result" (or "error").',
-)
-unsafe_option = click.option(
-    "--unsafe-no-sandbox",
-    is_flag=True,
-    help="Run tools with no protection at all, with your own rights.",
 )
 wait_option = click.option(
     "--wait-seconds",

@@ -94,17 +94,8 @@ class Hands:
         )
 
     def check_spec(self, checkout: str) -> SandboxSpec:
-        """What a check sees: a clean checkout where the workspace was, and a fresh HOME."""
-        workspace = self._workspace
-        return SandboxSpec(
-            owner_id=self.state.task_id,
-            workspace=checkout,
-            mount=workspace.mount or "/workspace",
-            python=workspace.python or None,
-            env=self.state.task.environment.env,
-            plugin_paths=self.ports.plugin_paths,
-            limits=self.ports.sandbox_limits,
-        )
+        """What a check sees: see the function of this name."""
+        return check_spec(self.state, self.ports, checkout)
 
     @property
     def in_place(self) -> bool:
@@ -147,3 +138,18 @@ class Hands:
             except (AgentRuntimeError, OSError) as error:
                 problems.append(f"removing the working copy: {error}")
         return problems
+
+
+def check_spec(state: State, ports: Ports, checkout: str) -> SandboxSpec:
+    """What a check sees: a clean checkout where the workspace was, and a fresh HOME."""
+    workspace = state.workspace
+    assert workspace is not None
+    return SandboxSpec(
+        owner_id=state.task_id,
+        workspace=checkout,
+        mount=workspace.mount or "/workspace",
+        python=workspace.python or None,
+        env=state.task.environment.env,
+        plugin_paths=ports.plugin_paths,
+        limits=ports.sandbox_limits,
+    )

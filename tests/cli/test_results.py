@@ -50,6 +50,28 @@ def test_a_changed_result_file_is_found_and_no_harm(fixed: Fixed, name: str) -> 
         path.write_bytes(stored)
 
 
+def test_checks_are_run_again_and_another_end_is_a_fault(cli: Cli, tmp_path: Path) -> None:
+    """The world outside of the log has changed since: here a file that the check looks for."""
+    make_repository(tmp_path / "repo")
+    marker = tmp_path / "marker"
+    marker.touch()
+    (cli.home / "task.yaml").write_text(
+        f"goal: look\nworkspace: {{repo: {tmp_path}/repo}}\n"
+        "plan: {steps: [{id: a, tool: create_file, args: {path: new, content: x}}]}\n"
+        f"objectives: [{{id: there, check: {{command: test -e {marker}}}}}]\n",
+        encoding="utf-8",
+    )
+    result = cli("run", "task.yaml", "--json", UNSAFE).lines()[-1]
+    assert result["status"] == "succeeded"
+    again = cli("verify", result["task_id"], "--rerun", UNSAFE)
+    assert again.code == 0 and "every check ended as before" in again.out
+    marker.unlink()
+    changed = cli("verify", result["task_id"], "--rerun", "--json", UNSAFE)
+    assert changed.code == 1
+    assert "'there' ended well, and run again badly (exit 1" in changed.json()["fault"]
+    assert cli("verify", result["task_id"]).code == 0, "the log is what was written"
+
+
 def test_a_changed_event_is_found(copy: Fixed) -> None:
     damage(copy, "UPDATE events SET data = CAST(replace(data, 'Make add', 'Make sub') AS BLOB)"
                  " WHERE seq = 1")  # fmt: skip

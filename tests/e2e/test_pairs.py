@@ -54,6 +54,7 @@ def test_the_right_patch_succeeds_with_a_certificate_that_verifies(
     [check] = certificate["checks"]
     assert (check["passed"], check["before"]["ok"], check["before"]["passed"]) == (3, False, 0)
     assert certificate["grade"] == "proven"
+    assert cli("verify", result["task_id"], "--rerun").returncode == 0
     assert certificate["changed"] == ["wordwrap.py"]
     verified = cli("verify", result["task_id"], "--json")
     assert verified.returncode == 0
