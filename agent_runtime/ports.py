@@ -495,6 +495,8 @@ class Verification:
     tree: TreeId
     checks: tuple[CheckOutcome, ...]
     protected_changed: tuple[str, ...]
+    suspects: tuple[str, ...] = ()
+    """Changed sources that reach for the test runner, in words."""
 
 
 class Verifier(Protocol):

@@ -33,11 +33,12 @@ DEFAULT_PATTERNS: Final[tuple[str, ...]] = (
 """Protected unless the task releases it. The objectives' own test files come from the task."""
 
 CACHE_PATTERNS: Final[tuple[str, ...]] = (
-    "__pycache__/**", "*.pyc", ".pytest_cache/**", ".mypy_cache/**", ".ruff_cache/**",
-    ".hypothesis/**", ".tox/**", ".nox/**",
+    "__pycache__/", "*.pyc", ".pytest_cache/", ".mypy_cache/", ".ruff_cache/", ".hypothesis/",
+    ".tox/", ".nox/", "*.egg-info/", "*.dist-info/",
 )  # fmt: skip
-"""What running tests and linters leaves behind. New files of these names are not handed over, hence
-not verified either: a fix must not depend on them."""
+"""What tests, linters and installers leave behind; by the last two, plug-ins of the test runner are
+found. New files of these names are not handed over, hence not verified either: a fix must not depend
+on them."""
 
 STANDARD_LIBRARY: Final = "<standard library>"
 """As the last part of a pattern: a file or directory that is imported in place of a module of
@@ -54,12 +55,15 @@ def matches(path: str, patterns: Sequence[str]) -> str | None:
     return None if deciding is None or deciding.startswith("!") else deciding
 
 
+def is_released(path: str, patterns: Sequence[str]) -> bool:
+    """Has the task's author released this very path, as `!PATTERN`?"""
+    deciding = _deciding(path, patterns)
+    return deciding is not None and deciding.startswith("!")
+
+
 def is_cache(path: str) -> bool:
     """Is this a file that tools make for themselves, at any depth?"""
-    parts = path.split("/")
-    return parts[-1].endswith(".pyc") or any(
-        pattern.removesuffix("/**") in parts[:-1] for pattern in CACHE_PATTERNS
-    )
+    return matches(path, CACHE_PATTERNS) is not None
 
 
 def forbids(path: str, patterns: Sequence[str], *, before: bytes, after: bytes) -> str | None:

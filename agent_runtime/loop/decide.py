@@ -523,10 +523,16 @@ def _judge(state: State) -> Events:
         and found.checks
         and all(check.ok for check in found.checks)
         and not found.protected_changed
+        and not found.suspects
     ):
         return (e.TaskConcluded(status=Status.SUCCEEDED, reason="every check passed"),)
     if found.protected_changed:
         reason = "protected_file_changed: " + ", ".join(found.protected_changed)
+    elif found.suspects:
+        reason = (
+            f"reaches_for_the_test_runner: {', '.join(found.suspects)}; if that is meant, the task "
+            "releases the file, as protect: ['!PATH']"
+        )
     elif not found.checks:
         reason = found.message or "no_objectives: nothing says when this task is done"
     else:

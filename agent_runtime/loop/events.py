@@ -243,6 +243,7 @@ class VerificationEnded(Event, frozen=True, kw_only=True):
     changed: list[str]
     message: str = ""
     grade: str = ""
+    suspects: list[str] = []
 
 
 class CleanedUp(Event, frozen=True, kw_only=True):

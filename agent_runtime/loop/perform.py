@@ -216,6 +216,7 @@ async def _verify(hands: Hands) -> Performed:
         base_tree=base,
         checks=checks,
         protected_changed=list(found.protected_changed),
+        suspects=list(found.suspects),
         patch_blob=_keep(patch, blobs),
         patch_bytes=len(patch),
         changed=changed[:CHANGED_MAX],

@@ -15,6 +15,13 @@ _COUNT = re.compile(r"(?<![\w.])(\d+) (passed|failed|errors?|xfailed|xpassed)\b"
 _CARGO = "test result:"
 
 
+_SAYS_FAILED = re.compile(
+    r"^(?:=+ )?(?:\d+ \w+, )*[1-9]\d* (?:failed|errors?)\b.* in [\d.]+s|^Tests: +[1-9]\d* failed|"
+    r"^test result: FAILED",
+    re.MULTILINE,
+)
+
+
 class Counts(NamedTuple):
     """Of one run. Skipped tests are in neither number."""
 
@@ -39,3 +46,8 @@ def count_tests(output: str) -> Counts | None:
         passed=sum(int(number) for number, word in found if word == "passed"),
         ran=sum(int(number) for number, _ in found),
     )
+
+
+def says_failed(output: str) -> bool:
+    """Does any summary say that a test failed? A run that ends well says no such thing."""
+    return _SAYS_FAILED.search(_ANSI.sub("", output)) is not None

@@ -24,8 +24,9 @@ from agent_runtime.ports import (
     Verification,
     Workspaces,
 )
+from agent_runtime.tampering import SOURCES, reaches_for_runner
 from agent_runtime.types import Check, Objective, TaskId, TreeId
-from agent_runtime.workspaces.counts import count_tests
+from agent_runtime.workspaces.counts import count_tests, says_failed
 from agent_runtime.workspaces.files import Walker, directory, open_file
 
 OUTPUT_CHARS_MAX = 10_000
@@ -64,7 +65,7 @@ class Verifier:
             WorkspaceError: a tree is unknown, or two exports differ.
             SandboxUnavailable: nothing can be run here.
         """
-        changed = await self._protected_changed(task_id, base, tree, protected)
+        changed, suspects = await self._forbidden(task_id, base, tree, protected)
         held: set[TreeId] = set()
 
         async def run(objective: Objective, which: TreeId) -> CheckOutcome:
@@ -94,25 +95,31 @@ class Verifier:
             tree=held.pop(),
             checks=tuple(checks),
             protected_changed=changed,
-            ok=not changed and all(check.ok for check in checks),
+            suspects=suspects,
+            ok=not changed and not suspects and all(check.ok for check in checks),
         )
 
-    async def _protected_changed(
+    async def _forbidden(
         self, task_id: TaskId, base: TreeId, tree: TreeId, protected: Sequence[str]
-    ) -> tuple[str, ...]:
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Protected files that are changed, and sources that reach for the test runner."""
         changes = [
             change
             for change in await self._workspaces.changes(task_id, base, tree)
             if not (change.kind == "A" and protect.is_cache(change.path))
         ]
         found = {c.path for c in changes if protect.matches(c.path, protected)}
-        shared = [
-            c for c in changes if c.path not in found and protect.has_guarded_sections(c.path)
+        looked_at = [
+            change
+            for change in changes
+            if change.path not in found
+            and (protect.has_guarded_sections(change.path) or change.path.endswith(SOURCES))
         ]
-        if shared:
-            before = await self._contents(task_id, base, [c.path for c in shared])
-            after = await self._contents(task_id, tree, [c.path for c in shared])
-            for change in shared:
+        suspects: list[str] = []
+        if looked_at:
+            before = await self._contents(task_id, base, [c.path for c in looked_at])
+            after = await self._contents(task_id, tree, [c.path for c in looked_at])
+            for change in looked_at:
                 old = b"" if change.kind == "A" else before[change.path]
                 new = b"" if change.kind == "D" else after[change.path]
                 # What cannot be read as a file, as when a link took its place, counts as changed.
@@ -120,7 +127,10 @@ class Verifier:
                 new = _UNREADABLE * 2 if new is None else new
                 if protect.forbids(change.path, protected, before=old, after=new):
                     found.add(change.path)
-        return tuple(sorted(found))
+                elif name := reaches_for_runner(change.path, old, new):
+                    if not protect.is_released(change.path, protected):
+                        suspects.append(f"{change.path} names {name}")
+        return tuple(sorted(found)), tuple(suspects)
 
     async def _contents(
         self, task_id: TaskId, tree: TreeId, paths: Sequence[str]
@@ -172,6 +182,8 @@ async def _run(objective: Objective, sandbox: Sandbox, spec: SandboxSpec) -> Che
     counts = count_tests(output)
     passed = counts and counts.passed
     reason = _fault(check, result.exit, passed, timed_out=result.timed_out)
+    if not reason and check.exit == 0 and says_failed(output):
+        reason = "exit 0, and a summary of its own says that tests failed"
     return CheckOutcome(
         id=objective.id,
         command=check.command,

@@ -75,7 +75,7 @@ SAMPLES: Mapping[str, e.AnyEvent] = {
                 )
             ],
             protected_changed=["conftest.py"], patch_blob="ee", patch_bytes=3, changed=["a.py"],
-            message="no", grade="proven",
+            message="no", grade="proven", suspects=["a.py names pytest"],
         ),
         e.CleanedUp(problems=["busy"]),
         e.CancelRequested(by="me", reason="late"),
