@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from agent_runtime.egress_rules import NetworkMode
 from agent_runtime.types import (
     BlobId,
     Effect,
@@ -291,6 +292,28 @@ class SandboxLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EgressRecord:
+    """One fact about a connection that a sandbox asked for; `number` tells them apart in a sandbox.
+
+    `kind`: opened (announced before it is made, once for each address that is tried), closed (with
+    its bytes), refused (by a rule, with the reason), failed (the other side could not be reached).
+    """
+
+    kind: str
+    number: int
+    method: str = ""
+    host: str = ""
+    port: int = 0
+    address: str = ""
+    """What was dialled; empty if nothing was, or if `via` a company's proxy."""
+    via: str = ""
+    reason: str = ""
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxSpec:
     """What one sandbox sees. Host paths on the left, inside paths on the right.
 
@@ -311,6 +334,11 @@ class SandboxSpec:
     """May a root daemon give `workspace` to the sandbox's uid? Never for a user's own directory."""
     plugin_paths: tuple[str, ...] = ()
     """Directories and files that must be importable in the worker, beyond the runtime's own."""
+    network: NetworkMode = "none"
+    egress: tuple[str, ...] = ()
+    """Rules as in `policy.egress`: what `restricted` may reach, and `full` beside the public."""
+    egress_heard: Callable[[EgressRecord], None] | None = None
+    """Called on the event loop for every record; must not block. `OSError`: it is not made."""
     limits: SandboxLimits = SandboxLimits()
 
 

@@ -1,4 +1,4 @@
-"""The files of a finished task: its patch and its certificate, under the state directory.
+"""The files of a task: its patch, its certificate, what left it, under the state directory.
 
 They are copies for people and programs; the log and its blobs are what counts. `verify` tells when
 a copy is no longer what the log says.
@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import msgspec
 
-PATCH, CERTIFICATE = "patch.diff", "certificate.json"
+PATCH, CERTIFICATE, EGRESS = "patch.diff", "certificate.json", "egress.jsonl"
 Certificate = dict[str, Any]
 
 
@@ -39,7 +39,7 @@ class ResultFiles:
         return await anyio.to_thread.run_sync(_changed, self.directory(task_id), patch, certificate)
 
     async def remove(self, task_id: str) -> None:
-        """Remove both, if they are there."""
+        """Remove all of them that are there."""
         await anyio.to_thread.run_sync(_remove, self.directory(task_id))
 
 
@@ -81,7 +81,7 @@ def _read(path: str) -> bytes | None:
 
 
 def _remove(directory: str) -> None:
-    for name in (PATCH, CERTIFICATE):
+    for name in (PATCH, CERTIFICATE, EGRESS):
         with suppress(FileNotFoundError):
             os.unlink(os.path.join(directory, name))
     if os.path.isdir(directory):

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import inspect as kinds
 
 from agent_runtime.documents import BYTES_MAX, Document, decode, load
+from agent_runtime.egress_rules import BadHost, parse_rule
 from agent_runtime.errors import UsageError
 from agent_runtime.plan_rules import check_plan
 from agent_runtime.shapes import (
@@ -49,6 +50,7 @@ from agent_runtime.types import (
 DAY_SECONDS: Final = 86_400
 LABEL_CHARS_MAX: Final = 63
 LABELS_MAX: Final = 64
+EGRESS_RULES_MAX: Final = 500
 
 STDIN: Final = "-"
 _STDIN_NAME: Final = "<stdin>"
@@ -139,7 +141,7 @@ def _parse(document: Document, base_dir: str, *, name: str) -> TaskSpec:
         raise UsageError(
             _line(name, f"must hold a mapping with at least `goal`, got {shown(value)}")
         )
-    reader = Reader(problems, rules=_RULES, notes=_NOTES, retired=_RETIRED)
+    reader = Reader(problems, rules=_RULES, retired=_RETIRED)
     draft = reader.read(value, _kind(), ())
     assert draft is not BAD and isinstance(draft, TaskSpec)
     _check_together(draft, problems)
@@ -172,6 +174,20 @@ def _check_together(task: TaskSpec, problems: Problems) -> None:
                 ("workspace", "include_dirty"),
                 "cannot be false with in_place: the task works on your directory as it is; "
                 "leave one of the two out",
+            )
+    policy = task.policy
+    if not problems.at(("policy",)):
+        if policy.egress and policy.network == "none":
+            problems.add(
+                ("policy", "egress"),
+                f"allows nothing with network none, got {shown(policy.egress)}; say network: "
+                "restricted, or leave egress out",
+            )
+        if policy.network == "restricted" and not policy.egress:
+            problems.add(
+                ("policy", "network"),
+                "needs the hosts that may be reached, as policy.egress: [pypi.org, "
+                "files.pythonhosted.org], for instance; or say none",
             )
     if task.plan is not None:
         check_plan(
@@ -287,11 +303,15 @@ def _names_rule(value: Mapping[str, object]) -> Told:
 
 
 def _egress_rule(value: list[str]) -> Told:
-    if value:
-        yield (), f"{_NO_NETWORK}, got {shown(value)}; leave it out or empty"
+    if len(value) > EGRESS_RULES_MAX:
+        yield (), f"must hold at most {EGRESS_RULES_MAX} rules, got {len(value)}"
+    for at, text in enumerate(value[:EGRESS_RULES_MAX]):
+        try:
+            parse_rule(text)
+        except BadHost as error:
+            yield (at,), f"{error}; got {shown(text)}"
 
 
-_NO_NETWORK = "the sandboxes of this version have no network"
 _RULES: Final[Mapping[tuple[type, str], Rule]] = {
     (TaskSpec, "goal"): filled,
     (TaskSpec, "model"): _model_rule,
@@ -325,8 +345,6 @@ _RULES: Final[Mapping[tuple[type, str], Rule]] = {
     (Policy, "approvals"): _names_rule,
     (Policy, "approval_seconds"): above_zero(30 * DAY_SECONDS, called="30 days"),
 }
-
-_NOTES: Final[Mapping[tuple[type, str], str]] = {(Policy, "network"): _NO_NETWORK}
 
 _RETIRED: Final[Mapping[tuple[type, str], str]] = {
     (EnvironmentSpec, key): (

@@ -155,12 +155,13 @@ Decision = Literal["ask", "allow", "deny"]
 class Policy(Spec, frozen=True, kw_only=True):
     """What a task may do.
 
-    `toolbelts` limits which may be activated (None: every installed one); `tools` names the tools
-    that run in the daemon and are given to a task only by name; `approvals` maps a tool to
-    ask, allow or deny.
+    `network`: none; `restricted` to the hosts of `egress`; `full` is every public address, and what
+    `egress` adds. `toolbelts` limits which may be activated (None: every installed one); `tools`
+    names the tools that run in the daemon and are given to a task only by name; `approvals` maps a
+    tool to ask, allow or deny.
     """
 
-    network: Literal["none"] = "none"
+    network: Literal["none", "restricted", "full"] = "none"
     egress: list[str] = []
     toolbelts: list[str] | None = None
     tools: list[str] = []

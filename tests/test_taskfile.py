@@ -286,8 +286,15 @@ DOCUMENTS: list[tuple[object, str]] = [
     ({"goal": "g", "limits": {"tokens": 10**99}}, "limits.tokens: must fit in 64 bits"),
     ({"goal": "g", "limits": {"seconds": 0}}, "limits.seconds: must be above 0 and at most 2_592_"),
     ({"goal": "g", "policy": {"network": "all"}},
-     "policy.network: must be 'none', got 'all'; the sandboxes of this version have no network"),
-    ({"goal": "g", "policy": {"egress": ["x:1"]}}, "policy.egress: the sandboxes of this version"),
+     "policy.network: must be 'full' or 'none' or 'restricted', got 'all'"),
+    ({"goal": "g", "policy": {"network": "restricted"}},
+     "policy.network: needs the hosts that may be reached, as policy.egress: [pypi.org, "),
+    ({"goal": "g", "policy": {"egress": ["x:1"]}},
+     "policy.egress: allows nothing with network none, got a list of 1; say network: "),
+    ({"goal": "g", "policy": {"network": "restricted", "egress": ["*"]}},
+     "policy.egress[0]: would be every host; say network: full; got '*'"),
+    ({"goal": "g", "policy": {"network": "restricted", "egress": ["a.org", "https://a.org/x"]}},
+     "policy.egress[1]: is a host with an optional port, without scheme, user or path; got 'https"),
     ({"goal": "g", "policy": {"approvals": {"shell": "aks"}}},
      "policy.approvals.shell: must be 'allow' or 'ask' or 'deny', got 'aks'; did you mean 'ask'?"),
     ({"goal": "g", "policy": {"approval_seconds": 0}}, "policy.approval_seconds: must be above 0"),
@@ -638,6 +645,6 @@ def test_template_is_refused_here_exactly_if_it_cannot_be_filled(text: str) -> N
 
 
 def test_every_rule_is_about_a_field_that_exists() -> None:
-    ruled = [*taskfile._RULES, *taskfile._NOTES]
+    ruled = taskfile._RULES
     assert all(name in owner.__struct_fields__ for owner, name in ruled)  # type: ignore[attr-defined]
     assert not any(name in owner.__struct_fields__ for owner, name in taskfile._RETIRED)  # type: ignore[attr-defined]

@@ -83,6 +83,9 @@ class Hands:
         workspace = self._workspace
         home = await self.ports.workspaces.scratch(self.lease.task_id)
         spec = self.check_spec(workspace.path or home)
+        # Checks stay without: what decides must not hang on what a server answers.
+        policy = self.state.task.policy
+        spec = replace(spec, network=policy.network, egress=tuple(policy.egress))
         if not workspace.path:
             return spec
         in_place = self.in_place

