@@ -199,7 +199,7 @@ class EgressProxy:
             f"Rules of policy.egress (80 and 443 where no port is named): {self._rules.shown()}.\n"
             f"Way out: {self._rules.way_out(head.host, head.port, address)}."
         )
-        return Refused(403, f"{target} is not in policy.egress: {why}", text)
+        return Refused(403, f"{target} is not allowed by policy.egress: {why}", text)
 
     async def _addresses(self, head: Head, proxy: Proxy | None) -> list[str]:
         """Those that may be dialled; with a proxy on the way also none, if we cannot know."""

@@ -121,7 +121,9 @@ async def test_a_refusal_names_host_rules_and_the_way_out() -> None:
     async with proxy(["pypi.org", "*.corp:8080"]) as way:
         said = (await way.ask("CONNECT evil-pypi.org:443 HTTP/1.1")).decode()
         first, _, body = said.partition("\r\n\r\n")
-        assert first.startswith("HTTP/1.1 403 Forbidden: evil-pypi.org:443 is not in policy.egress")
+        assert first.startswith(
+            "HTTP/1.1 403 Forbidden: evil-pypi.org:443 is not allowed by policy.egress"
+        )
         assert "evil-pypi.org:443 was refused: no rule names this host" in body
         assert "pypi.org, *.corp:8080" in body
         assert "add 'evil-pypi.org' to policy.egress" in body
