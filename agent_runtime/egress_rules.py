@@ -134,8 +134,14 @@ class Rules:
 
 
 def parse_rules(mode: NetworkMode, texts: Sequence[str]) -> Rules:
-    """The rules of a task. Raises `BadHost` at the first that is none."""
-    return Rules(mode, tuple(parse_rule(text) for text in texts))
+    """The rules of a task. Raises `BadHost`, naming it, at the first that is none."""
+    rules = []
+    for text in texts:
+        try:
+            rules.append(parse_rule(text))
+        except BadHost as error:
+            raise BadHost(f"the rule {text!r} {error}") from None
+    return Rules(mode, tuple(rules))
 
 
 def parse_rule(text: str) -> Rule:

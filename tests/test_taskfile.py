@@ -579,12 +579,13 @@ def test_docs_tell_every_key_with_its_default_and_no_other() -> None:
     assert tables() == dict(expected_tables(kinds.type_info(TaskSpec), ""))
 
 
-def test_example_of_the_docs_is_a_task(tmp_path: Path) -> None:
+def test_examples_of_the_docs_are_tasks(tmp_path: Path) -> None:
     text = DOCS.read_text(encoding="utf-8")
     found = re.findall(r"<!-- example[^\n]*\n```yaml\n(.*?)```", text, flags=re.S)
-    assert len(found) == 1
-    task = read(tmp_path, found[0])
+    assert len(found) == 2
+    task, networked = read(tmp_path, found[0]), read(tmp_path, found[1])
     assert task.plan is not None and len(task.plan.steps) == 4
+    assert networked.policy.network == "restricted" and len(networked.policy.egress) == 6
 
 
 def test_other_yaml_of_the_docs_is_read(tmp_path: Path) -> None:

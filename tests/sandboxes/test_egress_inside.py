@@ -14,12 +14,15 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
+from anyio.abc import SocketAttribute
 
 from agent_runtime.egress_rules import is_public
+from agent_runtime.errors import SandboxUnavailable
 from agent_runtime.ports import EgressRecord, ExecResult, SandboxSpec
 from agent_runtime.sandboxes.bubblewrap import BubblewrapSandbox
-from tests.sandboxes.support import make_spec
+from tests.sandboxes.support import call, info, make_spec, until
 from tests.sandboxes.web import ADDRESS, make_certificate, serving
 
 pytestmark = pytest.mark.anyio
@@ -211,6 +214,77 @@ def make_wheel(path: Path) -> None:
             f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
         file.writestr(f"{info}/RECORD", "")
+
+
+async def test_closing_a_worker_ends_its_connections_and_tells_them(
+    bubblewrap: BubblewrapSandbox, tmp_path: Path
+) -> None:
+    """Stop means stop: nothing of a task talks on when its sandbox is dead."""
+    heard: list[EgressRecord] = []
+    async with await anyio.create_tcp_listener(local_host=ADDRESS) as silent:
+        port = silent.extra(SocketAttribute.local_port)
+        spec = restricted(tmp_path, f"{ADDRESS}:{port}", egress_heard=heard.append)
+        session = await bubblewrap.open(spec)
+        try:
+            command = f"{get(f'http://{ADDRESS}:{port}/')} >/dev/null 2>&1 &"
+            done = await session.call(
+                info("shell"), call("shell", command=command),
+                deadline_seconds=30,
+            )  # fmt: skip
+            assert done.ok, done.raw
+            await until(lambda: heard)
+        finally:
+            await session.close()
+        assert [record.kind for record in heard] == ["opened", "closed"]
+    assert list((tmp_path / "state/egress").iterdir()) == []
+
+
+async def test_the_socket_of_a_killed_daemon_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    """And that of a daemon that lives is not."""
+    code = "import sys, anyio; from agent_runtime.sandboxes import egress\n"
+    code += "async def main():\n"
+    code += "    path, _ = await egress._listen(sys.argv[1])\n"
+    code += "    print(path, flush=True)\n"
+    code += "    sys.stdin.read()\n"
+    code += "anyio.run(main)"
+
+    def start() -> tuple[subprocess.Popen[str], str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / ("a" * 100))],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        return process, process.stdout.readline().strip()
+
+    killed, live, third = start(), start(), None
+    try:
+        killed[0].kill()
+        killed[0].wait()
+        assert os.path.exists(killed[1])
+        third = start()
+        assert not os.path.exists(killed[1])
+        assert os.path.exists(live[1])
+    finally:
+        for process, _ in filter(None, (killed, live, third)):
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("egress", "variable", "problem"),
+    [
+        (("a.org", "http://b"), "", "the rule 'http://b' is a host with an optional port"),
+        (("a.org",), "socks5://proxy:1080", "HTTPS_PROXY in the environment names a proxy of the"),
+    ],
+)
+async def test_a_way_out_that_cannot_be_had_is_no_sandbox(
+    bubblewrap: BubblewrapSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    egress: tuple[str, ...], variable: str, problem: str,
+) -> None:  # fmt: skip
+    if variable:
+        monkeypatch.setenv("HTTPS_PROXY", variable)
+    with pytest.raises(SandboxUnavailable, match=problem):
+        await bubblewrap.open(restricted(tmp_path, *egress))
 
 
 async def test_many_connections_at_a_time_and_large_answers_pass_the_relay(
