@@ -13,7 +13,7 @@ from agent_runtime import __version__
 from agent_runtime.loop import events as e
 from agent_runtime.loop.grades import grade_of
 from agent_runtime.loop.state import State, status_of
-from agent_runtime.types import BlobId, Json, Row, Status
+from agent_runtime.types import BlobId, Json, Row, Status, TreeId
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,6 +129,23 @@ def blobs_named(events: Sequence[e.AnyEvent]) -> list[tuple[int, BlobId]]:
             case _:
                 pass
     return named
+
+
+def trees_named(events: Sequence[e.AnyEvent]) -> list[TreeId]:
+    """The trees that the result is about: base, what was verified, and the last known one."""
+    base = last = ""
+    verified: list[str] = []
+    for event in events:
+        match event:
+            case e.WorkspaceOpened(base_tree=tree):
+                base = tree
+            case e.CallReturned(tree_after=tree) if tree:
+                last = tree
+            case e.VerificationEnded(tree=tree) if tree:
+                verified += [event.base_tree, tree]
+            case _:
+                pass
+    return [TreeId(tree) for tree in dict.fromkeys((base, *verified, last)) if tree]
 
 
 def claims_hold(state: State) -> str | None:

@@ -471,6 +471,19 @@ class Workspaces(Protocol):
     async def patch(self, task_id: TaskId, before: TreeId, after: TreeId) -> bytes:
         """A binary-safe patch that `git apply` takes."""
 
+    async def pack(self, task_id: TaskId, trees: Sequence[TreeId]) -> bytes:
+        """These trees with all their files as one text of bytes, for `unpack` elsewhere."""
+
+    async def unpack(self, task_id: TaskId, trees: Sequence[TreeId], packed: bytes) -> None:
+        """Take in trees of a task that was worked on elsewhere; there is no workspace of it here.
+
+        From then on `changes` and `patch` know them. Safe to repeat. `packed` may come from
+        anybody.
+
+        Raises:
+            WorkspaceError: it is nothing that `pack` made, or one of `trees` is not whole in it.
+        """
+
     async def export(
         self, task_id: TaskId, tree: TreeId, *, base: TreeId, protected: Sequence[str]
     ) -> tuple[str, TreeId]:

@@ -37,8 +37,7 @@ CACHE_PATTERNS: Final[tuple[str, ...]] = (
     ".tox/", ".nox/", "*.egg-info/", "*.dist-info/",
 )  # fmt: skip
 """What tests, linters and installers leave behind; by the last two, plug-ins of a test runner are
-found. New files of these names are not handed over, hence not verified: a fix must not need
-them."""
+found. New files of these names are not handed over, so not verified: a fix must not need them."""
 
 STANDARD_LIBRARY: Final = "<standard library>"
 """As the last part of a pattern: a file or directory that is imported in place of a module of

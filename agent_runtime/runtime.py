@@ -38,7 +38,9 @@ from agent_runtime.loop.state import State, status_of
 from agent_runtime.loop.submission import submit
 from agent_runtime.loop.supervisor import Supervisor
 from agent_runtime.ports import Ports
+from agent_runtime.report import Report, report_of
 from agent_runtime.results import ResultFiles
+from agent_runtime.transfer import Imported, export_task, import_task
 from agent_runtime.types import (
     TERMINAL_STATUSES,
     BlobId,
@@ -253,6 +255,15 @@ class Runtime:
             raise NotFound(f"task {task_id!r} has no certificate: nothing of it was verified")
         return certificate
 
+    async def report(self, task_id: TaskId) -> Report:
+        """What a reviewer wants to know, as far as the task is. `CorruptLog` as for `state`."""
+        state, rows, events = await self._load(task_id)
+        found = state.verification
+        patch = None
+        if found is not None and found.tree:
+            patch = await self.ports.store.get_blob(BlobId(found.patch_blob))
+        return report_of(state, rows, events, patch)
+
     async def patch(self, task_id: TaskId) -> bytes:
         """The verified patch of an ended task, else the difference up to the last known tree."""
         state = await self.state(task_id)
@@ -364,6 +375,14 @@ class Runtime:
         if made != stored:
             return fault(f"the patch of {task_id!r} is not the difference of its trees")
         return VerifyReport(ok=True, task_id=task_id)
+
+    async def export_task(self, task_id: TaskId) -> bytes:
+        """An ended task as one file, see `transfer.export_task`."""
+        return await export_task(task_id, self.ports.store, self.ports.workspaces)
+
+    async def import_task(self, data: bytes) -> Imported:
+        """Take in what `export_task` made, all of it or nothing; see `transfer.import_task`."""
+        return await import_task(data, self.ports.store, self.ports.workspaces)
 
     async def forget(self, task_id: TaskId) -> None:
         """Remove an ended task and everything of it. `Conflict` if it has not ended."""

@@ -2,14 +2,16 @@
 
 Each verb lives in a file of its family, which is imported when the verb is used: `run` (run,
 resume), `tasks` (ps, show, logs), `control` (cancel, pause, steer), `approvals`, `results` (verify,
-diff, apply), `inspect` (tools, modules, doctor), `keep` (init, gc), `sandbox`. What they share:
-`console` (output, errors), `words` (events in words), `follow` (driving and watching a task),
-`views` and `live` (how a watched task looks), `summary` (the end of a task in words).
+diff, apply), `report`, `inspect` (tools, modules, doctor), `transfer` (export, import), `keep`
+(init, gc), `sandbox`. What they share: `console` (output, errors), `words` (events in words),
+`follow` (driving and watching a task), `views` and `live` (how a watched task looks), `summary`
+(the end of a task in words).
 """
 
 from __future__ import annotations
 
 import importlib
+import keyword
 import os
 import signal
 import sys
@@ -35,6 +37,7 @@ FAMILIES: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "ps": ("tasks", "List tasks, newest first."),
         "show": ("tasks", "Show where a task stands."),
         "logs": ("tasks", "Print a task's events."),
+        "report": ("report", "Write one page about a task, for whoever reviews it."),
     },
     "Take the result": {
         "verify": ("results", "Check that a task's log and claims are what was written."),
@@ -47,6 +50,8 @@ FAMILIES: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "tools": ("inspect", "List the tools that tasks can use."),
         "modules": ("inspect", "List the installed modules."),
         "sandbox": ("sandbox", "Use the sandbox without a task."),
+        "export": ("transfer", "Write an ended task into one file, for another store."),
+        "import": ("transfer", "Take in a task that was exported elsewhere."),
         "gc": ("keep", "Remove old tasks and leftovers."),
     },
 }
@@ -80,7 +85,8 @@ class Verbs(click.Group):
         if cmd_name not in VERBS:
             return None
         module = importlib.import_module(f"agent_runtime.cli.{VERBS[cmd_name][0]}")
-        command = getattr(module, cmd_name)
+        # `import` is a word of Python's own.
+        command = getattr(module, f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name)
         assert isinstance(command, click.Command)
         return command
 

@@ -23,7 +23,7 @@ import msgspec
 
 from agent_runtime.app import open_runtime
 from agent_runtime.cli.logs import JsonFormatter
-from agent_runtime.errors import AgentRuntimeError
+from agent_runtime.errors import AgentRuntimeError, UsageError
 from agent_runtime.runtime import Runtime
 from agent_runtime.settings import Settings, load_settings
 from agent_runtime.types import Json, Row
@@ -125,6 +125,28 @@ def note(text: str) -> None:
     """A line for people on stderr: what is not the data that was asked for."""
     with suppress(OSError):  # a terminal that is gone must not change how a verb ends
         click.echo(clean(text), err=True)
+
+
+def write_output(path: str, data: bytes) -> None:
+    """Write a file that an option names, all of it or nothing; a link in its place is followed.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    target = os.path.realpath(path)
+    # A device such as /dev/stdout cannot be replaced.
+    whole = not os.path.exists(target) or os.path.isfile(target)
+    partial = f"{target}.{os.getpid()}.part" if whole else target
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+        if whole:
+            os.replace(partial, target)
+    except OSError as error:
+        if whole:
+            with suppress(OSError):
+                os.unlink(partial)
+        raise UsageError(f"{path!r} cannot be written: {error.strerror}") from error
 
 
 def silence() -> None:

@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 
 import anyio
 import anyio.lowlevel
+import msgspec
 
 from agent_runtime.errors import (
     DeadlineExceeded,
@@ -21,6 +22,7 @@ from agent_runtime.errors import (
     ToolRefused,
     UsageError,
     WorkerLost,
+    WorkspaceError,
 )
 from agent_runtime.ports import (
     Change,
@@ -189,6 +191,27 @@ class FakeWorkspaces:
         return repr(
             sorted(set(self.trees[after].items()) - set(self.trees[before].items()))
         ).encode()
+
+    async def pack(self, task_id: TaskId, trees: Sequence[TreeId]) -> bytes:
+        """The files as JSON."""
+        await self._point("pack")
+        try:
+            return msgspec.json.encode({tree: self.trees[tree] for tree in trees})
+        except KeyError as error:
+            raise WorkspaceError(f"tree {error} is unknown") from None
+
+    async def unpack(self, task_id: TaskId, trees: Sequence[TreeId], packed: bytes) -> None:
+        """Only trees whose files have that hash."""
+        await self._point("unpack")
+        try:
+            found = msgspec.json.decode(packed, type=dict[str, dict[str, str]])
+        except msgspec.MsgspecError as error:
+            raise WorkspaceError(f"these are no packed trees: {error}") from None
+        for tree in trees:
+            text = repr(sorted(found.get(tree, {}).items()))
+            if hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() != tree:
+                raise WorkspaceError(f"tree {tree!r} is not whole")
+        self.trees.update({tree: found[tree] for tree in trees})
 
     async def export(
         self, task_id: TaskId, tree: TreeId, *, base: TreeId, protected: Sequence[str]

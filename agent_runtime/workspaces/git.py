@@ -117,12 +117,16 @@ class Git:
             raise _failed(arguments, code, _said(stderr))
         return stdout
 
-    def run_capped(self, arguments: Sequence[str], *, git_dir: str, bytes_max: int) -> bytes | None:
+    def run_capped(
+        self, arguments: Sequence[str], *, git_dir: str, bytes_max: int, stdin: bytes = b""
+    ) -> bytes | None:
         """As `run` on local objects; None if there is more output: git is stopped then."""
         with (
             tempfile.TemporaryFile() as errors,
+            # From a file: git and we would else wait for each other's pipes.
+            _file_of(stdin) as given,
             self._start(
-                arguments, {"GIT_DIR": git_dir}, git_dir, subprocess.DEVNULL, errors
+                arguments, {"GIT_DIR": git_dir}, git_dir, given.fileno(), errors
             ) as process,
         ):
             hanging = threading.Timer(LOCAL_SECONDS_MAX, _kill, [process])
@@ -229,6 +233,13 @@ class Git:
             "GIT_NO_REPLACE_OBJECTS": "1",
             "GIT_LITERAL_PATHSPECS": "1",
         }
+
+
+def _file_of(data: bytes) -> IO[bytes]:
+    file = tempfile.TemporaryFile()
+    file.write(data)
+    file.seek(0)
+    return file
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

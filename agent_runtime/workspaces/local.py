@@ -251,6 +251,14 @@ class LocalWorkspaces:
         """A binary-safe patch that `git apply` takes."""
         return await self._locked(task_id, lambda task: task.trees.patch(before, after))
 
+    async def pack(self, task_id: TaskId, trees: Sequence[TreeId]) -> bytes:
+        """These trees with all their files as one git pack."""
+        return await self._locked(task_id, lambda task: task.trees.pack(trees))
+
+    async def unpack(self, task_id: TaskId, trees: Sequence[TreeId], packed: bytes) -> None:
+        """Take in trees of a task that was worked on elsewhere, see `Trees.unpack`."""
+        await self._locked(task_id, lambda task: _unpack(task, trees, packed))
+
     async def export(
         self, task_id: TaskId, tree: TreeId, *, base: TreeId, protected: Sequence[str]
     ) -> tuple[str, TreeId]:
@@ -355,6 +363,12 @@ def _with_named_errors(function: Callable[..., T], *args: object) -> T:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise no_room(error) from error
         raise WorkspaceError(f"the workspace cannot be used: {error}") from error
+
+
+def _unpack(task: _Task, trees: Sequence[TreeId], packed: bytes) -> None:
+    # What a caller may traverse, as for an opened one.
+    os.makedirs(task.path, mode=0o711, exist_ok=True)
+    task.trees.unpack(trees, packed)
 
 
 def _require_checkout(source: Local | Remote, spec: WorkspaceSpec) -> Local:

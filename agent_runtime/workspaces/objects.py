@@ -68,9 +68,15 @@ class ObjectStore:
         """Run git on the store."""
         return self._git.run(arguments, git_dir=self.path, stdin=stdin)
 
-    def run_capped(self, arguments: Sequence[str], *, bytes_max: int) -> bytes | None:
+    def succeeds(self, arguments: Sequence[str], *, stdin: bytes = b"") -> tuple[bool, bytes, str]:
+        """As `run`, but any exit code is an answer: (exit 0?, stdout, stderr)."""
+        return self._git.succeeds(arguments, git_dir=self.path, stdin=stdin)
+
+    def run_capped(
+        self, arguments: Sequence[str], *, bytes_max: int, stdin: bytes = b""
+    ) -> bytes | None:
         """As `run`; None if there is more output than that."""
-        return self._git.run_capped(arguments, git_dir=self.path, bytes_max=bytes_max)
+        return self._git.run_capped(arguments, git_dir=self.path, bytes_max=bytes_max, stdin=stdin)
 
     # -- writing --
 

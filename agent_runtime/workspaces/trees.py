@@ -11,6 +11,7 @@ A nested repository's files belong to the tree; its own `.git` neither to the tr
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 
 from agent_runtime.errors import WorkspaceError
@@ -20,7 +21,9 @@ from agent_runtime.workspaces.files import directory, remove_entry
 from agent_runtime.workspaces.git import Git, write_atomically
 from agent_runtime.workspaces.objects import (
     EMPTY_TREE,
+    MODE_EXECUTABLE,
     MODE_FILE,
+    MODE_LINK,
     MODE_TREE,
     Listing,
     ObjectStore,
@@ -33,6 +36,13 @@ from agent_runtime.workspaces.write import is_directory, write_listing
 
 PATCH_BYTES_MAX = 256 << 20
 """It passes through memory and lies in the store: a result, not a data set."""
+PACK_BYTES_MAX = 768 << 20
+"""Likewise: all files of a repository at two or three moments."""
+PATHS_BYTES_MAX = 64 << 20
+"""Of one tree that comes from elsewhere: some million files."""
+_FORBIDDEN = frozenset({b"", b".", b"..", b".git"})
+"""No part of a path that `snapshot` makes."""
+_MODES = frozenset({MODE_FILE, MODE_EXECUTABLE, MODE_LINK})
 _NAMED_MAX = 3
 _STATE_LEFT_OUT = frozenset({"objects"})
 
@@ -152,6 +162,54 @@ class Trees:
             )
         return made
 
+    def pack(self, trees: Sequence[TreeId]) -> bytes:
+        """These trees with all their files as one git pack.
+
+        Raises:
+            WorkspaceError: one is unknown, or they need more than `PACK_BYTES_MAX`.
+        """
+        self._need(*trees)
+        made = self.store.run_capped(
+            ["pack-objects", "--revs", "--stdout", "-q"],
+            bytes_max=PACK_BYTES_MAX,
+            stdin="".join(f"{tree}\n" for tree in trees).encode(),
+        )
+        if made is None:
+            raise WorkspaceError(
+                f"the versions of the workspace need more than {PACK_BYTES_MAX:,} bytes as one file"
+            )
+        return made
+
+    def unpack(self, trees: Sequence[TreeId], packed: bytes) -> None:
+        """Add what `pack` made to the store, which is created if need be. Safe to repeat.
+
+        Every object is named by its content, so none can take the place of another one.
+
+        Raises:
+            WorkspaceError: it is no pack, one of `trees` is not whole, or a path of one is none
+                that a workspace can have.
+        """
+        self.create()
+        size = f"--max-input-size={PACK_BYTES_MAX}"
+        ok, _, said = self.store.succeeds(["index-pack", "--stdin", size], stdin=packed)
+        if not ok:
+            raise WorkspaceError(f"the versions of the workspace cannot be read: {said[-500:]}")
+        for tree in trees:
+            # Deeper than a tree: every object that it needs must be there.
+            ok, _, said = self.store.succeeds(
+                ["rev-list", "--objects", "--quiet", "--end-of-options", tree]
+            )
+            if not ok or not self.store.has_tree(tree):
+                raise WorkspaceError(f"tree {tree!r} is not whole: {said[-500:]}")
+            # A few small trees that name each other can stand for 10^10 paths.
+            names = ["ls-tree", "-r", "-z", "--name-only", "--full-tree", tree]
+            if self.store.run_capped(names, bytes_max=PATHS_BYTES_MAX) is None:
+                raise WorkspaceError(
+                    f"tree {tree!r} has paths of more than {PATHS_BYTES_MAX:,} bytes"
+                )
+            if strange := _strange_path(self.store.listing(tree)):
+                raise WorkspaceError(f"tree {tree!r} has no workspace's file: {shown(strange)!r}")
+
     def _largest(self, before: TreeId, after: TreeId) -> str:
         out = self.store.run(["diff-tree", "-r", "-z", "--no-renames", before, after])
         fields = out.split(b"\0")[:-1]
@@ -235,6 +293,20 @@ class Trees:
 
     def _scan_git(self) -> Scan:
         return Scan(self.store, left_out=_STATE_LEFT_OUT, left_out_below=frozenset(), locks=False)
+
+
+def _strange_path(listing: Listing) -> bytes | None:
+    """A path that no scan of a directory gives, such as one below a link."""
+    for path, (mode, _) in listing.items():
+        parts = path.split(b"/")
+        parents = (b"/".join(parts[:depth]) for depth in range(1, len(parts)))
+        if (
+            mode not in _MODES
+            or not _FORBIDDEN.isdisjoint(parts)
+            or any(parent in listing for parent in parents)
+        ):
+            return path
+    return None
 
 
 def remove_locks(git_fd: int) -> None:

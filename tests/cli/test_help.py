@@ -79,7 +79,7 @@ def test_every_verb_has_examples_and_every_option_a_help() -> None:
 def test_every_verb_that_prints_data_has_json() -> None:
     """DESIGN: --json on everything that prints data. A patch is data in a form of its own."""
     for name in ("run", "resume", "ps", "show", "logs", "verify", "tools", "modules", "doctor",
-                 "gc"):  # fmt: skip
+                 "report", "gc"):  # fmt: skip
         command = cli.get_command(click.Context(cli), name)
         assert command is not None
         assert any("--json" in option.opts for option in options(command)), name

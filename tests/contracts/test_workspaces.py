@@ -12,6 +12,7 @@ from typing import Protocol
 
 import pytest
 
+from agent_runtime.errors import WorkspaceError
 from agent_runtime.ports import Change, Workspaces
 from agent_runtime.testing import FakeWorkspaces
 from agent_runtime.types import TaskId, TreeId, WorkspaceSpec
@@ -94,8 +95,20 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(params=sorted(WORLDS))
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
-    return WORLDS[request.param](tmp_path)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def world(kind: str, tmp_path: Path) -> World:
+    return WORLDS[kind](tmp_path)
+
+
+@pytest.fixture
+def elsewhere(kind: str, tmp_path: Path) -> Workspaces:
+    """The same on another machine, where nothing has been opened."""
+    (tmp_path / "elsewhere").mkdir()
+    return WORLDS[kind](tmp_path / "elsewhere").workspaces
 
 
 async def _opened(world: World, task_id: TaskId = TASK) -> TreeId:
@@ -190,6 +203,41 @@ async def test_trees_stay_after_close(world: World) -> None:
     after = await world.workspaces.snapshot(TASK)
     await world.workspaces.close(TASK)
     assert await world.workspaces.changes(TASK, base, after) == [Change("README", "M")]
+
+
+async def _packed(world: World) -> tuple[list[TreeId], bytes]:
+    """Two trees of a task that has been closed, and what `pack` made of them."""
+    base = await _opened(world)
+    world.write(TASK, "README", "changed\n")
+    trees = [base, await world.workspaces.snapshot(TASK)]
+    await world.workspaces.close(TASK)
+    return trees, await world.workspaces.pack(TASK, trees)
+
+
+async def test_trees_can_be_carried_elsewhere(world: World, elsewhere: Workspaces) -> None:
+    trees, packed = await _packed(world)
+    for _ in range(2):
+        await elsewhere.unpack(TASK, trees, packed)
+    assert await elsewhere.changes(TASK, *trees) == [Change("README", "M")]
+    assert await elsewhere.patch(TASK, *trees) == await world.workspaces.patch(TASK, *trees)
+    assert await elsewhere.pack(TASK, trees) == packed
+
+
+async def test_an_unknown_tree_is_not_packed(world: World) -> None:
+    trees, _ = await _packed(world)
+    with pytest.raises(WorkspaceError):
+        await world.workspaces.pack(TASK, [*trees, TreeId("a" * 40)])
+
+
+async def test_what_is_no_pack_or_lacks_a_tree_is_not_taken(
+    world: World, elsewhere: Workspaces
+) -> None:
+    trees, packed = await _packed(world)
+    for wrong in (b"", b"PACK", packed[:-1], packed[: len(packed) // 2]):
+        with pytest.raises(WorkspaceError):
+            await elsewhere.unpack(TASK, trees, wrong)
+    with pytest.raises(WorkspaceError):
+        await elsewhere.unpack(TASK, [*trees, TreeId("a" * 40)], packed)
 
 
 def test_git_is_there() -> None:
