@@ -50,7 +50,7 @@ async def open_runtime(
                 verifier=Verifier(workspaces),
                 environment=LocalEnvironment(os.environ),
                 plugin_paths=plugins.plugin_paths(loaded),
-                sandbox_limits=SandboxLimits(memory_bytes=settings.sandbox_memory_bytes),
+                sandbox_limits=sandbox_limits(settings),
             )
             yield Runtime(ports, state_dir=directory)
     finally:
@@ -74,6 +74,15 @@ async def open_store(settings: Settings) -> Store:
 def open_sandbox(settings: Settings, *, unsafe_no_sandbox: bool = False) -> Sandbox:
     """The best sandbox that works here, chosen when it is first needed."""
     return LazySandbox(state_dir(settings), setting=settings.bwrap, unsafe=unsafe_no_sandbox)
+
+
+def sandbox_limits(settings: Settings) -> SandboxLimits:
+    """Of every sandbox whose task names no other."""
+    return SandboxLimits(
+        memory_bytes=settings.sandbox_memory_bytes,
+        cpus=settings.sandbox_cpus,
+        processes=settings.sandbox_processes,
+    )
 
 
 def who() -> str:

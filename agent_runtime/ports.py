@@ -286,7 +286,10 @@ class SandboxLimits:
     file_bytes: int = 512 << 20
     tmp_bytes: int = 256 << 20
     memory_bytes: int | None = None
-    """Address space of each process; None: not limited (cgroups come with a later version)."""
+    """All processes together where cgroups can be had (None: 2 GiB), else the address space of each
+    (None: not limited, for programs reserve much more than they use)."""
+    cpus: float | None = None
+    """Processors' time; None: seven tenths of the machine. Only where cgroups can be had."""
     output_bytes: int = 8 << 20
     """What is kept of a command's output; the rest is read and thrown away, and said."""
 

@@ -104,7 +104,10 @@ class Settings(BaseSettings):
     bwrap: AbsolutePath | None = None
     """The bubblewrap program; None: the installed wheel's, then the one on PATH."""
     sandbox_memory_bytes: Bytes | None = None
-    """Address space of each process in a task's sandbox; None: not limited."""
+    """Of a sandbox: all processes together where cgroups can be had, else each one's addresses."""
+    sandbox_cpus: Annotated[Number, Field(ge=0.05, le=1024, allow_inf_nan=False)] | None = None
+    """Processors' time of a sandbox, where cgroups can be had; None: 70 % of the machine."""
+    sandbox_processes: Annotated[int, BeforeValidator(_no_boolean), Field(ge=16, le=65_536)] = 256
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], BeforeValidator(_lowered)
     ] = "info"

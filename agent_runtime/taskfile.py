@@ -21,6 +21,7 @@ from agent_runtime.documents import BYTES_MAX, Document, decode, load
 from agent_runtime.egress_rules import BadHost, parse_rule
 from agent_runtime.errors import UsageError
 from agent_runtime.plan_rules import check_plan
+from agent_runtime.resources import MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, UNITS, size_bytes
 from agent_runtime.shapes import (
     BAD,
     Problems,
@@ -42,6 +43,7 @@ from agent_runtime.types import (
     Limits,
     Objective,
     Policy,
+    ResourcesSpec,
     StepSpec,
     TaskSpec,
     WorkspaceSpec,
@@ -141,7 +143,7 @@ def _parse(document: Document, base_dir: str, *, name: str) -> TaskSpec:
         raise UsageError(
             _line(name, f"must hold a mapping with at least `goal`, got {shown(value)}")
         )
-    reader = Reader(problems, rules=_RULES, retired=_RETIRED)
+    reader = Reader(problems, rules=_RULES, notes=_NOTES, retired=_RETIRED)
     draft = reader.read(value, _kind(), ())
     assert draft is not BAD and isinstance(draft, TaskSpec)
     _check_together(draft, problems)
@@ -267,6 +269,15 @@ def _env_rule(value: Mapping[str, str]) -> Told:
             yield (name,), "the name of a variable is letters, digits and _, no digit first"
 
 
+def _memory_rule(value: str) -> Told:
+    found = size_bytes(value)
+    if found is None:
+        units = ", ".join(UNITS)
+        yield (), f"must be a number and a unit ({units}) such as 2GiB, got {shown(value)}"
+    elif not MEMORY_BYTES_MIN <= found <= MEMORY_BYTES_MAX:
+        yield (), f"must be from 64MiB to 1024TiB, got {shown(value)}"
+
+
 def _protect_rule(value: str) -> Told:
     pattern = value.removeprefix("!")
     if not pattern.strip().strip("./"):
@@ -322,6 +333,9 @@ _RULES: Final[Mapping[tuple[type, str], Rule]] = {
     (WorkspaceSpec, "ref"): _ref_rule,
     (EnvironmentSpec, "python"): _path_rule,
     (EnvironmentSpec, "env"): _env_rule,
+    (ResourcesSpec, "memory"): _memory_rule,
+    (ResourcesSpec, "cpus"): between(0.05, 1024),
+    (ResourcesSpec, "processes"): between(16, 65_536),
     (StepSpec, "tool"): filled,
     (StepSpec, "goal"): filled,
     (StepSpec, "when"): filled,
@@ -346,9 +360,18 @@ _RULES: Final[Mapping[tuple[type, str], Rule]] = {
     (Policy, "approval_seconds"): above_zero(30 * DAY_SECONDS, called="30 days"),
 }
 
+_NOTES: Final[Mapping[tuple[type, str], str]] = {
+    (ResourcesSpec, "memory"): "write a number and its unit, such as 2GiB",
+}
+
 _RETIRED: Final[Mapping[tuple[type, str], str]] = {
     (EnvironmentSpec, key): (
         f"not supported by this version: {key!r}; prepare a venv and name it in environment.python"
     )
-    for key in ("setup", "maintenance", "secrets", "services", "resources", "egress")
+    for key in ("setup", "maintenance", "secrets", "services", "egress")
+} | {
+    (ResourcesSpec, "disk"): (
+        "not supported by this version: 'disk' needs quotas of the file system; a file has at most "
+        "512 MiB, and the deadline bounds the rest"
+    )
 }

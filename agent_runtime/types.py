@@ -80,11 +80,22 @@ class WorkspaceSpec(Spec, frozen=True, kw_only=True):
     in_place: bool = False
 
 
+class ResourcesSpec(Spec, frozen=True, kw_only=True):
+    """What each sandbox of the task may take; None: the installation's default."""
+
+    memory: str | None = None
+    """Of all its processes together, as a size: `2GiB`."""
+    cpus: float | None = None
+    """Processors' time: 1.5 is one and a half."""
+    processes: int | None = None
+
+
 class EnvironmentSpec(Spec, frozen=True, kw_only=True):
     """`python` names a venv that is bound read-only; `env` are extra variables of every command."""
 
     python: str | None = None
     env: dict[str, str] = {}
+    resources: ResourcesSpec | None = None
 
 
 class Expect(Spec, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ from agent_runtime.app import open_store
 from agent_runtime.documents import decode, load
 from agent_runtime.errors import AgentRuntimeError
 from agent_runtime.sandboxes.ladder import examine as examine_sandbox
+from agent_runtime.sandboxes.ladder import examine_limits
 from agent_runtime.settings import (
     ENV_PREFIX,
     FILE_NAME,
@@ -55,6 +56,7 @@ async def examine(settings: Settings) -> list[Check]:
         _git(),
         await _store(settings),
         await _sandbox(settings),
+        await _limits(),
         _plugins(settings),
         _disk(settings),
     ]
@@ -151,6 +153,11 @@ async def _sandbox(settings: Settings) -> Check:
         detail=f"{probe.name}: {probe.detail}",
         remedy=probe.remedy or "--unsafe-no-sandbox runs tools without one, with your own rights",
     )
+
+
+async def _limits() -> Check:
+    probe = await examine_limits()
+    return Check(name="limits", ok=probe.ok, needed=False, detail=probe.detail, remedy=probe.remedy)
 
 
 def _plugins(settings: Settings) -> Check:

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import click
 
-from agent_runtime.app import open_sandbox
+from agent_runtime.app import open_sandbox, sandbox_limits
 from agent_runtime.cli.console import note, run_loop, settings_of
 from agent_runtime.errors import AgentRuntimeError, SandboxUnavailable, UsageError
 from agent_runtime.ports import Sandbox, SandboxSpec
@@ -102,9 +102,8 @@ def sandbox_exec(
 
     async def do() -> int:
         directory = _directory(workspace)
-        chosen = await _chosen(
-            open_sandbox(settings_of(ctx.find_root()), unsafe_no_sandbox=unsafe_no_sandbox)
-        )
+        settings = settings_of(ctx.find_root())
+        chosen = await _chosen(open_sandbox(settings, unsafe_no_sandbox=unsafe_no_sandbox))
         spec = SandboxSpec(
             owner_id=_owner_id(directory),
             workspace=directory,
@@ -112,6 +111,7 @@ def sandbox_exec(
             python=_python(workspace, python),
             env=env,
             chown=False,
+            limits=sandbox_limits(settings),
         )
         return await chosen.run_attached(spec, list(argv), deadline_seconds=timeout)
 

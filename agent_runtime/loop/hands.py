@@ -16,6 +16,7 @@ from agent_runtime.loop.events import WorkspaceOpened
 from agent_runtime.loop.journal import Journal
 from agent_runtime.loop.state import State
 from agent_runtime.ports import Ports, SandboxSession, SandboxSpec
+from agent_runtime.resources import limited
 
 CLOSE_SECONDS_MAX = 20.0
 """Bound of ending a sandbox when the driver itself is being cancelled."""
@@ -154,5 +155,5 @@ def check_spec(state: State, ports: Ports, checkout: str) -> SandboxSpec:
         python=workspace.python or None,
         env=state.task.environment.env,
         plugin_paths=ports.plugin_paths,
-        limits=ports.sandbox_limits,
+        limits=limited(ports.sandbox_limits, state.task.environment.resources),
     )

@@ -2,9 +2,9 @@
 
 Every namespace of its own, no network (but through `egress`, where a task says so), a read-only
 system, an empty environment, no capabilities, no new user namespaces, a seccomp filter, limits, a
-user of its own. `mounts` decides what is visible, `launcher` talks to the kernel, `session` to the
-worker. What none of it does is to limit memory, CPU and disk as a whole: that needs cgroups and
-quotas.
+user of its own. `mounts` decides what is visible, `cgroups` what memory and processor time are to
+be had, `launcher` talks to the kernel, `session` to the worker. What none of it does is to limit
+disk: that needs quotas.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import anyio
 
 from agent_runtime.errors import SandboxUnavailable, WorkerLost
 from agent_runtime.ports import ExecResult, Probe, SandboxSpec
-from agent_runtime.sandboxes import diagnosis, mounts, records
+from agent_runtime.sandboxes import cgroups, diagnosis, mounts, records
 from agent_runtime.sandboxes.egress import Gate, Outlet
 from agent_runtime.sandboxes.interpreters import is_visible, own_interpreter
 from agent_runtime.sandboxes.launcher import Source
@@ -325,9 +325,7 @@ async def open_worker(
     except BaseException:
         ours.close()
         raise
-    session = WorkerSession(
-        ours, running, output_bytes=spec.limits.output_bytes, rewrite=rewrite, gate=gate
-    )
+    session = WorkerSession(ours, running, limits=spec.limits, rewrite=rewrite, gate=gate)
     if running.scratch:
         env = {**env, "HOME": running.scratch}
     try:
@@ -379,11 +377,16 @@ async def run_captured(
     """One command, its output kept."""
     ended = await run(launcher, launch, spec, deadline_seconds)
     raise_if_unwritable(ended, launch, spec)
-    output = ended.failure[1].encode() if ended.failure else ended.output
+    output, more = ended.output, b""
+    if ended.failure:
+        output = ended.failure[1].encode()
+    elif ended.oom_kills:
+        note = cgroups.oom_note(ended.oom_kills, spec.limits)
+        more = f"\nagent-runtime: {note}\n".encode()
     return ExecResult(
         exit=ended.exit,
-        output=output,
-        output_bytes=max(ended.output_bytes, len(output) if ended.failure else 0),
+        output=output + more,
+        output_bytes=max(ended.output_bytes, len(output) if ended.failure else 0) + len(more),
         timed_out=ended.timed_out,
     )
 
@@ -396,6 +399,10 @@ async def run_attached(
     raise_if_unwritable(ended, launch, spec)
     if ended.failure:
         raise SandboxUnavailable(f"the sandbox did not start: {ended.failure[1]}")
+    if ended.oom_kills and _is_open(2):
+        note = cgroups.oom_note(ended.oom_kills, spec.limits)
+        with suppress(OSError):  # nobody reads it
+            os.write(2, f"agent-runtime: {note}\n".encode())
     return ended.exit
 
 

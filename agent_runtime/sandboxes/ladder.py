@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+import anyio.to_thread
+
 from agent_runtime.errors import SandboxUnavailable
 from agent_runtime.ports import Probe, Sandbox
 
@@ -44,6 +46,35 @@ async def examine(state_dir: str, *, setting: str | None) -> Probe:
     return await BubblewrapSandbox(state_dir, setting).probe()
 
 
+async def examine_limits() -> Probe:
+    """Which limits a sandbox has here as a whole, for `doctor`; `ok` if it has all of them."""
+    if sys.platform != "linux":
+        return Probe(False, "limits", _elsewhere(), _LINUX)
+    # Imported here for the same reason.
+    from agent_runtime.sandboxes import cgroups
+
+    places = await anyio.to_thread.run_sync(cgroups.here)
+    words = {"memory": "memory", "cpu": "processor time", "pids": "processes"}
+    parts = [
+        f"{words[name]} by cgroups v{places.found[name].version}"
+        for name in cgroups.CONTROLLERS
+        if name in places.found
+    ]
+    parts += [
+        f"{words[name]} {_INSTEAD[name]}: {places.reasons[name]}"
+        for name in cgroups.CONTROLLERS
+        if name in places.reasons
+    ]
+    parts.append("disk by the size of each file only: quotas are not supported")
+    remedy = cgroups.remedy() if places.reasons else ""
+    return Probe(not places.reasons, "limits", "; ".join(parts), remedy)
+
+
+_INSTEAD = {
+    "memory": "not limited as a whole (of each process, if named)",
+    "cpu": "not limited",
+    "pids": "by rlimit",
+}
 _LINUX = "Use a Linux machine, a container or a virtual machine, or a daemon that runs in one"
 
 

@@ -2,7 +2,8 @@
 
 Run as a script by `launching`, with nothing but the standard library, an empty environment and one
 socket as its stdin. It forks a *keeper* for every sandbox; being small and single-threaded it can
-fork safely and fast, which the daemon cannot. A keeper builds one sandbox, holds its deadline,
+fork safely and fast, which the daemon cannot. The next keeper is always there already, with control
+groups and a process that waits in them. A keeper builds one sandbox, holds its deadline,
 keeps its output, and ends it when the daemon closes the control socket, also by dying.
 
 **How death is proven.** A keeper is a child subreaper: whatever the sandbox leaves behind becomes
@@ -10,7 +11,8 @@ its child. It kills its children and waits until it has none (`ECHILD`). The ini
 namespace ends only after everything in the namespace has. A keeper that is killed itself takes
 bubblewrap along (`--die-with-parent`); what the unsafe kind leaves then is found by `records.reap`.
 
-Which mounts a sandbox has is decided in `mounts`; here only the kernel is talked to.
+Which mounts a sandbox has is decided in `mounts`, and which control groups in `cgroups`; here only
+the kernel is talked to.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import signal
 import socket
 import stat
 import struct
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -40,12 +43,19 @@ PIPE_BYTES: Final = 1 << 20
 NOTE_BYTES_MAX: Final = 64
 """Room for the line that says how much of an output was left out."""
 
+GROUP_PREFIX: Final = "agent-runtime-"
+"""Of every control group's name: nothing else is ever emptied or removed."""
+GROUP_SECONDS_MAX: Final = 2.0
+"""How long an emptied group may still be busy: the last process leaves it after it was reaped."""
+
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_CHILD_SUBREAPER: Final = 36
 CLONE_NEWNS: Final = 0x00020000
 MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 4096, 16384, 1 << 18
 
 Request = dict[str, Any]
+Group = dict[str, Any]
+"""`base`, where the control group is made, and `values`: pairs of file and text, in order."""
 Source = str | int | list[Any]
 """A host path: itself, the number of a staged source, or [number, path below it]."""
 
@@ -64,35 +74,67 @@ def main() -> None:
     # A service manager sends these to everybody; only the daemon decides when a sandbox ends.
     for number in _LEFT_TO_THE_DAEMON:
         signal.signal(number, signal.SIG_IGN)
+    bases = sys.argv[1:]
+    sweep(bases)
     requests = socket.socket(fileno=0)
+    spare = _spare(requests, bases)
     while True:
         data, fds, _, _ = socket.recv_fds(requests, 1, 8, _cmsg_cloexec())
         if not data:
             return
-        if os.fork() == 0:
-            requests.close()
-            code = 1
-            try:
-                keep(socket.socket(fileno=fds[0]), fds[1:])
-                code = 0
-            except BaseException:  # noqa: BLE001 - the border: nobody else would say why
-                import traceback
-
-                traceback.print_exc()
-            finally:
-                os._exit(code)
+        try:
+            socket.send_fds(spare, [b"+"], fds)
+        except BrokenPipeError:  # it was killed
+            sweep(bases)
+            spare = _spare(requests, bases)
+            socket.send_fds(spare, [b"+"], fds)
         for fd in fds:
             os.close(fd)
+        spare.close()
+        spare = _spare(requests, bases)
 
 
-def keep(control: socket.socket, passed: Sequence[int]) -> None:
-    """One sandbox from its request to the proof of its end."""
-    kind, payload = _receive(control)
-    assert kind == b"R", kind
-    keeper = Keeper(control, json.loads(payload), list(passed))
+def _spare(requests: socket.socket, bases: Sequence[str]) -> socket.socket:
+    """Fork the next sandbox's keeper; it takes the request's descriptors from the socket."""
+    ours, theirs = socket.socketpair()
+    if os.fork() == 0:
+        requests.close()
+        ours.close()
+        code = 1
+        try:
+            keep(theirs, bases)
+            code = 0
+        except BaseException:  # noqa: BLE001 - the border: nobody else would say why
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    theirs.close()
+    return ours
+
+
+def keep(requests: socket.socket, bases: Sequence[str]) -> None:
+    """One sandbox from before its request to the proof of its end."""
+    keeper = Keeper(bases)
     try:
-        keeper.start()
-        keeper.watch()
+        keeper.park()
+    except Exception as error:  # noqa: BLE001 - the border: whoever asks for a sandbox is told
+        keeper.failure = StartFailed("unavailable", f"its control group: {error}")
+    fds = socket.recv_fds(requests, 1, 8, _cmsg_cloexec())[1]
+    requests.close()
+    try:
+        control = socket.socket(fileno=fds[0])
+        kind, payload = _receive(control)
+    except (IndexError, EOFError, OSError):  # the daemon is gone before it asked for anything
+        keeper.discard()
+        return
+    assert kind == b"R", kind
+    keeper.take(control, json.loads(payload), list(fds[1:]))
+    try:
+        if keeper.failure is None:
+            keeper.start()
+            keeper.watch()
     except StartFailed as failure:
         keeper.failure = failure
     except Exception as error:  # noqa: BLE001 - the border: whatever it is, what was started must end
@@ -111,10 +153,10 @@ class StartFailed(Exception):
 class Keeper:
     """Watches one sandbox. Every method blocks; a keeper has nothing else to do."""
 
-    def __init__(self, control: socket.socket, request: Request, passed: list[int]) -> None:
-        self.control = control
-        self.request = request
-        self.passed = passed
+    def __init__(self, bases: Sequence[str]) -> None:
+        self.control: socket.socket
+        self.request: Request
+        self.passed: list[int] = []
         self.failure: StartFailed | None = None
         self.outer = 0
         self.inner = 0
@@ -123,11 +165,10 @@ class Keeper:
         self.exit_code: int | None = None
         """What bubblewrap said of the command; None if the command was never started."""
         self.timed_out = False
-        self.output = Kept(
-            ERROR_BYTES_MAX if request["output"] == "keep" else request["output_bytes"]
-        )
+        self.groups = [os.path.join(base, group_name()) for base in bases]
+        self.output: Kept
         self._status_text = b""
-        self._pipe = self._status = self._block = -1
+        self._pipe = self._status = self._block = self._errors = -1
         self._wakeup, wakeup = os.pipe()
         os.set_blocking(self._wakeup, False)
         os.set_blocking(wakeup, False)
@@ -135,7 +176,46 @@ class Keeper:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
 
+    # ---- before the request --------------------------------------------------------------
+
+    def park(self) -> None:
+        """Fork the sandbox's first process and put it into its control groups; there it waits.
+
+        Before anybody asks: the kernel takes 5 to 20 ms to move a process (an RCU grace period).
+        """
+        for path in self.groups:
+            os.mkdir(path)
+        output, status, block = os.pipe(), os.pipe(), os.pipe()
+        errors, errors_child = os.pipe()
+        with suppress(OSError):  # only makes a flood cheaper
+            _set_pipe_bytes(output[0])
+        keeper = os.getpid()
+        self._channel, channel = socket.socketpair()
+        self.outer = os.fork()
+        if self.outer == 0:
+            self._channel.close()
+            _parked(channel, output[1], status[1], block[0], errors_child, keeper)
+        channel.close()
+        for fd in (output[1], status[1], block[0], errors_child):
+            os.close(fd)
+        self._pipe, self._status, self._block = output[0], status[0], block[1]
+        self._errors = errors
+        os.set_blocking(self._pipe, False)
+        join_groups(self.groups, self.outer)
+
+    def discard(self) -> None:
+        """There will be no request."""
+        self._kill()
+        remove_groups(self.groups)
+
     # ---- start ---------------------------------------------------------------------------
+
+    def take(self, control: socket.socket, request: Request, passed: list[int]) -> None:
+        """This is what is wanted."""
+        self.control, self.request, self.passed = control, request, passed
+        self.output = Kept(
+            ERROR_BYTES_MAX if request["output"] == "keep" else request["output_bytes"]
+        )
 
     def start(self) -> None:
         request = self.request
@@ -144,22 +224,22 @@ class Keeper:
             os.makedirs(request["scratch"], mode=0o700)
         for root in request["give"]:
             give(root, request["uid"], request["gid"])
-        output, status, block = os.pipe(), os.pipe(), os.pipe()
-        errors, errors_child = os.pipe()
-        with suppress(OSError):  # only makes a flood cheaper
-            _set_pipe_bytes(output[0])
-        keeper = os.getpid()
-        self.outer = os.fork()
-        if self.outer == 0:
-            _child(request, self.passed, output[1], status[1], block[0], errors_child, keeper)
-        for fd in (output[1], status[1], block[0], errors_child, *self.passed):
+        try:
+            for group in request["groups"]:
+                limit_group(os.path.join(group["base"], group_name()), group["values"])
+        except OSError as error:
+            raise StartFailed("unavailable", f"its control group: {error}") from error
+        payload = json.dumps(request).encode()
+        with suppress(BrokenPipeError):  # it was killed, and its end tells so
+            socket.send_fds(self._channel, [FRAME.pack(b"R", len(payload))], self.passed)
+            self._channel.sendall(payload)
+        self._channel.close()
+        for fd in self.passed:
             os.close(fd)
-        self._pipe, self._status, self._block = output[0], status[0], block[1]
-        os.set_blocking(self._pipe, False)
         text = b""
-        while data := os.read(errors, 4096):
+        while data := os.read(self._errors, 4096):
             text += data
-        os.close(errors)
+        os.close(self._errors)
         if text:
             raise StartFailed(*json.loads(text))
         if request["kind"] == "plain":
@@ -193,6 +273,7 @@ class Keeper:
             "pid_namespace": os.readlink("/proc/self/ns/pid"),
             "tag": self.request["tag"],
             "daemon": self.request["daemon"],
+            "groups": self.groups,
             "processes": [
                 [pid, start_time(pid)] for pid in (os.getpid(), self.outer, self.inner) if pid
             ],
@@ -273,6 +354,8 @@ class Keeper:
     def finish(self) -> None:
         """Kill everything, prove it, tidy up, report."""
         dead = self._kill()
+        oom = oom_kills(self.groups)
+        dead = remove_groups(self.groups) and dead
         if self._status >= 0:
             while self._read_status():
                 pass
@@ -295,6 +378,7 @@ class Keeper:
             "timed_out": self.timed_out,
             "output_bytes": self.output.total,
             "dead": dead,
+            "oom_kills": oom,
             "failure": [self.failure.kind, str(self.failure)] if self.failure else None,
         }
         with suppress(OSError):  # nobody may be listening any more
@@ -305,7 +389,7 @@ class Keeper:
     def _kill(self) -> bool:
         end = time.monotonic() + KILL_SECONDS_MAX
         while True:
-            for pid in (self.inner, *_children()):
+            for pid in (self.inner, *_children(), *(p for g in self.groups for p in members(g))):
                 if pid:
                     with suppress(ProcessLookupError, PermissionError):
                         os.kill(pid, signal.SIGKILL)
@@ -361,6 +445,21 @@ class Kept:
 
 
 # ---- the child: between fork and exec --------------------------------------------------------
+
+
+def _parked(
+    channel: socket.socket, output: int, status: int, block: int, errors: int, keeper: int
+) -> None:
+    """Wait for the request and become what it says. Never returns."""
+    try:
+        _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        if os.getppid() != keeper:
+            os._exit(125)
+        header, passed, _, _ = socket.recv_fds(channel, FRAME.size, 8, _cmsg_cloexec())
+        payload = _receive_exactly(channel, FRAME.unpack(header)[1])
+        _child(json.loads(payload), list(passed), output, status, block, errors, keeper)
+    finally:
+        os._exit(125)
 
 
 def _child(
@@ -548,6 +647,104 @@ def _give_entry(name: str, directory_fd: int, uid: int, gid: int) -> None:
             os.chown(name, uid, gid, dir_fd=directory_fd, follow_symlinks=False)
 
 
+# ---- control groups ------------------------------------------------------------------------------
+
+
+def group_name() -> str:
+    """Of this process's groups, and of no other's, also when its pid is used again."""
+    namespace = os.stat("/proc/self/ns/pid").st_ino
+    return f"{GROUP_PREFIX}{namespace}-{os.getpid()}-{start_time(os.getpid())}"
+
+
+def sweep(bases: Sequence[str]) -> None:
+    """Remove empty groups whose makers are dead. Whatever holds a process is left alone."""
+    own = str(os.stat("/proc/self/ns/pid").st_ino)
+    for base in bases:
+        names: list[str] = []
+        with suppress(OSError):
+            names = os.listdir(base)
+        for name in names:
+            parts = name.removeprefix(GROUP_PREFIX).split("-")
+            if name.startswith(GROUP_PREFIX) and len(parts) == 3 and parts[0] == own:
+                with suppress(ValueError, OSError):
+                    if start_time(int(parts[1])) != int(parts[2]):
+                        os.rmdir(os.path.join(base, name))
+
+
+def limit_group(path: str, values: Sequence[Sequence[str]]) -> None:
+    """Write a group's limits. `OSError` names the file that was refused.
+
+    A file whose name ends with `?` is written if there is one.
+    """
+    for name, value in values:
+        file = os.path.join(path, name.removesuffix("?"))
+        if not name.endswith("?") or os.path.exists(file):
+            write(file, value)
+
+
+def join_groups(paths: Sequence[str], pid: int) -> None:
+    """Put a process into every group; what it forks from now on is in them, too."""
+    for path in paths:
+        write(os.path.join(path, "cgroup.procs"), str(pid))
+
+
+def members(path: str) -> list[int]:
+    """The processes in a group and in those below it, except of other pid namespaces."""
+    found = []
+    for directory, _, _ in os.walk(path):
+        with suppress(OSError), open(os.path.join(directory, "cgroup.procs"), "rb") as file:
+            found += [int(pid) for pid in file.read().split() if pid != b"0"]
+    return found
+
+
+def oom_kills(paths: Sequence[str]) -> int:
+    """How many processes the kernel killed because a group had reached its memory limit."""
+    for path in paths:
+        for name in ("memory.events", "memory.oom_control"):  # version 2, version 1
+            with suppress(OSError, IndexError, ValueError):
+                for line in _read(os.path.join(path, name)).splitlines():
+                    if line.split()[0] == "oom_kill":
+                        return int(line.split()[1])
+    return 0
+
+
+def remove_groups(paths: Sequence[str]) -> bool:
+    """Kill what is in the groups and remove them; False if one cannot be removed."""
+    end = time.monotonic() + GROUP_SECONDS_MAX
+    removed = [_remove_group(path, end) for path in paths]
+    return all(removed)
+
+
+def _remove_group(path: str, end: float) -> bool:
+    assert os.path.basename(path).startswith(GROUP_PREFIX), path
+    while True:
+        # Deepest first. The files of a group are the kernel's, and go with it.
+        for directory, _, _ in os.walk(path, topdown=False):
+            with suppress(OSError):
+                os.rmdir(directory)
+        if not os.path.lexists(path):
+            return True
+        if time.monotonic() > end:
+            return False
+        with suppress(OSError):
+            write(os.path.join(path, "cgroup.kill"), "1")  # Linux 5.14, version 2
+        for pid in members(path):
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.002)
+
+
+def write(path: str, text: str) -> None:
+    """One write, as the kernel wants it; never makes a file."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
+    finally:
+        os.close(fd)
+
+
 # ---- the kernel ----------------------------------------------------------------------------------
 
 
@@ -645,7 +842,7 @@ def _receive_exactly(control: socket.socket, count: int) -> bytes:
     while len(data) < count:
         chunk = control.recv(count - len(data))
         if not chunk:
-            os._exit(0)  # the daemon is gone before it asked for anything
+            raise EOFError("the other side is gone")
         data += chunk
     return data
 

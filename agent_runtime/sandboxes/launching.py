@@ -19,10 +19,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
 import anyio
+import anyio.to_thread
 
 from agent_runtime.errors import SandboxUnavailable
 from agent_runtime.ports import SandboxLimits
-from agent_runtime.sandboxes import launcher, records
+from agent_runtime.sandboxes import cgroups, launcher, records
 
 END_SECONDS_MAX: Final = launcher.KILL_SECONDS_MAX + 5.0
 """How long a keeper may take to prove that its sandbox is dead."""
@@ -65,6 +66,8 @@ class Ended:
     output_bytes: int
     timed_out: bool
     dead: bool
+    oom_kills: int = 0
+    """Processes that the kernel killed at the sandbox's memory limit."""
     failure: tuple[str, str] | None = None
     """Why it was not started: `unwritable` or `unavailable`, and the system's words."""
 
@@ -93,6 +96,11 @@ class Launcher:
         name = f"{os.getpid()}-{next(_counter)}-{time.monotonic_ns():x}"
         record = os.path.join(records.directory(self._state_dir, owner_id), f"{name}.json")
         made = record.removesuffix(".json") + ".home" if scratch else ""
+        places = await anyio.to_thread.run_sync(cgroups.here)
+        limits = asdict(launch.limits)
+        if "memory" in places.found:
+            # As a whole is better than each: programs reserve much more than they use.
+            limits["memory_bytes"] = None
         env = dict(launch.env)
         if launch.kind == "plain":
             env[records.TAG_VARIABLE] = name
@@ -101,7 +109,8 @@ class Launcher:
         request = {
             **asdict(launch),
             "env": env,
-            "limits": asdict(launch.limits),
+            "limits": limits,
+            "groups": cgroups.groups(places, launch.limits),
             "output_bytes": launch.limits.output_bytes,
             "stdio": stdio,
             "output": "keep" if stdio == "worker" else "send",
@@ -113,7 +122,7 @@ class Launcher:
         }
         control, theirs = socket.socketpair()
         try:
-            await self._ask([theirs.fileno(), *passed])
+            await self._ask([theirs.fileno(), *passed], cgroups.bases(places))
         except BaseException:
             control.close()
             raise
@@ -127,10 +136,10 @@ class Launcher:
             raise
         return kept
 
-    async def _ask(self, fds: list[int]) -> None:
+    async def _ask(self, fds: list[int], bases: Sequence[str]) -> None:
         for attempt in (1, 2):
             if self._socket is None:
-                self._socket = _start(self)
+                self._socket = _start(self, bases)
             try:
                 while True:
                     try:
@@ -171,11 +180,17 @@ class Running:
                         self._ended = self._report(json.loads(payload))
                     case b"", _:
                         # The keeper was killed, and took bubblewrap along: make sure.
+                        oom = self.oom_kills()
                         dead = await records.end(self._record)
                         self._ended = Ended(
-                            exit=137, output=b"", output_bytes=0, timed_out=False, dead=dead
-                        )
+                            exit=137, output=b"", output_bytes=0, timed_out=False, dead=dead,
+                            oom_kills=oom,
+                        )  # fmt: skip
         return self._ended
+
+    def oom_kills(self) -> int:
+        """How many processes were killed for their memory so far, while it runs."""
+        return launcher.oom_kills(records.groups(self._record))
 
     async def end(self) -> Ended:
         """Kill everything inside and return when it is dead. Safe to call twice, also cancelled."""
@@ -228,11 +243,12 @@ class Running:
             output_bytes=report["output_bytes"],
             timed_out=report["timed_out"],
             dead=report["dead"],
+            oom_kills=report["oom_kills"],
             failure=(failure[0], failure[1]) if failure else None,
         )
 
 
-def _start(owner: Launcher) -> socket.socket:
+def _start(owner: Launcher, bases: Sequence[str]) -> socket.socket:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     with theirs:
@@ -240,7 +256,7 @@ def _start(owner: Launcher) -> socket.socket:
         # the daemon's secrets are not for the processes that stand beside a sandbox.
         pid = os.posix_spawn(
             sys.executable,
-            [sys.executable, "-I", "-S", launcher.__file__],
+            [sys.executable, "-I", "-S", launcher.__file__, *bases],
             {},
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),

@@ -2,6 +2,7 @@
 
 Each sandbox has a record in `<state_dir>/sandboxes/<owner>/`, written by its keeper and removed
 when everything in the sandbox is dead. A live process is known by (boot id, pid, start time).
+Control groups are in it, too: they outlive their processes.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import anyio
+import anyio.to_thread
 
 from agent_runtime.errors import SandboxUnavailable
-from agent_runtime.sandboxes.launcher import start_time
+from agent_runtime.sandboxes.launcher import GROUP_PREFIX, members, remove_groups, start_time
 
 TAG_VARIABLE: Final = "AGENT_RUNTIME_SANDBOX"
 """Marks every process of the unsafe kind: it has no namespace that would die as one."""
@@ -72,7 +74,7 @@ async def end(path: str) -> bool:
     while _is_here(record):
         alive = [
             process
-            for process in {*_processes(record), *_tagged(record.get("tag"))}
+            for process in {*_processes(record), *_tagged(record.get("tag")), *_grouped(record)}
             if _is_alive(*process)
         ]
         if not alive:
@@ -83,6 +85,8 @@ async def end(path: str) -> bool:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         await anyio.sleep(_POLL_SECONDS)
+    if not await anyio.to_thread.run_sync(remove_groups, _groups(record)):
+        return False
     _remove_scratch(path.removesuffix(".json") + ".home")
     with suppress(FileNotFoundError):
         os.unlink(path)
@@ -115,6 +119,20 @@ def _daemon(record: dict[str, Any]) -> Process:
 
 def _processes(record: dict[str, Any]) -> Iterable[Process]:
     return [(int(pid), int(started)) for pid, started in record.get("processes", [])]
+
+
+def groups(path: str) -> list[str]:
+    """The control groups that a record names."""
+    return _groups(_load(path))
+
+
+def _groups(record: dict[str, Any]) -> list[str]:
+    named = [str(path) for path in record.get("groups", [])]
+    return [path for path in named if os.path.basename(path).startswith(GROUP_PREFIX)]
+
+
+def _grouped(record: dict[str, Any]) -> list[Process]:
+    return [(pid, start_time(pid)) for path in _groups(record) for pid in members(path)]
 
 
 def _is_alive(pid: int, started: int) -> bool:

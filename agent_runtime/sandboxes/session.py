@@ -18,7 +18,8 @@ import anyio
 import msgspec
 
 from agent_runtime.errors import DeadlineExceeded, UsageError, WorkerLost
-from agent_runtime.sandboxes import frames
+from agent_runtime.ports import SandboxLimits
+from agent_runtime.sandboxes import cgroups, frames
 from agent_runtime.sandboxes.egress import Gate
 from agent_runtime.sandboxes.frames import Answer, Request
 from agent_runtime.sandboxes.launching import Ended, Running
@@ -44,7 +45,7 @@ class WorkerSession:
         channel: socket.socket,
         running: Running,
         *,
-        output_bytes: int,
+        limits: SandboxLimits,
         rewrite: Rewrite,
         gate: Gate | None = None,
     ) -> None:
@@ -53,7 +54,10 @@ class WorkerSession:
         self._running = running
         self._rewrite = rewrite
         self._gate = gate
-        self._output_bytes = output_bytes
+        self._limits = limits
+        self._output_bytes = limits.output_bytes
+        self._oom_kills = 0
+        """That were told already."""
         self._numbers = itertools.count(1)
         self._in = bytearray()
         self._out = bytearray()
@@ -91,7 +95,7 @@ class WorkerSession:
             )
         answer = await self._in_time(request.number, frame, deadline_seconds, what=f"{info.name!r}")
         assert answer.result is not None
-        return answer.result
+        return answer.result if answer.result.ok else self._explained(answer.result)
 
     async def render(
         self, template: Json, variables: Mapping[str, Json], *, deadline_seconds: float
@@ -141,7 +145,20 @@ class WorkerSession:
         if self._ended is None:
             return ""
         text = self._ended.output.decode(errors="replace").strip()
+        if self._ended.oom_kills > self._oom_kills:
+            note = cgroups.oom_note(self._ended.oom_kills - self._oom_kills, self._limits)
+            text = f"{text}\n{note}".strip()
         return self._ended.failure[1] if self._ended.failure else text
+
+    def _explained(self, result: ToolResult) -> ToolResult:
+        """A failure, with the memory limit named if that was reached meanwhile."""
+        kills = self._running.oom_kills()
+        if kills <= self._oom_kills:
+            return result
+        note = cgroups.oom_note(kills - self._oom_kills, self._limits)
+        self._oom_kills = kills
+        raw = None if result.raw is None else result.raw + f"\n{note}\n".encode()
+        return dataclasses.replace(result, output=f"{result.output}\n{note}".strip(), raw=raw)
 
     # ---- deadlines and deaths ------------------------------------------------------------
 

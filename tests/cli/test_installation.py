@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent_runtime.cli.logs import JsonFormatter
+from agent_runtime.sandboxes import cgroups
 from agent_runtime.taskfile import read_task_file
 from tests.cli.conftest import FIX, WriteTask
 from tests.cli.helpers import UNSAFE, Cli
@@ -76,6 +77,7 @@ def test_a_message_says_all_it_has_in_one_json_line() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="local sandboxes need Linux")
+@pytest.mark.skipif("memory" in cgroups.here().found, reason="here memory is limited as a whole")
 def test_the_memory_of_a_tasks_processes_is_limited_as_the_setting_says(
     cli: Cli, shell_task: WriteTask
 ) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any, cast
 
 import anyio
+import msgspec
 import pytest
 
 from agent_runtime.errors import (
@@ -20,7 +21,7 @@ from agent_runtime.loop.journal import APPEND_TRIES, Journal, append_fact
 from agent_runtime.ports import SandboxLimits, SandboxSession, SandboxSpec
 from agent_runtime.stores.memory import MemoryStore
 from agent_runtime.testing import FakeSandbox, FakeVerifier
-from agent_runtime.types import Effect, Status, ToolResult
+from agent_runtime.types import Effect, EnvironmentSpec, ResourcesSpec, Status, ToolResult
 from tests.loop.harness import FOREVER, TASK, Bench, Script, asks, step, task
 
 pytestmark = pytest.mark.anyio
@@ -413,9 +414,10 @@ async def test_a_tool_hears_whose_call_it_is_and_what_for() -> None:
     assert (call.workspace, call.memory) == ("/workspace", {"goal": "make it so"})
 
 
-async def test_every_sandbox_of_a_task_has_the_limits_of_the_installation() -> None:
+async def test_every_sandbox_of_a_task_has_the_limits_of_the_installation_and_the_task() -> None:
     """R104, R112: also those of the checks."""
     limits = SandboxLimits(memory_bytes=1 << 30)
+    resources = ResourcesSpec(cpus=1.5)
     bench = Bench(Script("look", where="worker"))
     seen: list[SandboxSpec] = []
 
@@ -429,10 +431,14 @@ async def test_every_sandbox_of_a_task_has_the_limits_of_the_installation() -> N
             seen.append(more["sandbox_spec"]("/export"))
             return await super().verify(task_id, **more)
 
-    await bench.submit(task(step("a", "look")))
+    spec = task(step("a", "look"))
+    await bench.submit(
+        msgspec.structs.replace(spec, environment=EnvironmentSpec(resources=resources))
+    )
     await bench.drive(
         sandbox=Seeing(bench.tools),
         verifier=SeeingVerifier(bench.workspaces),
         sandbox_limits=limits,
     )
-    assert [spec.limits for spec in seen] == [limits, limits]
+    wanted = SandboxLimits(memory_bytes=1 << 30, cpus=1.5)
+    assert [spec.limits for spec in seen] == [wanted, wanted]

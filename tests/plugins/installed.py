@@ -56,6 +56,9 @@ def importable(*sites: Path) -> Iterator[None]:
     finally:
         sys.path[:] = path
         for name in set(sys.modules) - modules:
-            origin = getattr(sys.modules[name], "__file__", None) or ""
+            module = sys.modules[name]
+            # A package without an `__init__.py` has no file.
+            places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+            origin = next((place for place in places if place), "")
             if any(origin.startswith(str(site)) for site in sites):
                 del sys.modules[name]

@@ -131,6 +131,18 @@ async def die(call: ToolCall) -> ToolResult:
     os._exit(3)
 
 
+async def spend(call: ToolCall) -> ToolResult:
+    held = bytearray(b"x" * (call.arguments["mebibytes"] << 20))
+    return ToolResult(ok=True, output=f"{len(held)} bytes held")
+
+
+async def burn(call: ToolCall) -> ToolResult:
+    end = time.process_time() + call.arguments["seconds"]
+    while time.process_time() < end:
+        pass
+    return ToolResult(ok=True)
+
+
 async def detach(call: ToolCall) -> ToolResult:
     """Leave a grandchild that has a session, and nobody, of its own; then wait for ever."""
     if os.fork() == 0:
@@ -144,5 +156,6 @@ async def detach(call: ToolCall) -> ToolResult:
 
 def tools() -> Sequence[FunctionTool]:
     plain = (echo, where, shell, nap, block, refuse, fail, chatter, large, odd, die, detach)
+    hungry = (spend, burn)
     broken = (no_json, no_result, no_kind, no_text)
-    return [*(FunctionTool(function) for function in (*plain, *broken)), Cheap(cheap)]
+    return [*(FunctionTool(function) for function in (*plain, *hungry, *broken)), Cheap(cheap)]
