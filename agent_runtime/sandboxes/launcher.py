@@ -75,7 +75,6 @@ def main() -> None:
     for number in _LEFT_TO_THE_DAEMON:
         signal.signal(number, signal.SIG_IGN)
     bases = sys.argv[1:]
-    sweep(bases)
     requests = socket.socket(fileno=0)
     spare = _spare(requests, bases)
     while True:
@@ -85,7 +84,6 @@ def main() -> None:
         try:
             socket.send_fds(spare, [b"+"], fds)
         except BrokenPipeError:  # it was killed
-            sweep(bases)
             spare = _spare(requests, bases)
             socket.send_fds(spare, [b"+"], fds)
         for fd in fds:
@@ -116,6 +114,7 @@ def _spare(requests: socket.socket, bases: Sequence[str]) -> socket.socket:
 
 def keep(requests: socket.socket, bases: Sequence[str]) -> None:
     """One sandbox from before its request to the proof of its end."""
+    sweep(bases)  # now, for nobody waits yet
     keeper = Keeper(bases)
     try:
         keeper.park()

@@ -187,6 +187,22 @@ async def test_no_group_outlives_its_sandbox(sandbox: AnySandbox, tmp_path: Path
     await until(lambda: all(_is_kept(path) for path in our_groups()))
 
 
+async def test_a_killed_spare_is_replaced_and_its_groups_are_removed(
+    sandbox: AnySandbox, tmp_path: Path
+) -> None:
+    needs("memory")
+    spec = make_spec(tmp_path)
+    assert (await sandbox.execute(spec, ["true"], deadline_seconds=20)).exit == 0
+    launchers = [pid for pid in processes_with(launcher.__file__) if _parent(pid) == os.getpid()]
+    spares = [pid for pid in processes_with(launcher.__file__) if _parent(pid) in launchers]
+    assert spares
+    for pid in spares:
+        os.kill(pid, signal.SIGKILL)
+    await until(lambda: not any(launcher.start_time(pid) for pid in spares))
+    assert (await sandbox.execute(spec, ["true"], deadline_seconds=20)).exit == 0
+    await until(lambda: all(_is_kept(path) for path in our_groups()))
+
+
 def _is_kept(path: str) -> bool:
     _, pid, started = path.rsplit("-", 2)
     return launcher.start_time(int(pid)) == int(started) or not os.path.exists(path)
