@@ -117,7 +117,7 @@ def keep(requests: socket.socket, bases: Sequence[str]) -> None:
     sweep(bases)  # now, for nobody waits yet
     keeper = Keeper(bases)
     try:
-        keeper.park()
+        keeper.park(requests)
     except Exception as error:  # noqa: BLE001 - the border: whoever asks for a sandbox is told
         keeper.failure = StartFailed("unavailable", f"its control group: {error}")
     fds = socket.recv_fds(requests, 1, 8, _cmsg_cloexec())[1]
@@ -177,7 +177,7 @@ class Keeper:
 
     # ---- before the request --------------------------------------------------------------
 
-    def park(self) -> None:
+    def park(self, requests: socket.socket) -> None:
         """Fork the sandbox's first process and put it into its control groups; there it waits.
 
         Before anybody asks: the kernel takes 5 to 20 ms to move a process (an RCU grace period).
@@ -192,6 +192,7 @@ class Keeper:
         self._channel, channel = socket.socketpair()
         self.outer = os.fork()
         if self.outer == 0:
+            requests.close()  # a keeper that was killed must not look alive to the launcher
             self._channel.close()
             _parked(channel, output[1], status[1], block[0], errors_child, keeper)
         channel.close()
