@@ -92,9 +92,12 @@ class Supervisor:
             tg.cancel_scope.cancel()
 
     async def _start_claimable(self, tg: TaskGroup, tried: dict[TaskId, int]) -> bool:
+        """False: there was room, and nothing was found that can go on."""
         room = self._tasks_max - len(self._driven)
+        if room <= 0:
+            return True  # there may be some: whoever ends while one looks must not end the search
         started = False
-        for task_id in await self._ports.store.claimable(max(0, room)):
+        for task_id in await self._ports.store.claimable(room):
             if task_id in self._driven:
                 continue
             seq = (await self._ports.store.heads([task_id])).get(task_id, 0)
