@@ -48,7 +48,14 @@ async def open_runtime(
                 sandbox=open_sandbox(settings, unsafe_no_sandbox=unsafe_no_sandbox),
                 workspaces=workspaces,
                 verifier=Verifier(workspaces),
-                environment=LocalEnvironment(os.environ),
+                environment=LocalEnvironment(
+                    os.environ,
+                    workspaces=workspaces,
+                    state_dir=directory,
+                    registries=settings.setup_egress,
+                    toolchains_named=settings.toolchains,
+                    secrets=settings.secrets,
+                ),
                 plugin_paths=plugins.plugin_paths(loaded),
                 sandbox_limits=sandbox_limits(settings),
             )

@@ -88,6 +88,10 @@ class WorkspaceError(AgentRuntimeError):
     """The repository cannot be opened or used as asked; the message names it and the way out."""
 
 
+class SetupFailed(WorkspaceError):
+    """A command of the environment's setup failed; the message has the end of what it printed."""
+
+
 class DiskFull(StoreUnavailable, WorkspaceError):
     """No room for a working copy, its versions or a result. The task stops; it can be resumed."""
 

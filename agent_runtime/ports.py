@@ -7,6 +7,7 @@ Adapters know this file and the pure loop, never each other.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -19,8 +20,10 @@ from agent_runtime.types import (
     Json,
     Lease,
     Objective,
+    PreparedEnvironment,
     Row,
     Seq,
+    ServiceSpec,
     TaskId,
     TaskSpec,
     TaskSummary,
@@ -316,6 +319,17 @@ class EgressRecord:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A host directory or file that is visible read-only at `path` inside.
+
+    `path` is absolute, relative to the mount, or begins with `~/`, which is HOME.
+    """
+
+    source: str
+    path: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxSpec:
     """What one sandbox sees. Host paths on the left, inside paths on the right.
@@ -330,6 +344,16 @@ class SandboxSpec:
     mount: str
     home: str | None = None
     python: str | None = None
+    """Or where one of the `layers` shows a venv."""
+    base_python: bool = False
+    """The interpreter that the runtime's own stands on is visible, and on PATH: to make venvs."""
+    tmp: str | None = None
+    """A host directory at /tmp, in place of memory."""
+    layers: tuple[Layer, ...] = ()
+    path: tuple[str, ...] = ()
+    """Directories inside, on PATH after the venv's and before the system's."""
+    services: tuple[ServiceSpec, ...] = ()
+    """Started, and waited for, before the worker or the command."""
     env: Mapping[str, str] = field(default_factory=dict)
     read_only_paths: tuple[str, ...] = ()
     """Paths below `workspace` (such as `.git`) that are bound read-only again."""
@@ -364,6 +388,8 @@ class Probe:
     name: str
     detail: str
     remedy: str = ""
+    can_mount: bool = True
+    """Can it show files at places where they are not? An environment's setup needs that."""
 
 
 class SandboxSession(Protocol):
@@ -543,6 +569,10 @@ class Verification:
     """Changed sources that reach for the test runner, in words."""
 
 
+Furnished = Callable[[str], AbstractAsyncContextManager[SandboxSpec]]
+"""Puts the environment around a checkout's directory, for as long as one check runs in it."""
+
+
 class Verifier(Protocol):
     """Runs the objectives' checks, each in a new sandbox on a fresh checkout."""
 
@@ -555,22 +585,82 @@ class Verifier(Protocol):
         tree: TreeId,
         protected: Sequence[str],
         sandbox: Sandbox,
-        sandbox_spec: Callable[[str], SandboxSpec],
+        furnished: Furnished,
     ) -> Verification:
-        """Export, check, check the base as well, compare.
+        """Export, check, check the base as well, compare."""
 
-        `sandbox_spec` makes a spec for a checkout's directory.
-        """
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """How a task's environment was prepared."""
+
+    environment: PreparedEnvironment
+    cached: bool = False
+    seconds: float = 0.0
+    output: bytes = b""
+    """What setup's commands printed, without secrets."""
+    notes: tuple[str, ...] = ()
+    """What a user should know: ignored keys, missing tools, files that were not kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Furnishing:
+    """The environment's files, ready for one sandbox."""
+
+    layers: tuple[Layer, ...] = ()
+    home: str | None = None
 
 
 class Environment(Protocol):
-    """Finds what a task's commands run with."""
+    """What a task's commands run with, beyond the repository."""
 
-    def python(self, task: TaskSpec) -> tuple[str, str]:
-        """A venv (or a base interpreter's prefix), and where it was found, in words.
+    def check(self, task: TaskSpec) -> None:
+        """Refuse what no `prepare` could use.
 
         Raises:
-            WorkspaceError: the named one is no venv.
+            UsageError: it names a secret that the installation does not know.
+        """
+
+    async def prepare(
+        self,
+        task_id: TaskId,
+        task: TaskSpec,
+        opened: OpenedWorkspace,
+        sandbox: Sandbox,
+        *,
+        limits: SandboxLimits,
+        heard: Callable[[EgressRecord], None] | None = None,
+    ) -> Preparation:
+        """Run the setup, or find what an earlier one left. The workspace is as it was afterwards.
+
+        No sandbox of the task may be alive. Safe to repeat.
+
+        Raises:
+            SetupFailed: a command failed; says which, and what it printed.
+            WorkspaceError: the named venv is none, or the files cannot be kept.
+        """  # fmt: skip
+
+    async def furnish(self, task_id: TaskId, prepared: PreparedEnvironment) -> Furnishing:
+        """The files for the tools' sandbox; copies are made once a task. HOME is the task's own.
+
+        Raises:
+            WorkspaceError: the kept files are gone.
+        """
+
+    def fresh(
+        self, task_id: TaskId, prepared: PreparedEnvironment, checkout: str
+    ) -> AbstractAsyncContextManager[Furnishing]:
+        """The files as setup left them, for one check in `checkout`; copies are removed at the end.
+
+        Raises:
+            WorkspaceError: the kept files are gone.
+        """
+
+    def secrets(self, task: TaskSpec) -> Mapping[str, str]:
+        """Every secret that the task names, by name; empty where none is named.
+
+        Raises:
+            WorkspaceError: one cannot be read just now; names it and says why.
         """
 
 

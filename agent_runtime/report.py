@@ -260,19 +260,28 @@ def _not_checked(state: State, events: Sequence[e.AnyEvent]) -> tuple[Item, ...]
                 ("uncommitted edits that the work began with, whoever made them: ", carried)
             )
         items += [("the workspace: ", _prose(note)) for note in workspace.notes]
-        python = ("python of ", quote(workspace.python), ": ") if workspace.python else ()
-        items.append(
-            (
-                *python,
-                "what is installed there was taken as it is",
-            )
-        )
+        items += _environment(state)
     if outside := _daemon_tools(state, events):
         items.append(("tools that ran outside of the sandbox: ", quote(", ".join(outside))))
     items.append(
         ("how tools and checks were confined: the log does not say which sandbox was used",)
     )
     return tuple(items)
+
+
+def _environment(state: State) -> Iterator[Item]:
+    """What the checks stood on, and who made it."""
+    prepared = state.prepared
+    if prepared is None:
+        return
+    found = prepared.environment
+    if found.key:
+        when = "kept from an earlier setup" if prepared.cached else "set up for this task"
+        yield (f"the environment, {when} by ", quote(found.source), ": it was taken as it came out")
+    if found.python:
+        yield ("python of ", quote(found.python), ": what is installed there was taken as it is")
+    for note in prepared.notes:
+        yield ("the environment: ", _prose(note))
 
 
 def _not_proven(found: e.VerificationEnded) -> Iterator[Item]:

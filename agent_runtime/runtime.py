@@ -32,7 +32,7 @@ from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
 from agent_runtime.loop.discover import discover, unknown_names
 from agent_runtime.loop.evolve import fold
-from agent_runtime.loop.hands import check_spec
+from agent_runtime.loop.hands import furnished
 from agent_runtime.loop.journal import append_fact
 from agent_runtime.loop.state import State, status_of
 from agent_runtime.loop.submission import submit
@@ -75,8 +75,8 @@ class Runtime:
         """Store a task; durable when it returns. Nothing of it runs yet.
 
         Raises:
-            UsageError: the plan does not fit the installed tools, or the repository is missing
-                or none; nothing was stored.
+            UsageError: the plan does not fit the installed tools, a secret is not known, or the
+                repository is missing or none; nothing was stored.
             ConfigError: a model is named, and no adapter can reach it.
         """
         problems = discover(spec, self.ports.toolbox).problems
@@ -88,6 +88,7 @@ class Runtime:
                 f"no installed adapter can reach the model {spec.model!r}: give the task a plan, "
                 "or install a plug-in of the group 'agent_runtime.models'"
             )
+        self.ports.environment.check(spec)
         if spec.workspace is not None:
             try:
                 await self.ports.workspaces.check(spec.workspace)
@@ -349,7 +350,7 @@ class Runtime:
             tree=TreeId(found.tree),
             protected=state.protected,
             sandbox=self.ports.sandbox,
-            sandbox_spec=partial(check_spec, state, self.ports),
+            furnished=partial(furnished, state, self.ports),
         )
         for told, seen in zip(found.checks, again.checks, strict=True):
             if told.ok != seen.ok:

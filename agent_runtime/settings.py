@@ -24,16 +24,24 @@ from pydantic_settings import (
 )
 
 from agent_runtime.documents import BYTES_MAX, Source, decode, load
+from agent_runtime.egress_rules import BadHost, parse_rule
 from agent_runtime.errors import ConfigError, UsageError
 from agent_runtime.schema import nearest
+from agent_runtime.secret_sources import fault_of
 from agent_runtime.shapes import shown
 
 ENV_PREFIX: Final = "AGENT_RUNTIME_"
 FILE_NAME: Final = "agent-runtime.yaml"
 """In the working directory."""
 
-NOT_IN_DIRECTORY: Final = frozenset({"bwrap"})
-"""A checkout may bring its own `agent-runtime.yaml`, and must not choose a program that is run."""
+NOT_IN_DIRECTORY: Final = frozenset({"bwrap", "secrets", "setup_egress", "toolchains"})
+"""A checkout may bring its own `agent-runtime.yaml`, and must not choose a program that is run, nor
+what of this machine is read or reached."""
+REGISTRIES: Final = (
+    *("pypi.org", "files.pythonhosted.org", "registry.npmjs.org", "registry.yarnpkg.com"),
+    *("index.crates.io", "static.crates.io", "crates.io", "proxy.golang.org", "sum.golang.org"),
+)
+"""Of package managers: what a setup may reach unless something else is said."""
 
 _SQLITE: Final = "sqlite:///"
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
@@ -43,6 +51,32 @@ def _listed(value: object) -> object:
     """`a, b` is a list too: environment variables have no other."""
     if isinstance(value, str):
         return tuple(part for item in value.split(",") if (part := item.strip()))
+    return value
+
+
+def _mapped(value: object) -> object:
+    """`NAME=source, NAME=source` is a mapping too."""
+    if isinstance(value, str):
+        pairs = [part.partition("=") for item in value.split(",") if (part := item.strip())]
+        return {name.strip(): source.strip() for name, _, source in pairs}
+    return value
+
+
+def _secret_sources(value: dict[str, str]) -> dict[str, str]:
+    for name, source in value.items():
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", name):
+            raise ValueError(f"{name!r} cannot be the name of a variable")
+        if fault := fault_of(source):
+            raise ValueError(f"the source of {name} {fault}")
+    return value
+
+
+def _egress_rules(value: tuple[str, ...]) -> tuple[str, ...]:
+    for rule in value:
+        try:
+            parse_rule(rule)
+        except BadHost as error:
+            raise ValueError(f"the rule {rule!r} {error}") from None
     return value
 
 
@@ -116,6 +150,16 @@ class Settings(BaseSettings):
     """How long a command waits for a person before it ends with exit code 9."""
     retention_days: Annotated[Number, Field(gt=0, le=36_500, allow_inf_nan=False)] = 30
     """How long a finished task's log, blobs and trees are kept."""
+    setup_egress: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_egress_rules)
+    ] = REGISTRIES
+    """What a setup may reach whose task does not say; also the most that a repository may say."""
+    toolchains: Annotated[tuple[AbsolutePath, ...], NoDecode, BeforeValidator(_listed)] = ()
+    """Directories of programs that every sandbox sees, read-only and on PATH."""
+    secrets: Annotated[
+        dict[str, str], NoDecode, BeforeValidator(_mapped), AfterValidator(_secret_sources)
+    ] = {}
+    """Names that tasks may ask for, and where each is: env:NAME, file:/path or command:words."""
     workspace_roots: Annotated[tuple[AbsolutePath, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Directories below which a daemon's tasks may name repositories."""
 
@@ -219,8 +263,8 @@ def _key_fault(key: str, path: str) -> str:
         return f"unknown setting{hint} (known: {', '.join(known)})"
     if key in NOT_IN_DIRECTORY and path != user_config_path():
         return (
-            "names a program, and a file in the working directory may come from anybody: set it "
-            f"in {user_config_path()} or as {ENV_PREFIX}{key.upper()}"
+            "is about this machine, and a file in the working directory may come from anybody: set "
+            f"it in {user_config_path()} or as {ENV_PREFIX}{key.upper()}"
         )
     return ""
 
@@ -230,8 +274,8 @@ def _told(fault: Any, flags: Mapping[str, object]) -> str:
     if fault["type"] == "extra_forbidden":
         return f"flag {name}: {_key_fault(name, '')}"
     said = str(fault["msg"]).removeprefix("Value error, ").replace("Input should", "should")
-    # A store's URL may hold a password.
-    got = "" if name == "store" else f", got {shown(fault['input'])}"
+    # A store's URL may hold a password; who confuses a secret's source with its value, the value.
+    got = "" if name in ("store", "secrets") else f", got {shown(fault['input'])}"
     return f"{_origin(name, flags)}: {said}{got}"
 
 

@@ -44,6 +44,9 @@ from agent_runtime.types import (
     Objective,
     Policy,
     ResourcesSpec,
+    ServiceReady,
+    ServiceSpec,
+    Spec,
     StepSpec,
     TaskSpec,
     WorkspaceSpec,
@@ -53,6 +56,15 @@ DAY_SECONDS: Final = 86_400
 LABEL_CHARS_MAX: Final = 63
 LABELS_MAX: Final = 64
 EGRESS_RULES_MAX: Final = 500
+COMMANDS_MAX: Final = 100
+SERVICES_MAX: Final = 20
+
+
+class _RepositoryFile(Spec, frozen=True, kw_only=True):
+    """`.agent-runtime.yaml`: what a repository says about itself."""
+
+    environment: EnvironmentSpec = EnvironmentSpec()
+
 
 STDIN: Final = "-"
 _STDIN_NAME: Final = "<stdin>"
@@ -61,6 +73,7 @@ _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 _SCP = re.compile(r"(?:[\w.-]+@)?[\w.-]+:(?!//)")
 _MODEL = re.compile(r"[a-z0-9][a-z0-9_.-]*/\S+\Z")
 _MODEL_URL = re.compile(r"https?://[^\s/#@]+(?:/[^\s#]*)?#\S+\Z")
+_SECRET = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _OBJECTIVE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -97,6 +110,24 @@ def parse_task(document: object, *, base_dir: str) -> TaskSpec:
         UsageError: everything that is wrong, a line a problem.
     """
     return _parse(Document(document), base_dir, name="")
+
+
+def read_environment(text: str, *, name: str) -> EnvironmentSpec:
+    """The `environment` of a repository's own file, under the same rules as a task's.
+
+    Raises:
+        UsageError: everything that is wrong, a line a problem.
+    """
+    document = load(text, name=name)
+    problems = Problems(document.sources)
+    for path, said, line in document.problems:
+        problems.add(path, said, line=line)
+    value = {} if document.value is None else document.value
+    reader = Reader(problems, rules=_RULES, notes=_NOTES, retired=_RETIRED)
+    draft = reader.read(value, struct_kind(_RepositoryFile), ())
+    if problems or not isinstance(draft, _RepositoryFile):
+        raise UsageError("\n".join(problems.lines(name=name)))
+    return draft.environment
 
 
 def goal_task(goal: str, repo: str) -> TaskSpec:
@@ -269,6 +300,33 @@ def _env_rule(value: Mapping[str, str]) -> Told:
             yield (name,), "the name of a variable is letters, digits and _, no digit first"
 
 
+def _commands_rule(value: list[str | list[str]]) -> Told:
+    if len(value) > COMMANDS_MAX:
+        yield (), f"must hold at most {COMMANDS_MAX} commands, got {len(value)}; write a script"
+    for at, command in enumerate(value[:COMMANDS_MAX]):
+        for below, text in _command_rule(command):
+            yield (at, *below), text
+
+
+def _secrets_rule(value: list[str]) -> Told:
+    for at, name in enumerate(value):
+        if not _SECRET.match(name):
+            yield (
+                (at,),
+                f"must be the name of a variable, got {shown(name)}: its value comes from the "
+                "setting secrets, never from a task file",
+            )
+
+
+def _services_rule(value: list[ServiceSpec]) -> Told:
+    if len(value) > SERVICES_MAX:
+        yield (), f"must hold at most {SERVICES_MAX} services, got {len(value)}"
+    ids = [service.id for service in value]
+    for at, service_id in enumerate(ids):
+        if service_id in ids[:at]:
+            yield (at, "id"), f"must be unique; {service_id!r} is also an earlier service's"
+
+
 def _memory_rule(value: str) -> Told:
     found = size_bytes(value)
     if found is None:
@@ -333,6 +391,18 @@ _RULES: Final[Mapping[tuple[type, str], Rule]] = {
     (WorkspaceSpec, "ref"): _ref_rule,
     (EnvironmentSpec, "python"): _path_rule,
     (EnvironmentSpec, "env"): _env_rule,
+    (EnvironmentSpec, "setup"): _commands_rule,
+    (EnvironmentSpec, "maintenance"): _commands_rule,
+    (EnvironmentSpec, "setup_seconds"): above_zero(DAY_SECONDS, called="a day"),
+    (EnvironmentSpec, "egress"): _egress_rule,
+    (EnvironmentSpec, "secrets"): _secrets_rule,
+    (EnvironmentSpec, "services"): _services_rule,
+    (ServiceSpec, "id"): _objective_id_rule,
+    (ServiceSpec, "command"): _command_rule,
+    (ServiceSpec, "env"): _env_rule,
+    (ServiceReady, "port"): between(1, 65_535),
+    (ServiceReady, "command"): _command_rule,
+    (ServiceReady, "timeout_seconds"): above_zero(3600, called="an hour"),
     (ResourcesSpec, "memory"): _memory_rule,
     (ResourcesSpec, "cpus"): between(0.05, 1024),
     (ResourcesSpec, "processes"): between(16, 65_536),
@@ -354,6 +424,7 @@ _RULES: Final[Mapping[tuple[type, str], Rule]] = {
     (Limits, "tokens"): between(0, 10**10),
     (Limits, "seconds"): above_zero(30 * DAY_SECONDS, called="30 days"),
     (Policy, "egress"): _egress_rule,
+    (Policy, "secrets"): _secrets_rule,
     (Policy, "toolbelts"): each(filled),
     (Policy, "tools"): each(filled),
     (Policy, "approvals"): _names_rule,
@@ -365,11 +436,6 @@ _NOTES: Final[Mapping[tuple[type, str], str]] = {
 }
 
 _RETIRED: Final[Mapping[tuple[type, str], str]] = {
-    (EnvironmentSpec, key): (
-        f"not supported by this version: {key!r}; prepare a venv and name it in environment.python"
-    )
-    for key in ("setup", "maintenance", "secrets", "services", "egress")
-} | {
     (ResourcesSpec, "disk"): (
         "not supported by this version: 'disk' needs quotas of the file system; a file has at most "
         "512 MiB, and the deadline bounds the rest"

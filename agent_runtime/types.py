@@ -90,11 +90,47 @@ class ResourcesSpec(Spec, frozen=True, kw_only=True):
     processes: int | None = None
 
 
+class ServiceReady(Spec, frozen=True, kw_only=True):
+    """When a service counts as ready: its port takes a connection, or its command ends with 0."""
+
+    port: int | None = None
+    """On 127.0.0.1, which every sandbox has for itself."""
+    command: Command | None = None
+    timeout_seconds: float = 60.0
+
+
+class ServiceSpec(Spec, frozen=True, kw_only=True):
+    """A process that runs beside the tools, and beside every check, in their own sandbox."""
+
+    id: str
+    command: Command
+    env: dict[str, str] = {}
+    ready: ServiceReady | None = None
+
+
 class EnvironmentSpec(Spec, frozen=True, kw_only=True):
-    """`python` names a venv that is bound read-only; `env` are extra variables of every command."""
+    """What the task's commands find around the repository.
+
+    `python` names a venv that is bound read-only. `setup` are commands that run once, in a sandbox
+    of their own that may reach `egress` and knows the `secrets`; what they leave is kept, and used
+    by every task with the same commands and lockfiles (`cache`). `maintenance` brings a kept
+    environment up to date with another version of the repository. None is nothing said: what the
+    repository says is taken then; an empty `setup` is none at all. `env` are extra variables of
+    every command.
+    """
 
     python: str | None = None
+    setup: list[Command] | None = None
+    maintenance: list[Command] = []
+    setup_seconds: float = 1800.0
+    """Of all setup or maintenance commands together."""
+    egress: list[str] | None = None
+    """What setup may reach, in the form of `policy.egress`; None: the installation's registries."""
+    secrets: list[str] = []
+    """Names that the installation's settings know; only setup gets them."""
+    cache: Literal["lockfiles", "tree", "off"] = "lockfiles"
     env: dict[str, str] = {}
+    services: list[ServiceSpec] | None = None
     resources: ResourcesSpec | None = None
 
 
@@ -176,6 +212,8 @@ class Policy(Spec, frozen=True, kw_only=True):
     egress: list[str] = []
     toolbelts: list[str] | None = None
     tools: list[str] = []
+    secrets: list[str] = []
+    """Names that tools get too, as variables; checks never do."""
     approvals: dict[str, Decision] = {}
     approval_seconds: float = 86_400.0
     unknown_effect: Literal["ask", "fail", "continue"] = "ask"
@@ -195,6 +233,34 @@ class TaskSpec(Spec, frozen=True, kw_only=True):
     policy: Policy = Policy()
     labels: dict[str, str] = {}
     priority: int = 5
+
+
+# ---- the environment as it was prepared --------------------------------------------------
+
+
+class PreparedEnvironment(msgspec.Struct, frozen=True, kw_only=True):
+    """What commands find around the repository, as stored; the files lie in the entry `key`.
+
+    Paths begin with `~/` (below HOME), or are relative to the workspace.
+    """
+
+    source: str = ""
+    """Who said how to set it up, in words; empty: nobody."""
+    key: str = ""
+    """Names the kept files of its setup; empty: there are none."""
+    python: str = ""
+    """A venv on the host, or below the mount where the setup made it; empty: none."""
+    python_source: str = ""
+    mounted: list[str] = []
+    """Read-only for everybody: venvs, node_modules, package stores."""
+    copied: list[str] = []
+    """A writable copy for the tools, and a fresh one for every check; part of no tree."""
+    home: bool = False
+    """Setup left files in HOME: tools get a copy, and every check a fresh one."""
+    path: list[str] = []
+    """Directories before those of the system on PATH."""
+    env: dict[str, str] = {}
+    services: list[ServiceSpec] = []
 
 
 # ---- the log as stored -------------------------------------------------------------------

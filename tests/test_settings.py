@@ -123,8 +123,11 @@ def test_relative_xdg_directory_is_ignored(monkeypatch: pytest.MonkeyPatch, plac
         ("unsafe_no_sandbox: true", "is a flag only (--unsafe-no-sandbox)"),
         (
             "bwrap: /tmp/evil",
-            "bwrap: names a program, and a file in the working directory may come",
+            "bwrap: is about this machine, and a file in the working directory may come",
         ),
+        ("secrets: {A: 'env:A'}", "secrets: is about this machine"),
+        ("toolchains: [/opt/x]", "toolchains: is about this machine"),
+        ("setup_egress: [x.org]", "setup_egress: is about this machine"),
         ("- a", "must hold a mapping, got a list of 1"),
         ("store: a\nstore: b", "agent-runtime.yaml:2: the key stands twice, in lines 1 and 2"),
         ("a: b: c", "agent-runtime.yaml:1:5: malformed YAML"),

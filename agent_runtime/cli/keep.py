@@ -25,7 +25,8 @@ from agent_runtime.errors import AgentRuntimeError, Conflict, NotFound, UsageErr
 from agent_runtime.loop.analyze import TEST_COMMANDS
 from agent_runtime.runtime import Runtime
 from agent_runtime.settings import state_dir, store_path
-from agent_runtime.types import TERMINAL_STATUSES, Json, TaskId, TaskSummary
+from agent_runtime.types import TERMINAL_STATUSES, Json, Status, TaskId, TaskSummary
+from agent_runtime.workspaces.environment.entries import Entries
 
 DAY_SECONDS = 86_400
 TASK_FILE = "task.yaml"
@@ -142,8 +143,8 @@ def gc(ctx: click.Context, older_than: float | None, dry_run: bool, as_json: boo
     """Remove old tasks and leftovers.
 
     An ended task is forgotten with its log, its versions of the workspace, its patch and its
-    certificate. Leftovers are files of tasks that the store does not know. A task that has not
-    ended is never touched.
+    certificate. Environments that nobody has used for as long go too. Leftovers are files of
+    tasks that the store does not know. A task that has not ended is never touched.
     """
     settings = settings_of(ctx)
     days = settings.retention_days if older_than is None else older_than
@@ -153,12 +154,16 @@ def gc(ctx: click.Context, older_than: float | None, dry_run: bool, as_json: boo
         before_us = time.time_ns() // 1000 - int(days * DAY_SECONDS * 1e6)
         old = [task async for task in _ended(runtime) if task.updated_at_us <= before_us]
         leftovers, problems = await _leftovers(runtime, directory, store_path(settings) or "")
+        entries = Entries(os.path.join(directory, "environments"))
+        unused = await _unused(runtime, entries, before_us / 1e6)
         if not dry_run:
+            for key in unused:
+                await _try(anyio.to_thread.run_sync(entries.remove, key), key, problems)
             for task in old:
                 await _try(runtime.forget(TaskId(task.task_id)), task.task_id, problems)
             for name in leftovers:
                 await _try(_remove(runtime, directory, name), name, problems)
-        _tell(old, leftovers, problems, dry_run=dry_run, as_json=as_json)
+        _tell(old, leftovers, unused, problems, dry_run=dry_run, as_json=as_json)
         return 1 if problems else 0
 
     return with_runtime(ctx, do)
@@ -167,6 +172,7 @@ def gc(ctx: click.Context, older_than: float | None, dry_run: bool, as_json: boo
 def _tell(
     old: list[TaskSummary],
     leftovers: list[str],
+    unused: list[str],
     problems: list[str],
     *,
     dry_run: bool,
@@ -177,6 +183,7 @@ def _tell(
             "dry_run": dry_run,
             "forgotten": [task.task_id for task in old],
             "leftovers": leftovers,
+            "environments": unused,
             "problems": problems,
         }
         emit(value)
@@ -188,9 +195,12 @@ def _tell(
         say(f"{verb} {short(task.task_id)}  {task.status}, ended {age} ago: {task.goal}")
     for name in leftovers:
         say(f"{'would remove' if dry_run else 'removed'} what is left of {name}")
+    if unused:
+        what = "would remove" if dry_run else "removed"
+        say(f"{what} {len(unused)} environments that nobody has used")
     for problem in problems:
         note(f"! {problem}")
-    if not old and not leftovers:
+    if not old and not leftovers and not unused:
         say("nothing to remove")
 
 
@@ -201,6 +211,23 @@ async def _ended(runtime: Runtime) -> AsyncIterator[TaskSummary]:
         for task in page:
             yield task
         before = TaskId(page[-1].task_id)
+
+
+async def _unused(runtime: Runtime, entries: Entries, before: float) -> list[str]:
+    """Environments that no task has begun with since then, and no task that goes on stands on."""
+    found = await anyio.to_thread.run_sync(lambda: list(entries.unused(before)))
+    if not found:
+        return []
+    going_on = sorted(set(Status) - TERMINAL_STATUSES)
+    needed: set[str] = set()
+    page: TaskId | None = None
+    while tasks := await runtime.tasks(statuses=going_on, before=page, limit=_PAGE):
+        for task in tasks:
+            state = await runtime.state(TaskId(task.task_id))
+            if state.environment is not None:
+                needed.add(state.environment.key)
+        page = TaskId(tasks[-1].task_id)
+    return [key for key in found if key not in needed]
 
 
 async def _leftovers(runtime: Runtime, directory: str, own: str) -> tuple[list[str], list[str]]:

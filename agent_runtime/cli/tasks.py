@@ -240,6 +240,7 @@ def describe(
         "approvals": list(state.approvals.values()),
         "unknown_effects": list(state.unknown),
         "workspace": state.workspace,
+        "environment": state.prepared,
         "facts": state.analysis.facts if state.analysis else None,
         "protected": list(state.protected),
         "verification": found,
@@ -282,6 +283,8 @@ def _print_task(state: State, picture: Mapping[str, Any]) -> None:
     say(f"usage      {spent}")
     if state.workspace is not None and state.workspace.path:
         say(f"workspace  {words(state.workspace).removeprefix('workspace ')}")
+    if state.prepared is not None:
+        say(f"setting    {words(state.prepared)}")
     if state.steps:
         say("steps")
         for step in state.steps.values():

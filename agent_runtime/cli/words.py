@@ -141,6 +141,8 @@ def words(event: e.AnyEvent) -> str:
             return f"interrupted: {event.reason}"
         case e.WorkspaceOpened():
             return _workspace(event)
+        case e.EnvironmentPrepared():
+            return _environment(event)
         case e.InitiationFailed():
             return f"cannot start: {one_line(event.message, 1000)}"
         case e.RequirementsAnalyzed():
@@ -269,9 +271,21 @@ def _workspace(event: e.WorkspaceOpened) -> str:
     parts = [f"workspace at {event.base_commit[:12] or 'no commit'}"]
     if event.carried:
         parts.append(f"{len(event.carried)} uncommitted files carried over")
-    if event.python:
-        parts.append(f"python of {event.python} ({event.python_source})")
     return "; ".join([*parts, *(one_line(text) for text in event.notes)])
+
+
+def _environment(event: e.EnvironmentPrepared) -> str:
+    found = event.environment
+    parts = []
+    if found.key:
+        how = "as kept" if event.cached else f"set up in {event.seconds:.1f} s"
+        parts.append(f"environment {how}, by {found.source}")
+    if found.python:
+        parts.append(f"python of {found.python} ({found.python_source})")
+    if found.services:
+        parts.append(f"services: {', '.join(service.id for service in found.services)}")
+    notes = (one_line(text) for text in event.notes)
+    return "; ".join([*parts, *notes]) or "nothing to prepare"
 
 
 def _returned(event: e.CallReturned) -> str:

@@ -22,6 +22,13 @@ class OpenWorkspace:
 
 
 @dataclass(frozen=True, slots=True)
+class PrepareEnvironment:
+    """Run the environment's setup, or find what an earlier one left."""
+
+    key: str = "environment"
+
+
+@dataclass(frozen=True, slots=True)
 class Analyze:
     """Read the facts of the repository."""
 
@@ -131,6 +138,7 @@ class CleanUp:
 
 Action = (
     OpenWorkspace
+    | PrepareEnvironment
     | Analyze
     | DiscoverTools
     | ActivateToolbelt
@@ -166,7 +174,7 @@ def next_actions(state: State) -> tuple[Action, ...]:
         return tuple(actions)
     match state.stage:
         case Phase.TASK_INITIATION:
-            actions.append(OpenWorkspace())
+            actions.append(OpenWorkspace() if state.workspace is None else PrepareEnvironment())
         case Phase.ANALYZE_REQUIREMENTS:
             actions.append(Analyze())
         case Phase.TOOL_DISCOVERY:

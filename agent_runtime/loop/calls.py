@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 
 import anyio
 import anyio.lowlevel
+import msgspec
 
 from agent_runtime import schema
 from agent_runtime.errors import (
@@ -31,6 +33,7 @@ from agent_runtime.loop.hands import Hands
 from agent_runtime.loop.outcomes import CallPrepared, Outcome
 from agent_runtime.loop.state import StepState
 from agent_runtime.ports import ProbingTool
+from agent_runtime.redaction import Redactor
 from agent_runtime.toolkit import cap
 from agent_runtime.types import (
     BlobId,
@@ -159,8 +162,8 @@ async def run(action: RunCall, hands: Hands) -> Performed:
         missing = f"tool {intent.tool!r} is not installed any more"
         return e.CallReturned(call_id=action.call_id, ok=False, output=missing,
                               kind="not_found"), {}  # fmt: skip
-    call = _tool_call(action, intent, hands)
     try:
+        call = await _tool_call(action, intent, hands)
         if info.toolbelt in hands.state.toolbelts:
             await hands.use_toolbelt(info.toolbelt)
         result = await _execute(info, call, hands, action.seconds)
@@ -170,7 +173,8 @@ async def run(action: RunCall, hands: Hands) -> Performed:
         return e.CallLost(call_id=action.call_id, reason="timeout", message=message), {}
     except WorkerLost as error:
         await hands.end_worker()
-        return e.CallLost(call_id=action.call_id, reason="worker_died", message=str(error)), {}
+        said = (await hands.redactor()).text(str(error))
+        return e.CallLost(call_id=action.call_id, reason="worker_died", message=said), {}
     except DiskFull as error:
         # Nothing of the call has run, and its intent is stored: it must have a result.
         result = ToolResult(ok=False, kind="transient", output=str(error))
@@ -181,7 +185,8 @@ async def run(action: RunCall, hands: Hands) -> Performed:
         # The tool ended its own process; what it left half-done is the effect ledger's business.
         if intent.effect is not Effect.READ:
             await hands.end_worker()
-        message = cap(result.output, 2000) or f"it timed out after {action.seconds:g} s"
+        said = (await hands.redactor()).text(result.output)
+        message = cap(said, 2000) or f"it timed out after {action.seconds:g} s"
         return e.CallLost(call_id=action.call_id, reason="timeout", message=message), {}
     return await _returned(intent, result, hands)
 
@@ -206,6 +211,21 @@ async def _execute(info: ToolInfo, call: ToolCall, hands: Hands, seconds: float)
             return _defect(info, call, error)
 
 
+def _redacted(result: ToolResult, redactor: Redactor) -> ToolResult:
+    """The same without secrets: from here on it is stored and shown."""
+    if not redactor:
+        return result
+    data = result.data
+    if data is not None:
+        data = msgspec.json.decode(redactor.redact(msgspec.json.encode(data, enc_hook=str)))
+    return replace(
+        result,
+        output=redactor.text(result.output),
+        raw=None if result.raw is None else redactor.redact(result.raw),
+        data=data,
+    )
+
+
 def _defect(info: ToolInfo, call: ToolCall, error: BaseException) -> ToolResult:
     log.error("tool %r failed in call %s", info.name, call.call_id, exc_info=error)
     message = f"{info.name!r} failed with {type(error).__name__}: {error}"
@@ -214,6 +234,7 @@ def _defect(info: ToolInfo, call: ToolCall, error: BaseException) -> ToolResult:
 
 async def _returned(intent: e.CallIntended, result: ToolResult, hands: Hands) -> Performed:
     blobs: dict[BlobId, bytes] = {}
+    result = _redacted(result, await hands.redactor())
     output = cap(result.output)
     blob_id = ""
     full = result.raw if result.raw is not None else result.output.encode("utf-8", "replace")
@@ -247,8 +268,9 @@ async def _returned(intent: e.CallIntended, result: ToolResult, hands: Hands) ->
     return returned, blobs
 
 
-def _tool_call(action: RunCall, intent: e.CallIntended, hands: Hands) -> ToolCall:
+async def _tool_call(action: RunCall, intent: e.CallIntended, hands: Hands) -> ToolCall:
     state = hands.state
+    env = state.environment.env if state.environment else state.task.environment.env
     step = state.steps[intent.step_id]
     return ToolCall(
         call_id=intent.call_id,
@@ -259,7 +281,7 @@ def _tool_call(action: RunCall, intent: e.CallIntended, hands: Hands) -> ToolCal
         agent_id=state.task_id,
         idempotency_key=_idempotency_key(state.task_id, intent, step),
         protected=state.protected,
-        env=dict(state.task.environment.env),
+        env={**env, **await hands.granted()},
         timeout_seconds=action.seconds,
         memory={"goal": state.task.goal},
     )
@@ -334,7 +356,7 @@ async def _probe(intent: e.CallIntended, action: ResolveCall, hands: Hands) -> b
     look = RunCall(action.call_id, 0, PROBE_SECONDS)
     try:
         with anyio.fail_after(PROBE_SECONDS):
-            happened = await tool.probe(_tool_call(look, intent, hands))
+            happened = await tool.probe(await _tool_call(look, intent, hands))
             return happened if isinstance(happened, bool) else None
     except (Exception, SystemExit):  # the border to a plug-in: not knowing is an answer
         log.exception("the probe of tool %r failed for call %s", intent.tool, intent.call_id)

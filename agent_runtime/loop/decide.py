@@ -30,6 +30,7 @@ REPLANS_MAX = 2
 
 STAGE_OF = {
     e.WorkspaceOpened: Phase.TASK_INITIATION,
+    e.EnvironmentPrepared: Phase.TASK_INITIATION,
     e.RequirementsAnalyzed: Phase.ANALYZE_REQUIREMENTS,
     e.ToolsDiscovered: Phase.TOOL_DISCOVERY,
     e.ToolbeltActivated: Phase.EXECUTION,

@@ -16,6 +16,7 @@ from agent_runtime.types import (
     FailureKind,
     Json,
     Phase,
+    PreparedEnvironment,
     Status,
     StepSpec,
     Strategy,
@@ -69,8 +70,19 @@ class WorkspaceOpened(Event, frozen=True, kw_only=True):
     branch: str = ""
     carried: list[str] = []
     notes: list[str] = []
-    python: str = ""
-    python_source: str = ""
+
+
+class EnvironmentPrepared(Event, frozen=True, kw_only=True):
+    """What commands find around the repository is there: set up now, or kept from earlier.
+
+    `output_blob` is what setup's commands printed; empty if none ran.
+    """
+
+    environment: PreparedEnvironment
+    cached: bool = False
+    seconds: float = 0.0
+    output_blob: str = ""
+    notes: list[str] = []
 
 
 class InitiationFailed(Event, frozen=True, kw_only=True):
@@ -457,6 +469,7 @@ InputEvent = (
     | LeaseTaken
     | Interrupted
     | WorkspaceOpened
+    | EnvironmentPrepared
     | InitiationFailed
     | RequirementsAnalyzed
     | ToolsDiscovered

@@ -117,8 +117,11 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
         case e.Interrupted():
             return _interrupted(state, at_us)
         case e.WorkspaceOpened():
-            return {"workspace": event, "stage": Phase.ANALYZE_REQUIREMENTS, "crashes": 0,
-                    "trouble_attempts": 0}  # fmt: skip
+            stage = Phase.TASK_INITIATION if event.path else Phase.ANALYZE_REQUIREMENTS
+            return {"workspace": event, "stage": stage, "crashes": 0, "trouble_attempts": 0}
+        case e.EnvironmentPrepared():
+            return {"prepared": event, "stage": Phase.ANALYZE_REQUIREMENTS,
+                    "crashes": 0, "trouble_attempts": 0}  # fmt: skip
         case e.RequirementsAnalyzed():
             return {"analysis": event, "stage": Phase.TOOL_DISCOVERY, "crashes": 0,
                     "trouble_attempts": 0}  # fmt: skip

@@ -6,17 +6,29 @@ is proven dead.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
 
 import anyio
+import anyio.to_thread
 
 from agent_runtime.errors import AgentRuntimeError, WorkspaceError
 from agent_runtime.loop.events import WorkspaceOpened
 from agent_runtime.loop.journal import Journal
 from agent_runtime.loop.state import State
-from agent_runtime.ports import Ports, SandboxSession, SandboxSpec
+from agent_runtime.ports import (
+    Furnishing,
+    OpenedWorkspace,
+    Ports,
+    Preparation,
+    SandboxSession,
+    SandboxSpec,
+)
+from agent_runtime.redaction import Redactor
 from agent_runtime.resources import limited
+from agent_runtime.types import PreparedEnvironment, TaskId, TreeId
 
 CLOSE_SECONDS_MAX = 20.0
 """Bound of ending a sandbox when the driver itself is being cancelled."""
@@ -33,6 +45,8 @@ class Hands:
         self._lock = anyio.Lock()
         self._toolbelts: set[str] = set()
         self._toolbelts_lock = anyio.Lock()
+        self._secrets: Mapping[str, str] = {}
+        self._redactor: Redactor | None = None
 
     @property
     def state(self) -> State:
@@ -79,11 +93,57 @@ class Hands:
             if session is not None:
                 await session.close()
 
+    async def prepare_environment(self) -> Preparation:
+        """Set the environment up, or find it; no sandbox of the task may be alive.
+
+        Raises as `ports.Environment.prepare`.
+        """
+        opened = self._workspace
+        return await self.ports.environment.prepare(
+            self.lease.task_id,
+            self.state.task,
+            OpenedWorkspace(
+                path=opened.path,
+                mount=opened.mount,
+                base_commit=opened.base_commit,
+                base_tree=TreeId(opened.base_tree),
+                branch=opened.branch,
+            ),
+            self.ports.sandbox,
+            limits=limited(self.ports.sandbox_limits, self.state.task.environment.resources),
+        )
+
+    async def redactor(self) -> Redactor:
+        """Knows the task's secrets. `WorkspaceError` if one cannot be read just now."""
+        await self._read_secrets()
+        assert self._redactor is not None
+        return self._redactor
+
+    async def granted(self) -> dict[str, str]:
+        """Variables of secrets that the tools get. Raises as `redactor`."""
+        secrets = await self._read_secrets()
+        return {name: secrets[name] for name in self.state.task.policy.secrets}
+
+    async def _read_secrets(self) -> Mapping[str, str]:
+        if self._redactor is None:
+            task = self.state.task
+            if task.policy.secrets or task.environment.secrets:
+                read = self.ports.environment.secrets
+                self._secrets = await anyio.to_thread.run_sync(read, task)
+            self._redactor = Redactor(self._secrets)
+        return self._secrets
+
     async def _spec(self) -> SandboxSpec:
         """What the task's worker sees. A task without a workspace sees an empty directory."""
         workspace = self._workspace
         home = await self.ports.workspaces.scratch(self.lease.task_id)
-        spec = self.check_spec(workspace.path or home)
+        furnishing = Furnishing()
+        if self.state.environment is not None:
+            furnishing = await self.ports.environment.furnish(
+                self.lease.task_id, self.state.environment
+            )
+        spec = sandbox_spec(self.state, self.ports, workspace.path or home, furnishing)
+        spec = replace(spec, env={**spec.env, **await self.granted()})
         # Checks stay without: what decides must not hang on what a server answers.
         policy = self.state.task.policy
         spec = replace(spec, network=policy.network, egress=tuple(policy.egress))
@@ -97,9 +157,9 @@ class Hands:
             chown=not in_place,
         )
 
-    def check_spec(self, checkout: str) -> SandboxSpec:
+    def furnished(self, checkout: str) -> AbstractAsyncContextManager[SandboxSpec]:
         """What a check sees: see the function of this name."""
-        return check_spec(self.state, self.ports, checkout)
+        return furnished(self.state, self.ports, checkout)
 
     @property
     def in_place(self) -> bool:
@@ -144,16 +204,29 @@ class Hands:
         return problems
 
 
-def check_spec(state: State, ports: Ports, checkout: str) -> SandboxSpec:
-    """What a check sees: a clean checkout where the workspace was, and a fresh HOME."""
+@asynccontextmanager
+async def furnished(state: State, ports: Ports, checkout: str) -> AsyncIterator[SandboxSpec]:
+    """What a check sees: a clean checkout, and everything else as setup left it."""
+    environment = state.environment or PreparedEnvironment()
+    async with ports.environment.fresh(TaskId(state.task_id), environment, checkout) as furnishing:
+        spec = sandbox_spec(state, ports, checkout, furnishing)
+        yield replace(spec, home=furnishing.home)
+
+
+def sandbox_spec(state: State, ports: Ports, directory: str, furnishing: Furnishing) -> SandboxSpec:
+    """What every sandbox of the task has in common; `directory` is where the workspace was."""
     workspace = state.workspace
     assert workspace is not None
+    environment = state.environment or PreparedEnvironment(env=state.task.environment.env)
     return SandboxSpec(
         owner_id=state.task_id,
-        workspace=checkout,
+        workspace=directory,
         mount=workspace.mount or "/workspace",
-        python=workspace.python or None,
-        env=state.task.environment.env,
+        python=environment.python or None,
+        layers=furnishing.layers,
+        path=tuple(environment.path),
+        services=tuple(environment.services),
+        env=environment.env,
         plugin_paths=ports.plugin_paths,
         limits=limited(ports.sandbox_limits, state.task.environment.resources),
     )

@@ -19,6 +19,7 @@ from agent_runtime.errors import (
     NotFound,
     PluginError,
     SandboxUnavailable,
+    SetupFailed,
     WorkspaceError,
 )
 from agent_runtime.loop import actions as a
@@ -47,6 +48,8 @@ async def perform(action: a.Action, hands: Hands) -> Performed:
     match action:
         case a.OpenWorkspace():
             return await _guarded(_open_workspace(hands))
+        case a.PrepareEnvironment():
+            return await _prepare_environment(hands)
         case a.Analyze():
             return await _guarded(_analyze(hands))
         case a.DiscoverTools():
@@ -77,6 +80,10 @@ async def _guarded(opening: Coroutine[None, None, Outcome]) -> Performed:
         return await opening, {}
     except DiskFull:
         raise  # a full disk does not decide about a task: it goes on when there is room
+    except SetupFailed as error:
+        return e.InitiationFailed(kind="failed", message=str(error)), {}
+    except SandboxUnavailable as error:
+        return e.InitiationFailed(kind="refused", message=str(error)), {}
     except (WorkspaceError, NotFound) as error:
         return e.InitiationFailed(kind="not_found", message=str(error)), {}
     except OSError as error:
@@ -88,7 +95,6 @@ async def _open_workspace(hands: Hands) -> Outcome:
     if task.workspace is None:
         return e.WorkspaceOpened()
     opened = await hands.ports.workspaces.open(hands.lease.task_id, task.workspace)
-    python, source = hands.ports.environment.python(task)
     return e.WorkspaceOpened(
         path=opened.path,
         mount=opened.mount,
@@ -97,9 +103,25 @@ async def _open_workspace(hands: Hands) -> Outcome:
         branch=opened.branch,
         carried=list(opened.carried),
         notes=list(opened.notes),
-        python=python,
-        python_source=source,
     )
+
+
+async def _prepare_environment(hands: Hands) -> Performed:
+    """Setup's own output is kept: nobody can find out later why an environment is as it is."""
+    blobs: dict[BlobId, bytes] = {}
+
+    async def prepare() -> Outcome:
+        made = await hands.prepare_environment()
+        return e.EnvironmentPrepared(
+            environment=made.environment,
+            cached=made.cached,
+            seconds=round(made.seconds, 3),
+            output_blob=_keep(made.output, blobs) if made.output else "",
+            notes=list(made.notes),
+        )
+
+    outcome, _ = await _guarded(prepare())
+    return outcome, blobs
 
 
 async def _analyze(hands: Hands) -> Outcome:
@@ -198,7 +220,7 @@ async def _verify(hands: Hands) -> Performed:
             tree=await ports.workspaces.snapshot(task_id),
             protected=state.protected,
             sandbox=ports.sandbox,
-            sandbox_spec=hands.check_spec,
+            furnished=hands.furnished,
         )
         patch = await ports.workspaces.patch(task_id, base, found.tree)
         changed = [c.path for c in await ports.workspaces.changes(task_id, base, found.tree)]

@@ -60,7 +60,9 @@ TASK_TRANSITIONS: Mapping[Phase, _Row] = {
         **dict.fromkeys(_WISHES, frozenset({P.IDLE})),
     },
     P.TASK_INITIATION: {
-        e.WorkspaceOpened: frozenset({P.ANALYZE_REQUIREMENTS}),
+        # Without a workspace there is nothing to prepare an environment for.
+        e.WorkspaceOpened: frozenset({P.TASK_INITIATION, P.ANALYZE_REQUIREMENTS}),
+        e.EnvironmentPrepared: frozenset({P.ANALYZE_REQUIREMENTS}),
         **_TROUBLE,
         **_TO_CLEANUP,
     },

@@ -18,6 +18,7 @@ from agent_runtime.types import (
     FailureKind,
     Json,
     Phase,
+    PreparedEnvironment,
     Status,
     StepSpec,
     StepStatus,
@@ -162,6 +163,8 @@ class State(msgspec.Struct, frozen=True):
     crashes: int = 0
     """Owners that died since something last came back."""
     workspace: e.WorkspaceOpened | None = None
+    prepared: e.EnvironmentPrepared | None = None
+    """None: not prepared yet, or there is no workspace."""
     analysis: e.RequirementsAnalyzed | None = None
     tools: Mapping[str, e.DiscoveredTool] = {}
     discovery: e.ToolsDiscovered | None = None
@@ -191,6 +194,11 @@ class State(msgspec.Struct, frozen=True):
     conclusion: e.TaskConcluded | None = None
     cleaned: e.CleanedUp | None = None
     ended: bool = False
+
+    @property
+    def environment(self) -> PreparedEnvironment | None:
+        """What commands find around the repository, once that is known."""
+        return self.prepared.environment if self.prepared is not None else None
 
     @property
     def task(self) -> TaskSpec:

@@ -87,7 +87,7 @@ class BubblewrapSandbox:
             plan = mounts.mounts(spec, worker=True, outlet=outlet)
             env = mounts.variables(spec, plan.home, outlet)
             directories = mounts.worker_directories(mounts.worker_binds(spec.plugin_paths))
-            command = mounts.relayed(worker_command(directories), outlet)
+            command = mounts.preceded(worker_command(directories), spec, outlet, env)
             # The worker gets the task's variables with its first frame: an LD_PRELOAD is for
             # commands.
             launch = self._launch(spec, plan, command, {"PATH": mounts.PATH, "LANG": "C.UTF-8"})
@@ -134,7 +134,7 @@ class BubblewrapSandbox:
     ) -> Launch:
         plan = mounts.mounts(spec, worker=False, outlet=outlet)
         env = mounts.variables(spec, plan.home, outlet)
-        return self._launch(spec, plan, mounts.relayed((*_WRAPPER, *argv), outlet), env)
+        return self._launch(spec, plan, mounts.preceded((*_WRAPPER, *argv), spec, outlet), env)
 
     def _launch(
         self, spec: SandboxSpec, plan: mounts.Mounts, command: Sequence[str], env: dict[str, str]
@@ -150,7 +150,7 @@ class BubblewrapSandbox:
         options += [*plan.options, "--chdir", spec.mount]
         uid, gid = identity(spec)
         # HOME is the runtime's own directory and always given; the workspace may be the user's.
-        give = [spec.home] if uid is not None and spec.home else []
+        give = [path for path in (spec.home, spec.tmp) if path] if uid is not None else []
         if uid is not None and spec.chown:
             give.append(spec.workspace)
         return Launch(
@@ -329,7 +329,7 @@ async def open_worker(
     if running.scratch:
         env = {**env, "HOME": running.scratch}
     try:
-        with anyio.fail_after(START_SECONDS_MAX):
+        with anyio.fail_after(START_SECONDS_MAX + services_seconds(spec)):
             await session.hello(env)
     except (WorkerLost, TimeoutError) as error:
         await session.close()
@@ -340,6 +340,11 @@ async def open_worker(
         await session.close()
         raise
     return session
+
+
+def services_seconds(spec: SandboxSpec) -> float:
+    """How long the services may take to be ready: they are waited for one after another."""
+    return sum(service.ready.timeout_seconds for service in spec.services if service.ready)
 
 
 async def run(

@@ -9,11 +9,14 @@ itself, as the sandbox's user, for an agent may have put a link there.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from agent_runtime.errors import SandboxUnavailable
 from agent_runtime.ports import SandboxSpec
@@ -29,6 +32,7 @@ from agent_runtime.sandboxes.interpreters import (
     venv_binds,
 )
 from agent_runtime.sandboxes.launcher import Source
+from agent_runtime.types import ServiceSpec
 
 HOME: Final = "/home/agent"
 """HOME inside, unless the workspace is mounted there or above."""
@@ -36,11 +40,14 @@ RUNTIME: Final = "/run/agent-runtime"
 """Where the worker's own code is inside: never on a PATH."""
 SOCKET: Final = f"{RUNTIME}/egress.sock"
 RELAY: Final = f"{RUNTIME}/relay.py"
+SERVICES: Final = f"{RUNTIME}/services.py"
 CA_BUNDLE: Final = f"{RUNTIME}/ca-bundle.pem"
 CA_EXTRA: Final = f"{RUNTIME}/ca-extra.pem"
 """The way out, where there is one."""
 SHM_BYTES: Final = 64 << 20
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+WRITABLE_IN_NODE_MODULES: Final = (".cache", ".vite", ".vite-temp")
+"""Where tools keep caches, if there is such a directory: the rest is read-only."""
 _HERE: Final = os.path.dirname(os.path.abspath(__file__))
 
 _ETC: Final = (
@@ -53,6 +60,8 @@ _ETC: Final = (
 _ETC_PREFIXES: Final = ("java-", "python3", "perl")
 _FORBIDDEN: Final = ("/proc", "/dev", "/sys", "/etc", RUNTIME)
 _FORBIDDEN_EXACTLY: Final = ("/", "/run", "/tmp", "/var", "/var/tmp", *SYSTEM_DIRECTORIES)
+_ALONE: Final = ("-I", "-S", "-B")
+"""How Python runs with its standard library only."""
 _DISTRIBUTIONS: Final = ("agent_runtime", "agent_runtime_tools")
 
 
@@ -91,7 +100,11 @@ def variables(spec: SandboxSpec, home: str, outlet: Outlet | None = None) -> dic
             ca_bundle=CA_BUNDLE if outlet.ca_bundle else "",
             ca_extra=CA_EXTRA if outlet.ca_extra else "",
         )
-    path = f"{os.path.join(spec.python, 'bin')}:{PATH}" if spec.python else PATH
+    places = [os.path.join(spec.python, "bin")] if spec.python else []
+    places += [inside(place, spec, home) for place in spec.path]
+    if spec.base_python:
+        places.append(os.path.dirname(own_interpreter()))
+    path = ":".join([*places, PATH])
     return {
         "PATH": path,
         "HOME": home,
@@ -116,21 +129,29 @@ def mounts(spec: SandboxSpec, *, worker: bool, outlet: Outlet | None = None) -> 
     plan = Mounts(home=home_of(spec))
     _system(plan)
     tmp = str(spec.limits.tmp_bytes)
-    plan.place("/tmp", "--size", tmp, "--perms", "1777", "--tmpfs", "/tmp")
+    if spec.tmp:
+        plan.place("/tmp", "--bind", plan.source(os.path.realpath(spec.tmp)), "/tmp")
+    else:
+        plan.place("/tmp", "--size", tmp, "--perms", "1777", "--tmpfs", "/tmp")
     if spec.home:
         plan.place(plan.home, "--bind", plan.source(os.path.realpath(spec.home)), plan.home)
     else:
         plan.place(plan.home, "--size", tmp, "--perms", "0755", "--tmpfs", plan.home)
     workspace = plan.source(os.path.realpath(spec.workspace))
     plan.place(spec.mount, "--bind", workspace, spec.mount)
-    if spec.python:
+    shown = {inside(layer.path, spec, plan.home): layer.source for layer in spec.layers}
+    if spec.python and spec.python not in shown:
         _read_only(plan, venv_binds(spec.python), spec)
+    for place, source in shown.items():
+        _layer(plan, source, place, spec)
     if worker:
         for source, destination in worker_binds(spec.plugin_paths):
             plan.place(destination, "--ro-bind", plan.source(source), destination)
     if outlet is not None:
         _outlet(plan, outlet)
-    if worker or outlet is not None:
+    if spec.services:
+        plan.place(SERVICES, "--ro-bind", plan.source(os.path.join(_HERE, "services.py")), SERVICES)
+    if worker or outlet is not None or spec.services or spec.base_python:
         _read_only(plan, interpreter_binds(own_interpreter()), spec)
     for path in spec.read_only_paths:
         relative = _relative(spec, path)
@@ -142,11 +163,31 @@ def mounts(spec: SandboxSpec, *, worker: bool, outlet: Outlet | None = None) -> 
     return plan
 
 
-def relayed(command: Sequence[str], outlet: Outlet | None) -> list[str]:
-    """A command with the relay before it, which becomes the command."""
-    if outlet is None:
-        return list(command)
-    return [own_interpreter(), "-I", "-S", "-B", RELAY, SOCKET, str(PORT), *command]
+def preceded(
+    command: Sequence[str], spec: SandboxSpec, outlet: Outlet | None, env: Mapping[str, str] = {}
+) -> list[str]:
+    """A command with what runs first: the relay, then the services; each becomes the next.
+
+    `env` are variables for the services, where the command itself has none.
+    """
+    argv = list(command)
+    if spec.services:
+        argv = [own_interpreter(), *_ALONE, SERVICES, _services_text(spec.services, env), *argv]
+    if outlet is not None:
+        argv = [own_interpreter(), *_ALONE, RELAY, SOCKET, str(PORT), *argv]
+    return argv
+
+
+def _services_text(services: Sequence[ServiceSpec], env: Mapping[str, str]) -> str:
+    """What `services.py` reads: JSON."""
+    return json.dumps({"env": dict(env), "services": msgspec.to_builtins(list(services))})
+
+
+def inside(path: str, spec: SandboxSpec, home: str) -> str:
+    """Where a `Layer.path` is inside."""
+    if path.startswith("~/"):
+        return os.path.join(home, path[2:])
+    return os.path.join(spec.mount, path)
 
 
 def check(spec: SandboxSpec) -> None:
@@ -274,6 +315,31 @@ def _read_only(plan: Mounts, binds: Sequence[Bind], spec: SandboxSpec) -> None:
         else:
             source = plan.source(bind.source)
         plan.place(bind.destination, "--ro-bind", source, bind.destination)
+
+
+def _layer(plan: Mounts, source: str, place: str, spec: SandboxSpec) -> None:
+    """Something of the environment, and for a venv the interpreter it stands on."""
+    if is_visible(place):
+        return
+    if is_below(place, spec.mount):
+        relative = os.path.relpath(place, spec.mount)
+        real = os.path.join(os.path.realpath(spec.workspace), relative)
+        if os.path.realpath(real) != real:
+            raise SandboxUnavailable(
+                f"{relative!r} in the workspace is, or leads through, a symbolic link; its "
+                "environment belongs there: remove the link"
+            )
+    plan.place(place, "--ro-bind", plan.source(os.path.realpath(source)), place)
+    if os.path.isfile(os.path.join(source, "pyvenv.cfg")):
+        binds = venv_binds(source)
+        own = (os.path.abspath(source), os.path.realpath(source))
+        _read_only(plan, [bind for bind in binds if bind.destination not in own], spec)
+    if os.path.basename(place) == "node_modules":
+        for name in WRITABLE_IN_NODE_MODULES:
+            if os.path.isdir(os.path.join(source, name)):
+                cache = os.path.join(place, name)
+                size = str(spec.limits.tmp_bytes)
+                plan.place(cache, "--size", size, "--perms", "1777", "--tmpfs", cache)
 
 
 def _relative(spec: SandboxSpec, path: str) -> str:

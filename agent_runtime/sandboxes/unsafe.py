@@ -34,7 +34,8 @@ class UnsafeSandbox:
 
     async def probe(self) -> Probe:
         """It always works, and says what it is."""
-        return Probe(True, self.name, "tools run without any sandbox, as the user of this process")
+        detail = "tools run without any sandbox, as the user of this process"
+        return Probe(True, self.name, detail, can_mount=False)
 
     async def open(self, spec: SandboxSpec) -> WorkerSession:
         """See `ports.Sandbox.open`."""
@@ -79,6 +80,11 @@ class UnsafeSandbox:
         return await records.reap(self._state_dir, owner_id)
 
     def _launch(self, spec: SandboxSpec, command: Sequence[str], env: dict[str, str]) -> Launch:
+        if spec.services:
+            raise SandboxUnavailable(
+                "environment.services run in the task's sandbox, beside nobody else's; without one "
+                "they would take the ports of this machine: start them yourself and leave them out"
+            )
         if not os.path.isdir(spec.workspace):
             raise SandboxUnavailable(f"the directory {spec.workspace!r} does not exist")
         return Launch(

@@ -7,8 +7,8 @@ can fail or crash there. The loop's own simulation and third-party tests use the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
@@ -27,12 +27,17 @@ from agent_runtime.errors import (
 from agent_runtime.ports import (
     Change,
     CheckOutcome,
+    EgressRecord,
     ExecResult,
+    Furnished,
+    Furnishing,
     ModelAnswer,
     ModelRequest,
     OpenedWorkspace,
+    Preparation,
     Probe,
     Sandbox,
+    SandboxLimits,
     SandboxSession,
     SandboxSpec,
     Tool,
@@ -41,6 +46,7 @@ from agent_runtime.ports import (
 from agent_runtime.types import (
     Json,
     Objective,
+    PreparedEnvironment,
     TaskId,
     TaskSpec,
     ToolCall,
@@ -338,7 +344,7 @@ class FakeVerifier:
         tree: TreeId,
         protected: Sequence[str],
         sandbox: Sandbox,
-        sandbox_spec: Callable[[str], SandboxSpec],
+        furnished: Furnished,
     ) -> Verification:
         """Every objective gets the same judgement."""
         await self._point("verify")
@@ -363,15 +369,44 @@ def _outcome(objective: Objective, ok: bool) -> CheckOutcome:
     )
 
 
+_NOTHING_NEEDED = PreparedEnvironment(source="nothing is needed")
+
+
 @dataclass
 class FakeEnvironment:
-    """Always the same interpreter."""
+    """Nothing is needed, and nothing is made; `prepared` counts how often it was asked for."""
 
-    found: tuple[str, str] = ("", "nothing is needed")
+    found: PreparedEnvironment = _NOTHING_NEEDED
+    point: Point = checkpoint
+    prepared: int = 0
 
-    def python(self, task: TaskSpec) -> tuple[str, str]:
+    def check(self, task: TaskSpec) -> None:
+        """Everything can be had."""
+
+    async def prepare(
+        self, task_id: TaskId, task: TaskSpec, opened: OpenedWorkspace, sandbox: Sandbox,
+        *, limits: SandboxLimits, heard: Callable[[EgressRecord], None] | None = None,
+    ) -> Preparation:  # fmt: skip
         """`found`."""
-        return self.found
+        await self.point("prepare environment")
+        self.prepared += 1
+        await self.point("prepared environment")
+        return Preparation(environment=self.found)
+
+    async def furnish(self, task_id: TaskId, prepared: PreparedEnvironment) -> Furnishing:
+        """No files."""
+        return Furnishing()
+
+    @asynccontextmanager
+    async def fresh(
+        self, task_id: TaskId, prepared: PreparedEnvironment, checkout: str
+    ) -> AsyncIterator[Furnishing]:
+        """No files."""
+        yield Furnishing()
+
+    def secrets(self, task: TaskSpec) -> Mapping[str, str]:
+        """There are none."""
+        return {}
 
 
 @dataclass

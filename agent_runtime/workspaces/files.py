@@ -7,6 +7,7 @@ from one open directory to the next and follows no link, so nothing outside is r
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import sys
 import tempfile
@@ -240,6 +241,19 @@ def remove_path(path: str) -> None:
         remove_tree(path)
     else:
         os.unlink(path)
+
+
+def copy_into(source: str, target: str) -> None:
+    """A copy of a file, link or directory, with its modes and times, in the place of what is there.
+
+    The sandbox that uses it makes its user the owner.
+    """
+    remove_path(target)
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    if os.path.isdir(source) and not os.path.islink(source):
+        shutil.copytree(source, target, symlinks=True)
+    else:
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def make_temporary(parent: str, prefix: str, *, mode: int) -> str:

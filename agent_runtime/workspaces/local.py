@@ -2,6 +2,7 @@
 
     <state_dir>/workspaces/<task id>/opened.json   the facts of `open`, written last
                                      work/         the clone that sandboxes see
+                                     omitted.json  what of work/ belongs to the environment
                                      home/         HOME of the task's processes
                                      trees/        the private store, kept until `forget`
                                      exports/      clean checkouts for checks
@@ -16,7 +17,7 @@ import errno
 import functools
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -32,8 +33,9 @@ from agent_runtime.workspaces import locks
 from agent_runtime.workspaces.apply import apply_patch
 from agent_runtime.workspaces.clone import branch_of, make_clone
 from agent_runtime.workspaces.export import export_tree
-from agent_runtime.workspaces.files import directory, make_temporary, remove_path
+from agent_runtime.workspaces.files import copy_into, directory, make_temporary, remove_path
 from agent_runtime.workspaces.git import Git, no_room, write_atomically
+from agent_runtime.workspaces.objects import shown
 from agent_runtime.workspaces.source import Local, Remote, View, locate
 from agent_runtime.workspaces.trees import Trees, remove_locks
 
@@ -41,6 +43,7 @@ T = TypeVar("T")
 
 _THREADS_MAX = 16
 """Of our own: a slow fetch must not keep other users of worker threads waiting."""
+_OMITTED = "omitted.json"
 _TASK_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -198,8 +201,10 @@ class LocalWorkspaces:
     def _close(self, task: _Task) -> None:
         # First the facts: from here on there is no workspace, whatever a kill leaves of it.
         task.opened = None
-        with suppress(FileNotFoundError):
-            os.unlink(os.path.join(task.path, "opened.json"))
+        task.trees.omit = frozenset()
+        for name in ("opened.json", _OMITTED):
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(task.path, name))
         for name in ("work", "home", "exports"):
             remove_path(os.path.join(task.path, name))
 
@@ -250,6 +255,33 @@ class LocalWorkspaces:
     async def patch(self, task_id: TaskId, before: TreeId, after: TreeId) -> bytes:
         """A binary-safe patch that `git apply` takes."""
         return await self._locked(task_id, lambda task: task.trees.patch(before, after))
+
+    async def listing(self, task_id: TaskId, tree: TreeId) -> dict[str, str]:
+        """Every file and link of a tree: path to object id."""
+
+        def listed(task: _Task) -> dict[str, str]:
+            return {shown(path): oid for path, (_, oid) in task.trees.listing(tree).items()}
+
+        return await self._locked(task_id, listed)
+
+    async def furnish(self, task_id: TaskId, copies: Mapping[str, str], *, home: str) -> None:
+        """Put what belongs to the environment into the working copy (path to source) and HOME.
+
+        The copies are part of no tree from now on; a rollback leaves them alone. Safe to repeat.
+        """
+        await self._locked(task_id, functools.partial(self._furnish, copies=copies, home=home))
+
+    def _furnish(self, task: _Task, *, copies: Mapping[str, str], home: str) -> None:
+        opened = self._need_open(task)
+        # First the names: whatever a kill leaves of the copies, no tree has it.
+        task.trees.omit = frozenset(f"/{path}" for path in copies)
+        write_atomically(
+            os.path.join(task.path, _OMITTED), msgspec.json.encode(sorted(copies)), durable=True
+        )
+        for path, source in copies.items():
+            copy_into(source, os.path.join(opened.path, path))
+        if home:
+            copy_into(home, os.path.join(task.path, "home"))
 
     async def pack(self, task_id: TaskId, trees: Sequence[TreeId]) -> bytes:
         """These trees with all their files as one git pack."""
@@ -324,6 +356,9 @@ class LocalWorkspaces:
             ):
                 stored = msgspec.json.decode(file.read(), type=_Stored)
                 task.opened, task.in_place = stored.facts, stored.in_place
+            with suppress(FileNotFoundError), open(os.path.join(task.path, _OMITTED), "rb") as file:
+                paths = msgspec.json.decode(file.read(), type=list[str])
+                task.trees.omit = frozenset(f"/{path}" for path in paths)
         return task.opened
 
     def _need_open(self, task: _Task) -> OpenedWorkspace:

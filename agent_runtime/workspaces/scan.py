@@ -129,6 +129,8 @@ class Scan:
     locks: bool = True
     quiet: bool = False
     known: frozenset[Oid] | set[Oid] = frozenset()
+    omit: frozenset[str] = frozenset()
+    """Paths with a slash at the front that are not looked at, nor anything below them."""
     _clock_ns: int = 0
 
     def run(self, root: int, cached: Node | None) -> Node:
@@ -152,6 +154,8 @@ class Scan:
             for item in entries:
                 name = item.name
                 if name in left_out or (not self.locks and name.endswith(".lock")):
+                    continue
+                if self.omit and f"{path}/{name}" in self.omit:
                     continue
                 try:
                     facts = item.stat(follow_symlinks=False)

@@ -57,6 +57,8 @@ class Trees:
         self._git_files: Node | None = None
         self._state_of: dict[str, str] = {}
         self._resumed = True
+        self.omit: frozenset[str] = frozenset()
+        """See `Scan.omit`: what belongs to the environment."""
 
     def create(self) -> None:
         """Make the store if it is not there."""
@@ -289,7 +291,7 @@ class Trees:
 
     def _scan_files(self) -> Scan:
         known: set[Oid] = self.store.known() if self._files is None else set()
-        return Scan(self.store, known=known)
+        return Scan(self.store, known=known, omit=self.omit)
 
     def _scan_git(self) -> Scan:
         return Scan(self.store, left_out=_STATE_LEFT_OUT, left_out_below=frozenset(), locks=False)

@@ -19,6 +19,7 @@ from agent_runtime import protect
 from agent_runtime.errors import WorkspaceError
 from agent_runtime.ports import (
     CheckOutcome,
+    Furnished,
     Sandbox,
     SandboxSpec,
     Verification,
@@ -54,12 +55,13 @@ class Verifier:
         tree: TreeId,
         protected: Sequence[str],
         sandbox: Sandbox,
-        sandbox_spec: Callable[[str], SandboxSpec],
+        furnished: Furnished,
     ) -> Verification:
         """Check `tree` against `base`. Without objectives only the protected files decide.
 
-        `sandbox_spec` says how to run in a given checkout directory. Every check runs on the base
-        as well, the baseline: tests that came to a verdict there must do so after the work.
+        `furnished` puts the environment around a checkout, as setup left it. Every check runs on
+        the base as well, the baseline: tests that came to a verdict there must do so after the
+        work.
 
         Raises:
             WorkspaceError: a tree is unknown, or two exports differ.
@@ -75,7 +77,8 @@ class Verifier:
             if which == tree:
                 held.add(exported)
             try:
-                return await _run(objective, sandbox, sandbox_spec(path))
+                async with furnished(path) as spec:
+                    return await _run(objective, sandbox, spec)
             finally:
                 with anyio.move_on_after(DISCARD_SECONDS_MAX, shield=True):
                     await self._workspaces.discard(path)

@@ -90,6 +90,8 @@ def _remove_others(
         if name in left_out:
             continue
         path = prefix + os.fsencode(name)
+        if scan.omit and f"/{os.fsdecode(path)}" in scan.omit:
+            continue
         if is_directory and path in parents:
             with directory(name, below=fd) as inner:
                 # A file in a read-only directory could be neither removed nor written.

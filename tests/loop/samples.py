@@ -9,7 +9,17 @@ from pathlib import Path
 
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
-from agent_runtime.types import Effect, Phase, Row, Status, Strategy, TaskId
+from agent_runtime.types import (
+    Effect,
+    Phase,
+    PreparedEnvironment,
+    Row,
+    ServiceReady,
+    ServiceSpec,
+    Status,
+    Strategy,
+    TaskId,
+)
 from tests.loop.harness import step, task
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -41,7 +51,16 @@ SAMPLES: Mapping[str, e.AnyEvent] = {
         e.Interrupted(reason="stopped by its owner"),
         e.WorkspaceOpened(
             path="/w", mount="/workspace", base_commit="c0", base_tree="t0", branch="b",
-            carried=["a.py"], notes=["shallow"], python="/v", python_source="the task",
+            carried=["a.py"], notes=["shallow"],
+        ),
+        e.EnvironmentPrepared(
+            environment=PreparedEnvironment(
+                source="the task", key="k0", python="/w/.venv", python_source="its setup",
+                mounted=[".venv"], copied=["build"], home=True, path=["~/.local/bin"],
+                env={"A": "1"},
+                services=[ServiceSpec(id="db", command=["db"], ready=ServiceReady(port=5432))],
+            ),
+            cached=True, seconds=1.5, output_blob="b", notes=["left out"],
         ),
         e.InitiationFailed(kind="transient", message="locked"),
         e.RequirementsAnalyzed(facts={"languages": ["Python"]}, protected=["conftest.py"]),

@@ -428,7 +428,8 @@ async def test_every_sandbox_of_a_task_has_the_limits_of_the_installation_and_th
 
     class SeeingVerifier(FakeVerifier):
         async def verify(self, task_id, **more):  # type: ignore[no-untyped-def]
-            seen.append(more["sandbox_spec"]("/export"))
+            async with more["furnished"]("/export") as spec:
+                seen.append(spec)
             return await super().verify(task_id, **more)
 
     spec = task(step("a", "look"))

@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -10,6 +11,7 @@ import pytest
 
 from agent_runtime.ports import (
     ExecResult,
+    Furnished,
     OpenedWorkspace,
     Probe,
     Sandbox,
@@ -69,6 +71,16 @@ async def opened(workspaces: LocalWorkspaces, repo: Repo) -> OpenedWorkspace:
     return await workspaces.open(TASK, WorkspaceSpec(repo=str(repo.path)))
 
 
+def _bare(mount: str) -> Furnished:
+    """A checkout with nothing around it."""
+
+    @asynccontextmanager
+    async def furnished(path: str) -> AsyncIterator[SandboxSpec]:
+        yield SandboxSpec(owner_id=TASK, workspace=path, mount=mount)
+
+    return furnished
+
+
 async def _verify(
     workspaces: LocalWorkspaces,
     opened: OpenedWorkspace,
@@ -86,7 +98,7 @@ async def _verify(
         tree=await workspaces.snapshot(TASK),
         protected=PROTECTED,
         sandbox=sandbox or DirectSandbox(),
-        sandbox_spec=lambda path: SandboxSpec(owner_id=TASK, workspace=path, mount=opened.mount),
+        furnished=_bare(opened.mount),
     )
 
 
