@@ -61,7 +61,7 @@ from agent_runtime.workspaces.local import LocalWorkspaces
 VERSION: Final = 1
 """Of how setups are run and kept: another one does not find the entries of this one."""
 SETUP_FILE_BYTES_MAX: Final = 8 << 30
-TAIL_CHARS: Final = 2000
+TAIL_CHARS: Final = 800
 OUTPUT_BYTES_MAX: Final = 4 << 20
 _READ_BYTES_MAX: Final = 1 << 20
 _CHANGED_NAMED_MAX: Final = 5
@@ -388,6 +388,7 @@ class _Setup:
             path=("~/.local/bin", "~/.cargo/bin", "~/go/bin", *self._chains.path),
             env={
                 "PIP_NO_CACHE_DIR": "1",
+                "PIP_RETRIES": "2",  # a host that is not allowed will not be so a minute later
                 "PIP_DISABLE_PIP_VERSION_CHECK": "1",
                 "UV_CACHE_DIR": "/tmp/uv",
                 "npm_config_cache": "/tmp/npm",
@@ -420,7 +421,7 @@ class _Setup:
                 raise SetupFailed(self._told(shown, f"ended with exit {result.exit}", said))
 
     def _told(self, command: str, what: str, output: bytes = b"") -> str:
-        tail = output.decode("utf-8", "replace")[-TAIL_CHARS:].strip()
+        tail = _tail(output.decode("utf-8", "replace").strip())
         command = self._redactor.text(command)
         hint = ""
         if not self.recipe.egress:
@@ -462,6 +463,14 @@ class _Setup:
                 "setup changed files of the repository, and this is not kept: "
                 + _some([change.path for change in changes])
             )
+
+
+def _tail(text: str) -> str:
+    """The last whole lines: what a program says before it gives up says why."""
+    if len(text) <= TAIL_CHARS:
+        return text
+    cut = text[-TAIL_CHARS:]
+    return "[…]\n" + (cut.partition("\n")[2] or cut)
 
 
 def _merge(source: str, target: str) -> None:
