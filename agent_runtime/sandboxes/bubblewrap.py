@@ -24,9 +24,9 @@ import anyio
 from agent_runtime.errors import SandboxUnavailable, WorkerLost
 from agent_runtime.ports import ExecResult, Probe, SandboxSpec
 from agent_runtime.sandboxes import cgroups, diagnosis, mounts, records
+from agent_runtime.sandboxes.becoming import Source
 from agent_runtime.sandboxes.egress import Gate, Outlet
 from agent_runtime.sandboxes.interpreters import is_visible, own_interpreter
-from agent_runtime.sandboxes.launcher import Source
 from agent_runtime.sandboxes.launching import Ended, Launch, Launcher
 from agent_runtime.sandboxes.seccomp import filter_path
 from agent_runtime.sandboxes.session import Rewrite, WorkerSession, same

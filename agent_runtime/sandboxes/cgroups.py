@@ -19,10 +19,10 @@ from functools import lru_cache
 from typing import Final
 
 from agent_runtime.ports import SandboxLimits
-from agent_runtime.sandboxes import launcher
+from agent_runtime.sandboxes import groups as kernel_groups
 
 CONTROLLERS: Final = ("memory", "cpu", "pids")
-PREFIX: Final = launcher.GROUP_PREFIX
+PREFIX: Final = kernel_groups.GROUP_PREFIX
 MEMORY_BYTES_DEFAULT: Final = 2 << 30
 """Of a sandbox whose limit nobody named."""
 CPU_SHARE_DEFAULT: Final = 0.7
@@ -75,7 +75,7 @@ def here() -> Places:
 def _here() -> Places:
     places = find("/proc/self", split=True)
     if places.found:
-        launcher.sweep(bases(places))
+        kernel_groups.sweep(bases(places))
         if said := _try(places):
             return Places(reasons=dict.fromkeys(CONTROLLERS, said))
     return places
@@ -157,23 +157,25 @@ def _split(mount: Mount, own: str, wanted: Sequence[str]) -> None:
     # More than once: a process that is forked meanwhile is still in the old place.
     for _ in range(3):
         with suppress(OSError):
-            processes = launcher.members(own)
+            processes = kernel_groups.members(own)
             if not all(_is_ours(pid) for pid in processes):
                 return
             os.makedirs(f"{own}/{_LEAF}", exist_ok=True)
             for pid in processes:
-                launcher.write(f"{own}/{_LEAF}/cgroup.procs", str(pid))
-            launcher.write(f"{own}/cgroup.subtree_control", " ".join(f"+{name}" for name in wanted))
+                kernel_groups.write(f"{own}/{_LEAF}/cgroup.procs", str(pid))
+            kernel_groups.write(
+                f"{own}/cgroup.subtree_control", " ".join(f"+{name}" for name in wanted)
+            )
             return
 
 
-def groups(places: Places, limits: SandboxLimits) -> list[launcher.Group]:
+def groups(places: Places, limits: SandboxLimits) -> list[kernel_groups.Group]:
     """The limits of one sandbox, for the launcher: in which base, what is written into which file.
 
     A file whose name ends with `?` is written if the kernel has it: swap is not counted everywhere.
     """
     memory = limits.memory_bytes or MEMORY_BYTES_DEFAULT
-    made: dict[str, launcher.Group] = {}
+    made: dict[str, kernel_groups.Group] = {}
     for controller in CONTROLLERS:
         place = places.found.get(controller)
         if place is None:
@@ -342,7 +344,7 @@ def _unescaped(text: str) -> str:
 
 def _try(places: Places) -> str:
     """Make the groups, put a process into them, remove them; what went wrong, or nothing."""
-    paths = [os.path.join(base, launcher.group_name()) for base in bases(places)]
+    paths = [os.path.join(base, kernel_groups.group_name()) for base in bases(places)]
     ours, theirs = os.pipe()
     pid = 0
     try:
@@ -351,9 +353,9 @@ def _try(places: Places) -> str:
         for path in paths:
             os.mkdir(path)
         for group in groups(places, SandboxLimits()):
-            path = os.path.join(group["base"], launcher.group_name())
-            launcher.limit_group(path, group["values"])
-        launcher.join_groups(paths, pid)
+            path = os.path.join(group["base"], kernel_groups.group_name())
+            kernel_groups.limit_group(path, group["values"])
+        kernel_groups.join_groups(paths, pid)
     except OSError as error:
         return f"{error.filename or 'a group'}: {error.strerror}"
     finally:
@@ -362,5 +364,5 @@ def _try(places: Places) -> str:
         if pid:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-        launcher.remove_groups(paths)
+        kernel_groups.remove_groups(paths)
     return ""

@@ -23,9 +23,10 @@ import anyio.to_thread
 
 from agent_runtime.errors import SandboxUnavailable
 from agent_runtime.ports import SandboxLimits
-from agent_runtime.sandboxes import cgroups, launcher, records
+from agent_runtime.sandboxes import cgroups, control, groups, keeper, kernel, launcher, records
+from agent_runtime.sandboxes.becoming import Source
 
-END_SECONDS_MAX: Final = launcher.KILL_SECONDS_MAX + 5.0
+END_SECONDS_MAX: Final = keeper.KILL_SECONDS_MAX + 5.0
 """How long a keeper may take to prove that its sandbox is dead."""
 _ENDED_SECONDS_MAX: Final = 1.0
 _counter = itertools.count(1)
@@ -35,17 +36,17 @@ Stdio = Literal["captured", "worker", "attached"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """One sandbox as the launcher understands it. See `launcher.Source` for paths."""
+    """One sandbox as the launcher understands it. See `Source` for paths."""
 
     kind: Literal["bwrap", "plain"]
     command: Sequence[str]
     """What runs inside, looked up by nobody: the first word is a path."""
-    workspace: launcher.Source
+    workspace: Source
     limits: SandboxLimits
     sources: Sequence[str] = ()
-    arguments: Sequence[launcher.Source] = ()
+    arguments: Sequence[Source] = ()
     """Bubblewrap's options."""
-    program: launcher.Source = ""
+    program: Source = ""
     filter: str = ""
     """The compiled seccomp filter."""
     uid: int | None = None
@@ -118,7 +119,7 @@ class Launcher:
             "record": record,
             "scratch": made,
             "tag": name,
-            "daemon": [os.getpid(), launcher.start_time(os.getpid())],
+            "daemon": [os.getpid(), kernel.start_time(os.getpid())],
         }
         control, theirs = socket.socketpair()
         try:
@@ -190,7 +191,7 @@ class Running:
 
     def oom_kills(self) -> int:
         """How many processes were killed for their memory so far, while it runs."""
-        return launcher.oom_kills(records.groups(self._record))
+        return groups.oom_kills(records.groups(self._record))
 
     async def end(self) -> Ended:
         """Kill everything inside and return when it is dead. Safe to call twice, also cancelled."""
@@ -205,7 +206,7 @@ class Running:
         )
 
     async def send(self, kind: bytes, payload: bytes) -> None:
-        data = memoryview(launcher.FRAME.pack(kind, len(payload)) + payload)
+        data = memoryview(control.FRAME.pack(kind, len(payload)) + payload)
         while data:
             try:
                 data = data[self._control.send(data) :]
@@ -216,10 +217,10 @@ class Running:
 
     async def _receive(self) -> tuple[bytes, bytes]:
         """The next frame; an empty kind at the end."""
-        header = launcher.FRAME.size
+        header = control.FRAME.size
         while True:
             if len(self._buffer) >= header:
-                kind, length = launcher.FRAME.unpack_from(self._buffer)
+                kind, length = control.FRAME.unpack_from(self._buffer)
                 if len(self._buffer) >= header + length:
                     payload = bytes(self._buffer[header : header + length])
                     del self._buffer[: header + length]

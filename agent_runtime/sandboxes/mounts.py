@@ -2,7 +2,7 @@
 
 Pure but for looking at the file system. Mounts are ordered by depth, so that whatever lies inside
 something else is mounted later. Sources that a dropped user might not reach are given to the
-launcher by number (see `launcher._stage`); what lies below the workspace is looked up by bubblewrap
+launcher by number (see `becoming._stage`); what lies below the workspace is looked up by bubblewrap
 itself, as the sandbox's user, for an agent may have put a link there.
 """
 
@@ -20,6 +20,7 @@ import msgspec
 
 from agent_runtime.errors import SandboxUnavailable
 from agent_runtime.ports import SandboxSpec
+from agent_runtime.sandboxes.becoming import Source
 from agent_runtime.sandboxes.egress import Outlet
 from agent_runtime.sandboxes.egress_company import PORT, sandbox_variables
 from agent_runtime.sandboxes.interpreters import (
@@ -31,7 +32,6 @@ from agent_runtime.sandboxes.interpreters import (
     own_interpreter,
     venv_binds,
 )
-from agent_runtime.sandboxes.launcher import Source
 from agent_runtime.types import ServiceSpec
 
 HOME: Final = "/home/agent"

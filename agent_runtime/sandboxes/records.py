@@ -20,7 +20,8 @@ import anyio
 import anyio.to_thread
 
 from agent_runtime.errors import SandboxUnavailable
-from agent_runtime.sandboxes.launcher import GROUP_PREFIX, members, remove_groups, start_time
+from agent_runtime.sandboxes.groups import GROUP_PREFIX, members, remove_groups
+from agent_runtime.sandboxes.kernel import start_time
 
 TAG_VARIABLE: Final = "AGENT_RUNTIME_SANDBOX"
 """Marks every process of the unsafe kind: it has no namespace that would die as one."""

