@@ -42,7 +42,7 @@ kills: $(VENV)/.synced ## a hundred real SIGKILLs (KILLS=100, SEED=random)
 cheats: $(VENV)/.synced ## every way we know to turn tests green without a fix
 	@ALL_CHEATS=1 $(BIN)/pytest -q -n auto --maxprocesses 4 --dist worksteal tests/e2e/test_cheats.py
 
-bench: $(VENV)/.synced ## durable steps a second, memory a live task, latency of an append
+bench: $(VENV)/.synced ## durable steps a second, memory a live task, latency of an append, sandboxes
 	@$(BIN)/python -m bench
 
 clean: ## remove everything that make made

@@ -11,7 +11,8 @@ from agent_runtime import plugins
 from agent_runtime.bus import LocalBus
 from agent_runtime.clock import SystemClock
 from agent_runtime.errors import ConfigError
-from agent_runtime.ports import Ports, Sandbox, SandboxLimits, Store
+from agent_runtime.ports import Ports, Sandbox, SandboxCeiling, SandboxLimits, Store
+from agent_runtime.resources import bounded
 from agent_runtime.runtime import Runtime
 from agent_runtime.sandboxes.lazy import LazySandbox
 from agent_runtime.settings import Settings, state_dir
@@ -58,6 +59,7 @@ async def open_runtime(
                 ),
                 plugin_paths=plugins.plugin_paths(loaded),
                 sandbox_limits=sandbox_limits(settings),
+                sandbox_ceiling=sandbox_ceiling(settings),
             )
             yield Runtime(ports, state_dir=directory)
     finally:
@@ -80,15 +82,34 @@ async def open_store(settings: Settings) -> Store:
 
 def open_sandbox(settings: Settings, *, unsafe_no_sandbox: bool = False) -> Sandbox:
     """The best sandbox that works here, chosen when it is first needed."""
-    return LazySandbox(state_dir(settings), setting=settings.bwrap, unsafe=unsafe_no_sandbox)
+    return LazySandbox(
+        state_dir(settings),
+        setting=settings.bwrap,
+        unsafe=unsafe_no_sandbox,
+        spares_max=settings.sandbox_spares,
+    )
 
 
 def sandbox_limits(settings: Settings) -> SandboxLimits:
     """Of every sandbox whose task names no other."""
-    return SandboxLimits(
+    limits = SandboxLimits(
         memory_bytes=settings.sandbox_memory_bytes,
         cpus=settings.sandbox_cpus,
         processes=settings.sandbox_processes,
+        disk_bytes=settings.sandbox_disk_bytes,
+        inodes=settings.sandbox_inodes,
+    )
+    return bounded(limits, sandbox_ceiling(settings))
+
+
+def sandbox_ceiling(settings: Settings) -> SandboxCeiling:
+    """What no task may ask more of."""
+    return SandboxCeiling(
+        memory_bytes=settings.sandbox_memory_bytes_max,
+        cpus=settings.sandbox_cpus_max,
+        processes=settings.sandbox_processes_max,
+        disk_bytes=settings.sandbox_disk_bytes_max,
+        inodes=settings.sandbox_inodes_max,
     )
 
 

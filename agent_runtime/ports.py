@@ -293,8 +293,32 @@ class SandboxLimits:
     (None: not limited, for programs reserve much more than they use)."""
     cpus: float | None = None
     """Processors' time; None: seven tenths of the machine. Only where cgroups can be had."""
+    disk_bytes: int | None = None
+    """Of the working copy and HOME together, and of each check's checkout; None: not limited. Only
+    where quotas can be had: the workspaces' business, here for the words of a full one."""
+    inodes: int | None = None
+    """Files, directories and links there; None: one for 16 KiB of `disk_bytes`."""
     output_bytes: int = 8 << 20
     """What is kept of a command's output; the rest is read and thrown away, and said."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxCeiling:
+    """What no task may ask more of: the operator's; None: no bound. See `SandboxLimits`."""
+
+    memory_bytes: int | None = None
+    cpus: float | None = None
+    processes: int | None = None
+    disk_bytes: int | None = None
+    inodes: int | None = None
+
+    def named(self) -> list[tuple[str, float]]:
+        """The bounds that there are."""
+        found = {
+            "memory_bytes": self.memory_bytes, "cpus": self.cpus, "processes": self.processes,
+            "disk_bytes": self.disk_bytes, "inodes": self.inodes,
+        }  # fmt: skip
+        return [(name, value) for name, value in found.items() if value is not None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -390,6 +414,8 @@ class Probe:
     remedy: str = ""
     can_mount: bool = True
     """Can it show files at places where they are not? An environment's setup needs that."""
+    limits: Mapping[str, str] = field(default_factory=dict)
+    """By what memory, cpus and processes are limited: in words, `none` and the reason if not."""
 
 
 class SandboxSession(Protocol):
@@ -411,6 +437,15 @@ class SandboxSession(Protocol):
         A string that is one whole expression keeps its type. Raises `UsageError` (undefined name,
         statement, too long, too large), and as `call`.
         """
+
+    async def freeze(self) -> None:
+        """Stop everything inside where it stands, deadlines included, until `thaw`.
+
+        Asked for on return, done within milliseconds. `close` works all the same. Safe to repeat.
+        """
+
+    async def thaw(self) -> None:
+        """Let it go on. Safe to repeat."""
 
     async def close(self) -> None:
         """SIGKILL everything inside; returns when all of it is dead. Safe to call twice."""
@@ -444,7 +479,30 @@ class Sandbox(Protocol):
         """
 
 
+@runtime_checkable
+class Prestarts(Protocol):
+    """A sandbox whose workers can be started before they are asked for."""
+
+    async def prestart(self, spec: SandboxSpec) -> None:
+        """Start a worker for the next `open` with an equal spec, if there is room; never waits.
+
+        A failure is for that `open` to tell. Whoever asks for one must `discard` it.
+        """
+
+    async def discard(self, owner_id: str) -> None:
+        """End what was started for an owner and was not handed out; on return it is dead."""
+
+
 # ---- workspaces --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskQuota:
+    """How much a task's working copy and HOME may take together, and each of its checkouts."""
+
+    bytes: int
+    inodes: int | None = None
+    """Files, directories and links; None: one for 16 KiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -462,6 +520,8 @@ class OpenedWorkspace:
     """Uncommitted paths that were carried over."""
     notes: tuple[str, ...] = ()
     """What a user should know (a shallow clone, LFS pointers, ignored submodules)."""
+    disk: str = ""
+    """The means by which a `DiskQuota` holds, or why it does not; empty if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -482,10 +542,13 @@ class Workspaces(Protocol):
     async def check(self, spec: WorkspaceSpec) -> None:
         """Refuse what no `open` could use, as far as a quick look tells; nothing is made."""
 
-    async def open(self, task_id: TaskId, spec: WorkspaceSpec) -> OpenedWorkspace:
+    async def open(
+        self, task_id: TaskId, spec: WorkspaceSpec, *, disk: DiskQuota | None = None
+    ) -> OpenedWorkspace:
         """Make the working clone, or find the one that a first, interrupted `open` finished.
 
-        Waits while another task owns an in-place directory.
+        Waits while another task owns an in-place directory. `disk` is the first `open`'s or
+        `scratch`'s to say; where it cannot be had, `notes` say so.
         """
 
     async def snapshot(self, task_id: TaskId) -> TreeId:
@@ -524,7 +587,7 @@ class Workspaces(Protocol):
     async def discard(self, path: str) -> None:
         """Remove an exported directory."""
 
-    async def scratch(self, task_id: TaskId) -> str:
+    async def scratch(self, task_id: TaskId, *, disk: DiskQuota | None = None) -> str:
         """The task's HOME on the host: outside the workspace, gone with `close`."""
 
     async def close(self, task_id: TaskId) -> None:
@@ -715,3 +778,5 @@ class Ports:
     """What every worker must be able to import; see `SandboxSpec.plugin_paths`."""
     sandbox_limits: SandboxLimits = SandboxLimits()
     """Of every sandbox of a task, its checks included."""
+    sandbox_ceiling: SandboxCeiling = SandboxCeiling()
+    """What no task may ask more of."""

@@ -263,10 +263,15 @@ def _not_checked(state: State, events: Sequence[e.AnyEvent]) -> tuple[Item, ...]
         items += _environment(state)
     if outside := _daemon_tools(state, events):
         items.append(("tools that ran outside of the sandbox: ", quote(", ".join(outside))))
-    items.append(
-        ("how tools and checks were confined: the log does not say which sandbox was used",)
-    )
+    items.append(_confined(workspace))
     return tuple(items)
+
+
+def _confined(workspace: e.WorkspaceOpened | None) -> Item:
+    if workspace is None or not workspace.sandbox:
+        return ("how tools and checks were confined: the log does not say which sandbox was used",)
+    limits = "; ".join(f"{name}: {means}" for name, means in workspace.limits.items())
+    return ("how tools and checks were confined: ", quote(workspace.sandbox), "; ", quote(limits))
 
 
 def _environment(state: State) -> Iterator[Item]:

@@ -39,6 +39,7 @@ from agent_runtime.loop.submission import submit
 from agent_runtime.loop.supervisor import Supervisor
 from agent_runtime.ports import Ports
 from agent_runtime.report import Report, report_of
+from agent_runtime.resources import above
 from agent_runtime.results import ResultFiles
 from agent_runtime.transfer import Imported, export_task, import_task
 from agent_runtime.types import (
@@ -75,12 +76,14 @@ class Runtime:
         """Store a task; durable when it returns. Nothing of it runs yet.
 
         Raises:
-            UsageError: the plan does not fit the installed tools, a secret is not known, or the
-                repository is missing or none; nothing was stored.
+            UsageError: the plan does not fit the installed tools, it names more resources than the
+                operator allows, a secret is not known, or the repository is missing or none;
+                nothing was stored.
             ConfigError: a model is named, and no adapter can reach it.
         """
         problems = discover(spec, self.ports.toolbox).problems
         problems += unknown_names(spec, self.ports.toolbox)
+        problems += above(spec.environment.resources, self.ports.sandbox_ceiling)
         if problems:
             raise UsageError("\n".join(problems))
         if spec.model is not None and self.ports.model is None:
@@ -180,7 +183,7 @@ class Runtime:
         return await self._fact(task_id, e.CancelRequested(by=by, reason=reason))
 
     async def pause(self, task_id: TaskId, *, by: str) -> State:
-        """Let a task stop after its present calls."""
+        """Let a task stop: what runs in its sandbox is frozen, nothing new starts."""
         return await self._fact(task_id, e.PauseRequested(by=by))
 
     async def resume(self, task_id: TaskId, *, by: str) -> State:

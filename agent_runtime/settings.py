@@ -119,6 +119,8 @@ def _default_store() -> str:
 
 Number = Annotated[float, BeforeValidator(_no_boolean)]
 Bytes = Annotated[int, BeforeValidator(_no_boolean), Field(ge=64 << 20, le=1 << 50)]
+DiskBytes = Annotated[int, BeforeValidator(_no_boolean), Field(ge=64 << 20, le=1 << 43)]
+Inodes = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1_000, le=1 << 30)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 
 
@@ -142,6 +144,21 @@ class Settings(BaseSettings):
     sandbox_cpus: Annotated[Number, Field(ge=0.05, le=1024, allow_inf_nan=False)] | None = None
     """Processors' time of a sandbox, where cgroups can be had; None: 70 % of the machine."""
     sandbox_processes: Annotated[int, BeforeValidator(_no_boolean), Field(ge=16, le=65_536)] = 256
+    sandbox_disk_bytes: DiskBytes | None = None
+    """Of a task's working copy and HOME together, and of each check's checkout, where quotas can be
+    had; None: not limited."""
+    sandbox_inodes: Inodes | None = None
+    """Files, directories and links there; None: one for 16 KiB of the disk."""
+    sandbox_spares: Annotated[int, BeforeValidator(_no_boolean), Field(ge=0, le=1000)] = 4
+    """Workers at most that are started before their task's first call; 0: none."""
+    sandbox_memory_bytes_max: Bytes | None = None
+    """What no task may ask more of, as the four below; None: no bound."""
+    sandbox_cpus_max: Annotated[Number, Field(ge=0.05, le=1024, allow_inf_nan=False)] | None = None
+    sandbox_processes_max: (
+        Annotated[int, BeforeValidator(_no_boolean), Field(ge=16, le=65_536)] | None
+    ) = None
+    sandbox_disk_bytes_max: DiskBytes | None = None
+    sandbox_inodes_max: Inodes | None = None
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], BeforeValidator(_lowered)
     ] = "info"

@@ -21,7 +21,16 @@ from agent_runtime.documents import BYTES_MAX, Document, decode, load
 from agent_runtime.egress_rules import BadHost, parse_rule
 from agent_runtime.errors import UsageError
 from agent_runtime.plan_rules import check_plan
-from agent_runtime.resources import MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, UNITS, size_bytes
+from agent_runtime.resources import (
+    DISK_BYTES_MAX,
+    DISK_BYTES_MIN,
+    INODES_MAX,
+    INODES_MIN,
+    MEMORY_BYTES_MAX,
+    MEMORY_BYTES_MIN,
+    UNITS,
+    size_bytes,
+)
 from agent_runtime.shapes import (
     BAD,
     Problems,
@@ -336,6 +345,14 @@ def _memory_rule(value: str) -> Told:
         yield (), f"must be from 64MiB to 1024TiB, got {shown(value)}"
 
 
+def _disk_rule(value: str) -> Told:
+    found = size_bytes(value)
+    if found is not None and not DISK_BYTES_MIN <= found <= DISK_BYTES_MAX:
+        yield (), f"must be from 64MiB to 8TiB, got {shown(value)}"
+    elif found is None:
+        yield from _memory_rule(value)
+
+
 def _protect_rule(value: str) -> Told:
     pattern = value.removeprefix("!")
     if not pattern.strip().strip("./"):
@@ -406,6 +423,8 @@ _RULES: Final[Mapping[tuple[type, str], Rule]] = {
     (ResourcesSpec, "memory"): _memory_rule,
     (ResourcesSpec, "cpus"): between(0.05, 1024),
     (ResourcesSpec, "processes"): between(16, 65_536),
+    (ResourcesSpec, "disk"): _disk_rule,
+    (ResourcesSpec, "inodes"): between(INODES_MIN, INODES_MAX),
     (StepSpec, "tool"): filled,
     (StepSpec, "goal"): filled,
     (StepSpec, "when"): filled,
@@ -433,11 +452,8 @@ _RULES: Final[Mapping[tuple[type, str], Rule]] = {
 
 _NOTES: Final[Mapping[tuple[type, str], str]] = {
     (ResourcesSpec, "memory"): "write a number and its unit, such as 2GiB",
+    (ResourcesSpec, "disk"): "write a number and its unit, such as 2GiB",
 }
 
-_RETIRED: Final[Mapping[tuple[type, str], str]] = {
-    (ResourcesSpec, "disk"): (
-        "not supported by this version: 'disk' needs quotas of the file system; a file has at most "
-        "512 MiB, and the deadline bounds the rest"
-    )
-}
+_RETIRED: Final[Mapping[tuple[type, str], str]] = {}
+"""Keys of the contract that this version does not know, and what to do instead."""

@@ -88,6 +88,10 @@ class ResourcesSpec(Spec, frozen=True, kw_only=True):
     cpus: float | None = None
     """Processors' time: 1.5 is one and a half."""
     processes: int | None = None
+    disk: str | None = None
+    """Of the working copy and HOME together, and of each check's checkout."""
+    inodes: int | None = None
+    """Files, directories and links there."""
 
 
 class ServiceReady(Spec, frozen=True, kw_only=True):

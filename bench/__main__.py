@@ -16,6 +16,9 @@ def main() -> None:
     print(f"{'writers':>7} {'writes':>7} {'p50 ms':>8} {'p99 ms':>8}")
     for writers in (1, 100):
         subprocess.run([sys.executable, "-m", "bench.appends", str(writers)], check=True)
+    print("sandboxes beside a plain process, milliseconds; a worker is cold until it has answered")
+    print(f"{'':<34} {'runs':>5} {'p50 ms':>8} {'p99 ms':>8} {'x plain sh':>10} {'p50 max':>8}")
+    subprocess.run([sys.executable, "-m", "bench.sandboxes"], check=False)
 
 
 if __name__ == "__main__":

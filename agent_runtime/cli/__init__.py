@@ -28,7 +28,7 @@ FAMILIES: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "run": ("run", "Run a task here and show how it goes."),
         "resume": ("run", "Go on with a task that was interrupted, paused, or waits."),
         "cancel": ("control", "End a task for good."),
-        "pause": ("control", "Let a task stop after its present calls."),
+        "pause": ("control", "Freeze a task where it stands."),
         "steer": ("control", "Tell a task's brain something."),
         "approve": ("approvals", "Allow what a task asks for."),
         "deny": ("approvals", "Refuse what a task asks for."),

@@ -28,6 +28,7 @@ from agent_runtime.settings import (
     user_config_path,
 )
 from agent_runtime.stores.sqlite_database import open_reader
+from agent_runtime.workspaces import quota
 from agent_runtime.workspaces.git import redact
 
 PYTHON_MIN = (3, 11)
@@ -57,6 +58,7 @@ async def examine(settings: Settings) -> list[Check]:
         await _store(settings),
         await _sandbox(settings),
         await _limits(),
+        await _quotas(settings),
         _plugins(settings),
         _disk(settings),
     ]
@@ -158,6 +160,23 @@ async def _sandbox(settings: Settings) -> Check:
 async def _limits() -> Check:
     probe = await examine_limits()
     return Check(name="limits", ok=probe.ok, needed=False, detail=probe.detail, remedy=probe.remedy)
+
+
+async def _quotas(settings: Settings) -> Check:
+    place = os.path.join(state_dir(settings), "workspaces")
+    try:
+        reason = await anyio.to_thread.run_sync(quota.unavailable, place)
+    except OSError as error:
+        reason = str(error)
+    return Check(
+        name="quotas",
+        ok=not reason,
+        needed=False,
+        detail=f"disk and inodes by the size of each file only: {reason}"
+        if reason
+        else f"disk and inodes of a task by {quota.MEANS}, where one of them is named",
+        remedy=quota.remedy() if reason else "",
+    )
 
 
 def _plugins(settings: Settings) -> Check:

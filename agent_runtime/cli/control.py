@@ -82,7 +82,7 @@ async def _carried_out(runtime: Runtime, task_id: TaskId) -> State:
 
 
 @click.command(
-    short_help="Let a task stop after its present calls.",
+    short_help="Freeze a task where it stands.",
     epilog="""\b
 Examples:
   agent-runtime pause 4f2a
@@ -92,7 +92,11 @@ Examples:
 @task_argument
 @click.pass_context
 def pause(ctx: click.Context, task: str) -> int:
-    """Let a task stop after its present calls; `resume` goes on with it."""
+    """Freeze a task where it stands; `resume` goes on with it.
+
+    What its present call runs in the sandbox stands still, and no deadline runs. Its `run` stays
+    while there is such a call, else it ends with 9.
+    """
 
     async def do(runtime: Runtime) -> None:
         task_id = await runtime.find(task)

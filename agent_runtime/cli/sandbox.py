@@ -13,8 +13,16 @@ import click
 from agent_runtime.app import open_sandbox, sandbox_limits
 from agent_runtime.cli.console import note, run_loop, settings_of
 from agent_runtime.errors import AgentRuntimeError, SandboxUnavailable, UsageError
-from agent_runtime.ports import Sandbox, SandboxSpec
+from agent_runtime.ports import DiskQuota, Sandbox, SandboxSpec
+from agent_runtime.resources import (
+    DISK_BYTES_MAX,
+    DISK_BYTES_MIN,
+    INODES_MAX,
+    INODES_MIN,
+    size_bytes,
+)
 from agent_runtime.sandboxes.lazy import LazySandbox
+from agent_runtime.workspaces import quota
 
 NOT_STARTED = 125
 """As `docker run` and `env` have it: the failure is ours, not the command's."""
@@ -120,6 +128,75 @@ def sandbox_exec(
     except AgentRuntimeError as error:
         note(f"error: {error}")
         return NOT_STARTED
+
+
+@sandbox.command(
+    "make-workspace",
+    short_help="Make a directory with a disk quota.",
+    epilog="""\b
+Examples:
+  agent-runtime sandbox make-workspace /srv/ws --disk 1GiB --inodes 50000
+  agent-runtime sandbox exec --workspace /srv/ws -- sh -c 'make && make test'
+  agent-runtime sandbox remove-workspace /srv/ws
+""",
+)
+@click.argument("directory", metavar="DIR")
+@click.option(
+    "--disk", "size", required=True, metavar="SIZE",
+    help="How much it may hold, such as 1GiB; 64MiB or more.",
+)  # fmt: skip
+@click.option(
+    "--inodes", type=click.IntRange(INODES_MIN, INODES_MAX), metavar="N",
+    help="How many files, directories and links it may hold. Default: one for 16 KiB of SIZE.",
+)  # fmt: skip
+def make_workspace(directory: str, size: str, inodes: int | None) -> int:
+    """Make DIR, which must not exist or be empty, a workspace with a disk of its own.
+
+    It is a file system in the file DIR.img and belongs to the user that `sandbox exec` runs as. One
+    that is there already is mounted again as it is, after a restart of the machine, say. Needs root
+    and loop devices: `doctor` says whether they are to be had.
+    """
+    disk_bytes = size_bytes(size)
+    if disk_bytes is None or not DISK_BYTES_MIN <= disk_bytes <= DISK_BYTES_MAX:
+        raise UsageError(f"--disk {size!r} must be a size from 64MiB to 8TiB, such as 1GiB")
+    path = os.path.realpath(directory)
+    if reason := quota.unavailable(os.path.dirname(path)):
+        raise SandboxUnavailable(f"no disk quota can be had: {reason}. {quota.remedy()}")
+    if quota.exists(path):
+        quota.mount(path)
+        note(f"{path} was there already, and is mounted as it is")
+        return 0
+    if os.path.lexists(path) and (not os.path.isdir(path) or os.listdir(path)):
+        raise UsageError(f"{directory!r} is not an empty directory: name one, or a new one")
+    quota.make(path, DiskQuota(bytes=disk_bytes, inodes=inodes))
+    # Imported here, when there is a sandbox: it imports what only Linux has.
+    from agent_runtime.sandboxes.bubblewrap import identity
+
+    uid, gid = identity(SandboxSpec(owner_id=_owner_id(path), workspace=path, mount=path))
+    os.chmod(path, 0o755)
+    if uid is not None and gid is not None:
+        os.chown(path, uid, gid)
+    return 0
+
+
+@sandbox.command(
+    "remove-workspace",
+    short_help="Remove what make-workspace made.",
+    epilog="""\b
+Examples:
+  agent-runtime sandbox remove-workspace /srv/ws
+""",
+)
+@click.argument("directory", metavar="DIR")
+def remove_workspace(directory: str) -> int:
+    """Remove DIR, which `make-workspace` made, with everything in it."""
+    path = os.path.realpath(directory)
+    if not quota.exists(path):
+        raise UsageError(
+            f"{directory!r} has no disk of its own: there is no {path + quota.IMAGE!r}"
+        )
+    quota.remove(path)
+    return 0
 
 
 def _variable(text: str) -> tuple[str, str]:

@@ -283,6 +283,10 @@ def _print_task(state: State, picture: Mapping[str, Any]) -> None:
     say(f"usage      {spent}")
     if state.workspace is not None and state.workspace.path:
         say(f"workspace  {words(state.workspace).removeprefix('workspace ')}")
+        if state.workspace.sandbox:
+            say(f"sandbox    {state.workspace.sandbox}")
+            for name, means in state.workspace.limits.items():
+                say(f"  {name}: {one_line(means)}")
     if state.prepared is not None:
         say(f"setting    {words(state.prepared)}")
     if state.steps:

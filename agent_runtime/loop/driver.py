@@ -15,7 +15,7 @@ from agent_runtime.loop.journal import Journal
 from agent_runtime.loop.perform import perform
 from agent_runtime.loop.state import State
 from agent_runtime.ports import Ports
-from agent_runtime.types import Lease
+from agent_runtime.types import Lease, Phase
 
 COMMIT_SECONDS_MAX = 60.0
 """How long a commit may take although its task is being cancelled: lock waits and retries."""
@@ -34,6 +34,10 @@ async def drive(lease: Lease, ports: Ports, stop: anyio.Event | None = None) -> 
     async with Hands(journal, ports) as hands:
         await _Loop(journal, hands, stop or anyio.Event()).run()
     return journal.state
+
+
+_BEFORE_CALLS = (Phase.ANALYZE_REQUIREMENTS, Phase.TOOL_DISCOVERY, Phase.PLANNING)
+"""The working copy is there, and its worker may start beside what these do."""
 
 
 class _Loop:
@@ -56,6 +60,7 @@ class _Loop:
                     if self._outside:
                         self._outside = False
                         await journal.refresh()
+                    await self._hands.hold("paused", journal.state.paused)
                     wanted = {} if self._stop.is_set() else self._wanted()
                     unwanted = [key for key in self._running if key not in wanted]
                     for key in unwanted:
@@ -65,6 +70,9 @@ class _Loop:
                             if key not in self._running:
                                 scope = self._running[key] = anyio.CancelScope()
                                 tg.start_soon(self._act, action, scope)
+                    before_calls = journal.state.stage in _BEFORE_CALLS and bool(wanted)
+                    if before_calls and self._hands.may_prestart():
+                        tg.start_soon(self._hands.prestart)
                     if self._running:
                         await self._changed.wait()
                     elif await self._may_end():

@@ -70,6 +70,10 @@ class WorkspaceOpened(Event, frozen=True, kw_only=True):
     branch: str = ""
     carried: list[str] = []
     notes: list[str] = []
+    sandbox: str = ""
+    """What runs the tools; empty if none could be found."""
+    limits: dict[str, str] = {}
+    """Which limits of its resources hold, and by what means, in words for people."""
 
 
 class EnvironmentPrepared(Event, frozen=True, kw_only=True):
@@ -272,7 +276,7 @@ class CancelRequested(Event, frozen=True, kw_only=True):
 
 
 class PauseRequested(Event, frozen=True, kw_only=True):
-    """Somebody wants the task to stop after its present calls."""
+    """Somebody wants the task to stop where it stands."""
 
     by: str
 

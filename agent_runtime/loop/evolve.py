@@ -71,7 +71,7 @@ def _derived_phase(state: State) -> Phase:
 def _clocked(state: State, at_us: int, usage: Usage | None = None) -> Usage:
     # Waiting for a person is not running; the gap after a crash is nobody's.
     used = usage or state.usage
-    if not state.alive or (state.approvals and not state.calls):
+    if not state.alive or state.paused or (state.approvals and not state.calls):
         return used
     return replace(used, running_us=used.running_us + at_us - state.at_us)
 

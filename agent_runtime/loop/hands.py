@@ -6,6 +6,7 @@ is proven dead.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
@@ -19,16 +20,21 @@ from agent_runtime.loop.events import WorkspaceOpened
 from agent_runtime.loop.journal import Journal
 from agent_runtime.loop.state import State
 from agent_runtime.ports import (
+    DiskQuota,
     Furnishing,
     OpenedWorkspace,
     Ports,
     Preparation,
+    Prestarts,
+    SandboxLimits,
     SandboxSession,
     SandboxSpec,
 )
 from agent_runtime.redaction import Redactor
-from agent_runtime.resources import limited
+from agent_runtime.resources import bounded, disk_quota, limited
 from agent_runtime.types import PreparedEnvironment, TaskId, TreeId
+
+log = logging.getLogger(__name__)
 
 CLOSE_SECONDS_MAX = 20.0
 """Bound of ending a sandbox when the driver itself is being cancelled."""
@@ -41,8 +47,12 @@ class Hands:
         self.ports = ports
         self.lease = journal.lease
         self._journal = journal
+        journal.held_up = self.hold
         self._session: SandboxSession | None = None
         self._lock = anyio.Lock()
+        self._prestarted = False
+        self._holds: set[str] = set()
+        """Why the sandbox stands still; empty: it does not."""
         self._toolbelts: set[str] = set()
         self._toolbelts_lock = anyio.Lock()
         self._secrets: Mapping[str, str] = {}
@@ -60,7 +70,9 @@ class Hands:
             if state.conclusion is None and state.task.workspace is not None:
                 # It is there; this takes the directory's lock again and tidies after a kill.
                 try:
-                    await self.ports.workspaces.open(self.lease.task_id, state.task.workspace)
+                    await self.ports.workspaces.open(
+                        self.lease.task_id, state.task.workspace, disk=self.disk
+                    )
                 except OSError as error:
                     raise WorkspaceError(
                         f"the working copy cannot be taken over: {error}"
@@ -84,7 +96,35 @@ class Hands:
         async with self._lock:
             if self._session is None:
                 self._session = await self.ports.sandbox.open(await self._spec())
+                if self._holds:
+                    await self._session.freeze()
             return self._session
+
+    async def prestart(self) -> None:
+        """Let the worker start now that nobody has to wait for it."""
+        sandbox = self.ports.sandbox
+        assert isinstance(sandbox, Prestarts)
+        try:
+            async with self._lock:
+                if self._session is None:
+                    await sandbox.prestart(await self._spec())
+        except (AgentRuntimeError, OSError) as error:
+            log.info("no worker was started before it is needed: %s", error)
+
+    def may_prestart(self) -> bool:
+        """Is there a working copy, and a sandbox that can? Once only."""
+        workspace = self.state.workspace
+        if self._prestarted or workspace is None or not workspace.path:
+            return False
+        self._prestarted = isinstance(self.ports.sandbox, Prestarts)
+        return self._prestarted
+
+    async def hold(self, reason: str, held: bool) -> None:
+        """Freeze the task's sandbox while any reason holds it; thaw it when the last is gone."""
+        stood_still = bool(self._holds)
+        (self._holds.add if held else self._holds.discard)(reason)
+        if self._session is not None and stood_still != bool(self._holds):
+            await (self._session.freeze() if held else self._session.thaw())
 
     async def end_worker(self) -> None:
         """SIGKILL everything of the task's sandbox; on return it is dead."""
@@ -92,6 +132,8 @@ class Hands:
             session, self._session = self._session, None
             if session is not None:
                 await session.close()
+            if isinstance(self.ports.sandbox, Prestarts):
+                await self.ports.sandbox.discard(self.lease.task_id)
 
     async def prepare_environment(self) -> Preparation:
         """Set the environment up, or find it; no sandbox of the task may be alive.
@@ -110,7 +152,7 @@ class Hands:
                 branch=opened.branch,
             ),
             self.ports.sandbox,
-            limits=limited(self.ports.sandbox_limits, self.state.task.environment.resources),
+            limits=self.limits,
         )
 
     async def redactor(self) -> Redactor:
@@ -136,7 +178,7 @@ class Hands:
     async def _spec(self) -> SandboxSpec:
         """What the task's worker sees. A task without a workspace sees an empty directory."""
         workspace = self._workspace
-        home = await self.ports.workspaces.scratch(self.lease.task_id)
+        home = await self.ports.workspaces.scratch(self.lease.task_id, disk=self.disk)
         furnishing = Furnishing()
         if self.state.environment is not None:
             furnishing = await self.ports.environment.furnish(
@@ -156,6 +198,16 @@ class Hands:
             read_only_paths=(".git",) if in_place else (),
             chown=not in_place,
         )
+
+    @property
+    def limits(self) -> SandboxLimits:
+        """Of every sandbox of the task."""
+        return limits_of(self.state, self.ports)
+
+    @property
+    def disk(self) -> DiskQuota | None:
+        """What its files may take."""
+        return disk_quota(self.limits)
 
     def furnished(self, checkout: str) -> AbstractAsyncContextManager[SandboxSpec]:
         """What a check sees: see the function of this name."""
@@ -228,5 +280,11 @@ def sandbox_spec(state: State, ports: Ports, directory: str, furnishing: Furnish
         services=tuple(environment.services),
         env=environment.env,
         plugin_paths=ports.plugin_paths,
-        limits=limited(ports.sandbox_limits, state.task.environment.resources),
+        limits=limits_of(state, ports),
     )
+
+
+def limits_of(state: State, ports: Ports) -> SandboxLimits:
+    """The installation's limits, with what the task names, and never above the ceiling."""
+    wanted = limited(ports.sandbox_limits, state.task.environment.resources)
+    return bounded(wanted, ports.sandbox_ceiling)

@@ -8,7 +8,7 @@ everybody else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import anyio
 import msgspec
@@ -22,6 +22,8 @@ from agent_runtime.loop.outcomes import Outcome, Woken
 from agent_runtime.loop.state import FOLD_VERSION, State, status_of
 from agent_runtime.ports import Bus, Clock, Store
 from agent_runtime.types import BlobId, Epoch, Lease, Row, Seq, TaskId, TaskSummary
+
+HeldUp = Callable[[str, bool], Awaitable[None]]
 
 APPEND_TRIES = 6
 """One and five more, waiting 50 ms and twice as long each time: a full disk, a long lock."""
@@ -49,6 +51,8 @@ class Journal:
         self._store, self._clock, self._bus = store, clock, bus
         self._lock = anyio.Lock()
         self._snapshot_seq = 0
+        self.held_up: HeldUp | None = None
+        """Told when the log cannot be written and when it can again: nothing goes on without it."""
 
     async def open(self) -> None:
         """Load, check and fold the log, and record that this owner took the task.
@@ -120,7 +124,7 @@ class Journal:
         await self.commit(Woken())
 
     async def _append(self, rows: list[Row], state: State, blobs: Mapping[BlobId, bytes]) -> None:
-        await _append(self._store, rows, state, blobs, self.lease.epoch)
+        await _append(self._store, rows, state, blobs, self.lease.epoch, self.held_up)
 
     async def _check_head(self) -> None:
         """A chain alone does not see a cut tail: the task's row holds the last number and hash."""
@@ -168,6 +172,7 @@ async def _append(
     state: State,
     blobs: Mapping[BlobId, bytes] = {},
     epoch: Epoch | None = None,
+    held_up: HeldUp | None = None,
 ) -> None:
     """Append `rows`, which lead to `state`; an unknown outcome is asked for again."""
     task_id, summary = TaskId(state.task_id), summarize(state, rows[-1].hash)
@@ -176,11 +181,15 @@ async def _append(
             await store.append(
                 task_id, Seq(rows[0].seq - 1), rows, epoch=epoch, summary=summary, blobs=blobs
             )
+            if held_up is not None and attempt > 1:
+                await held_up("log", False)
             return
         except StoreUnavailable:
             # Nothing is known about the write; the same rows again are recognised by hash.
             if attempt == APPEND_TRIES:
                 raise
+            if held_up is not None and attempt == 1:
+                await held_up("log", True)
             await anyio.sleep(APPEND_DELAY_SECONDS * 2 ** (attempt - 1))
 
 

@@ -33,6 +33,7 @@ from agent_runtime.loop.grades import grade_of
 from agent_runtime.loop.hands import Hands
 from agent_runtime.loop.outcomes import Outcome
 from agent_runtime.ports import CheckOutcome, ModelRequest
+from agent_runtime.resources import described
 from agent_runtime.types import BlobId, TreeId
 
 log = logging.getLogger(__name__)
@@ -94,7 +95,8 @@ async def _open_workspace(hands: Hands) -> Outcome:
     task = hands.state.task
     if task.workspace is None:
         return e.WorkspaceOpened()
-    opened = await hands.ports.workspaces.open(hands.lease.task_id, task.workspace)
+    opened = await hands.ports.workspaces.open(hands.lease.task_id, task.workspace, disk=hands.disk)
+    kind, limits = await _limits(hands, opened.disk)
     return e.WorkspaceOpened(
         path=opened.path,
         mount=opened.mount,
@@ -103,7 +105,20 @@ async def _open_workspace(hands: Hands) -> Outcome:
         branch=opened.branch,
         carried=list(opened.carried),
         notes=list(opened.notes),
+        sandbox=kind,
+        limits=limits,
     )
+
+
+async def _limits(hands: Hands, disk: str) -> tuple[str, dict[str, str]]:
+    """What runs the tools, and which limits hold by what means; nothing of it if none does."""
+    try:
+        probe = await hands.ports.sandbox.probe()
+    except SandboxUnavailable:
+        return "", {}  # the first call says why, with the way out
+    said = described(hands.limits)
+    limits = {name: f"{said[name]}, {means}" for name, means in probe.limits.items()}
+    return probe.name, {**limits, "disk": disk or "not limited"}
 
 
 async def _prepare_environment(hands: Hands) -> Performed:

@@ -28,7 +28,7 @@ from agent_runtime.types import (
 # Structs, not dataclasses: an event costs one `replace` of the state and one of a step; msgspec's
 # is some twenty times faster than the one of `dataclasses`, and a snapshot is one call.
 
-FOLD_VERSION = 1
+FOLD_VERSION = 2
 """Of the folded state's shape: a snapshot with another number is dropped."""
 
 
@@ -228,7 +228,7 @@ def status_of(state: State) -> tuple[Status, str]:
     if state.cancel is not None:
         return Status.RUNNING, "cancelling"
     busy = bool(state.calls) or any(s.asking for s in state.steps.values())
-    if state.paused and not busy:
+    if state.paused:
         return Status.PAUSED, ""
     if state.approvals and not busy:
         subjects = {a.subject for a in state.approvals.values()}

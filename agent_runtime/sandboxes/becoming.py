@@ -18,6 +18,7 @@ from typing import Any, Final
 from agent_runtime.sandboxes.control import FRAME, cmsg_cloexec, receive_exactly
 from agent_runtime.sandboxes.kernel import (
     CLONE_NEWNS,
+    MNT_DETACH,
     MS_BIND,
     MS_NODEV,
     MS_NOSUID,
@@ -28,6 +29,7 @@ from agent_runtime.sandboxes.kernel import (
     close_all_but,
     libc,
     mount,
+    mounted_below,
     prctl,
 )
 from agent_runtime.sandboxes.rlimits import limit_self
@@ -79,7 +81,7 @@ def _child(
         seccomp = os.open(request["filter"], os.O_RDONLY) if request["filter"] else -1
         staged = list(request["sources"])
         if request["uid"] is not None:
-            staged = _stage(staged)
+            staged = _stage(staged, request["hide"])
         limit_self(request["limits"])
         if request["uid"] is not None:
             os.setgroups([])
@@ -146,14 +148,18 @@ def _stdio(request: Request, passed: list[int], output: int) -> list[tuple[int, 
     return [(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10), target) for fd, target in pairs]
 
 
-def _stage(sources: list[str]) -> list[str]:
+def _stage(sources: list[str], hide: str) -> list[str]:
     """Make every source reachable for a user who may not look into its parents.
 
     An interpreter below root's home, a workspace below a directory of mode 0700: in a private mount
     namespace, which ends with the sandbox, each is bound below a directory that all can traverse.
+    What else is mounted below `hide`, disks of other tasks, is let go: it could not be freed.
     """
     check(libc.unshare(CLONE_NEWNS), "a private mount namespace")
     mount(None, "/", None, MS_REC | MS_PRIVATE)
+    for point in mounted_below(hide):
+        if not any(f"{source}/".startswith(f"{point}/") for source in sources):
+            libc.umount2(os.fsencode(point), MNT_DETACH)
     fds = [os.open(source, os.O_PATH | os.O_CLOEXEC) for source in sources]
     mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=1m")
     os.umask(0o022)

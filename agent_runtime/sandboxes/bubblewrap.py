@@ -3,8 +3,8 @@
 Every namespace of its own, no network (but through `egress`, where a task says so), a read-only
 system, an empty environment, no capabilities, no new user namespaces, a seccomp filter, limits, a
 user of its own. `mounts` decides what is visible, `cgroups` what memory and processor time are to
-be had, `launcher` talks to the kernel, `session` to the worker. What none of it does is to limit
-disk: that needs quotas.
+be had, `launcher` talks to the kernel, `session` to the worker. How much a workspace may hold is
+the business of its file system: see `workspaces.quota`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import anyio
+import anyio.to_thread
 
 from agent_runtime.errors import SandboxUnavailable, WorkerLost
 from agent_runtime.ports import ExecResult, Probe, SandboxSpec
-from agent_runtime.sandboxes import cgroups, diagnosis, mounts, records
+from agent_runtime.sandboxes import cgroups, diagnosis, disk, mounts, records
 from agent_runtime.sandboxes.becoming import Source
 from agent_runtime.sandboxes.egress import Gate, Outlet
 from agent_runtime.sandboxes.interpreters import is_visible, own_interpreter
@@ -80,6 +81,10 @@ class BubblewrapSandbox:
 
     async def open(self, spec: SandboxSpec) -> WorkerSession:
         """See `ports.Sandbox.open`."""
+        return await (await self.start(spec)).ready()
+
+    async def start(self, spec: SandboxSpec) -> StartingWorker:
+        """Ask for a worker; see `pool.Starts`."""
         await self._ready()
         gate = await Gate.open(self._state_dir, spec)
         outlet = gate.outlet if gate else None
@@ -91,7 +96,7 @@ class BubblewrapSandbox:
             # The worker gets the task's variables with its first frame: an LD_PRELOAD is for
             # commands.
             launch = self._launch(spec, plan, command, {"PATH": mounts.PATH, "LANG": "C.UTF-8"})
-            return await open_worker(self._launcher, launch, spec, env, rewrite=same, gate=gate)
+            return await start_worker(self._launcher, launch, spec, env, rewrite=same, gate=gate)
         except BaseException:
             if gate is not None:
                 await gate.close()
@@ -194,7 +199,8 @@ class BubblewrapSandbox:
             failure = await self._try(binary)
             if failure is None:
                 self._binary = binary
-                return Probe(True, self.name, binary.path)
+                places = await anyio.to_thread.run_sync(cgroups.here)
+                return Probe(True, self.name, binary.path, limits=cgroups.means(places))
             failures.append(failure)
         if not failures:
             return Probe(
@@ -298,6 +304,35 @@ def worker_command(directories: Sequence[str], package: str = "") -> list[str]:
     return [own_interpreter(), "-I", "-S", "-B", script, *directories]
 
 
+class StartingWorker:
+    """A worker that was asked for and has not been heard from. Implements `pool.Starting`."""
+
+    def __init__(
+        self, session: WorkerSession, launch: Launch, spec: SandboxSpec, env: dict[str, str]
+    ) -> None:
+        self._session, self._launch, self._spec, self._env = session, launch, spec, env
+
+    async def ready(self) -> WorkerSession:
+        """Hear from it. `SandboxUnavailable` says what it said instead."""
+        session = self._session
+        try:
+            with anyio.fail_after(START_SECONDS_MAX + services_seconds(self._spec)):
+                await session.hello(self._env)
+        except (WorkerLost, TimeoutError) as error:
+            await session.close()
+            raise_if_unwritable(session.ended, self._launch, self._spec)
+            words = session.last_words() or "it said nothing"
+            raise SandboxUnavailable(f"the worker did not start: {words}") from error
+        except BaseException:
+            await session.close()
+            raise
+        return session
+
+    async def close(self) -> None:
+        """End it."""
+        await self._session.close()
+
+
 async def open_worker(
     launcher: Launcher,
     launch: Launch,
@@ -311,6 +346,20 @@ async def open_worker(
 
     The session closes the `gate`; if there is none, the caller does.
     """
+    starting = await start_worker(launcher, launch, spec, env, rewrite=rewrite, gate=gate)
+    return await starting.ready()
+
+
+async def start_worker(
+    launcher: Launcher,
+    launch: Launch,
+    spec: SandboxSpec,
+    env: dict[str, str],
+    *,
+    rewrite: Rewrite,
+    gate: Gate | None = None,
+) -> StartingWorker:
+    """Ask for a worker. The session closes the `gate`; if there is none, the caller does."""
     ours, theirs = socket.socketpair()
     try:
         with theirs:
@@ -325,21 +374,17 @@ async def open_worker(
     except BaseException:
         ours.close()
         raise
-    session = WorkerSession(ours, running, limits=spec.limits, rewrite=rewrite, gate=gate)
+    session = WorkerSession(
+        ours,
+        running,
+        limits=spec.limits,
+        workspace=spec.workspace,
+        rewrite=rewrite,
+        gate=gate,
+    )
     if running.scratch:
         env = {**env, "HOME": running.scratch}
-    try:
-        with anyio.fail_after(START_SECONDS_MAX + services_seconds(spec)):
-            await session.hello(env)
-    except (WorkerLost, TimeoutError) as error:
-        await session.close()
-        raise_if_unwritable(session.ended, launch, spec)
-        words = session.last_words() or "it said nothing"
-        raise SandboxUnavailable(f"the worker did not start: {words}") from error
-    except BaseException:
-        await session.close()
-        raise
-    return session
+    return StartingWorker(session, launch, spec, env)
 
 
 def services_seconds(spec: SandboxSpec) -> float:
@@ -385,9 +430,9 @@ async def run_captured(
     output, more = ended.output, b""
     if ended.failure:
         output = ended.failure[1].encode()
-    elif ended.oom_kills:
-        note = cgroups.oom_note(ended.oom_kills, spec.limits)
-        more = f"\nagent-runtime: {note}\n".encode()
+    else:
+        said = ended.output.decode(errors="replace")
+        more = "".join(f"\nagent-runtime: {note}\n" for note in _notes(ended, spec, said)).encode()
     return ExecResult(
         exit=ended.exit,
         output=output + more,
@@ -404,11 +449,18 @@ async def run_attached(
     raise_if_unwritable(ended, launch, spec)
     if ended.failure:
         raise SandboxUnavailable(f"the sandbox did not start: {ended.failure[1]}")
-    if ended.oom_kills and _is_open(2):
-        note = cgroups.oom_note(ended.oom_kills, spec.limits)
+    for note in _notes(ended, spec, "") if _is_open(2) else ():
         with suppress(OSError):  # nobody reads it
             os.write(2, f"agent-runtime: {note}\n".encode())
     return ended.exit
+
+
+def _notes(ended: Ended, spec: SandboxSpec, output: str) -> Iterator[str]:
+    """The limits that a command which failed has reached."""
+    if ended.oom_kills:
+        yield cgroups.oom_note(ended.oom_kills, spec.limits)
+    if ended.exit != 0 and (note := disk.full_note(spec.workspace, output)):
+        yield note
 
 
 def _is_open(fd: int) -> bool:

@@ -14,7 +14,7 @@ import signal
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final
 
@@ -49,6 +49,8 @@ class Places:
 
     found: Mapping[str, Place] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
+    freezer: Place | None = None
+    """Where a sandbox can be made to stand still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +78,19 @@ def _here() -> Places:
     places = find("/proc/self", split=True)
     if places.found:
         kernel_groups.sweep(bases(places))
-        if said := _try(places):
+        said = _try(places)
+        if said and places.freezer is not None:
+            places = replace(places, freezer=None)
+            said = _try(places)
+        if said:
             return Places(reasons=dict.fromkeys(CONTROLLERS, said))
     return places
 
 
 def bases(places: Places) -> list[str]:
     """The directories in which each sandbox has a group."""
-    return sorted({place.base for place in places.found.values()})
+    freezers = {places.freezer.base} if places.freezer else set[str]()
+    return sorted({place.base for place in places.found.values()} | freezers)
 
 
 def find(proc: str, *, split: bool = False) -> Places:
@@ -109,7 +116,26 @@ def find(proc: str, *, split: bool = False) -> Places:
     unified = next((mount for mount in mounted if mount.version == 2), None)
     if unified is not None:
         _find_unified(unified, _directory(unified, own.get("", "/")), found, reasons, split=split)
-    return Places(found, {name: text for name, text in reasons.items() if name not in found})
+    missing = {name: text for name, text in reasons.items() if name not in found}
+    return Places(found, missing, _freezer(mounted, own, found))
+
+
+def _freezer(
+    mounted: Sequence[Mount], own: Mapping[str, str], found: Mapping[str, Place]
+) -> Place | None:
+    """Version 2 is better, for what is frozen there can be killed; it needs no controller."""
+    if not found:
+        return None
+    second = [place for place in found.values() if place.version == 2]
+    if second:
+        return second[0]
+    for version, name in ((2, ""), (1, "freezer")):
+        for mount in mounted:
+            if mount.version == version and (version == 2 or name in mount.controllers):
+                base = _directory(mount, own.get(name, "/"))
+                if not _unusable(mount, base):
+                    return Place(version, base)
+    return None
 
 
 def _find_unified(
@@ -204,6 +230,29 @@ def groups(places: Places, limits: SandboxLimits) -> list[kernel_groups.Group]:
 def cpus(limits: SandboxLimits) -> float:
     """How many processors' time a sandbox gets where that can be limited."""
     return limits.cpus or CPU_SHARE_DEFAULT * len(os.sched_getaffinity(0))
+
+
+_INSTEAD: Final[Mapping[str, str]] = {
+    "memory": "not limited as a whole (of each process, if named)",
+    "cpu": "not limited",
+    "pids": "by rlimit",
+}
+_RESOURCES: Final[Mapping[str, str]] = {"memory": "memory", "cpu": "cpus", "pids": "processes"}
+
+
+def means(places: Places) -> dict[str, str]:
+    """By what each of a task's resources is limited here, in words."""
+    return {
+        resource: f"cgroups v{places.found[controller].version}"
+        if controller in places.found
+        else _INSTEAD[controller]
+        for controller, resource in _RESOURCES.items()
+    }
+
+
+def instead(controller: str) -> str:
+    """What there is without the controller."""
+    return _INSTEAD[controller]
 
 
 def oom_note(kills: int, limits: SandboxLimits) -> str:

@@ -7,7 +7,7 @@ import struct
 from typing import Final
 
 FRAME: Final = struct.Struct(">cI")
-"""A frame: its kind (R request, S started, O output, X exit), its length."""
+"""A frame: its kind (R request, F freeze, T thaw; S started, O output, X exit), its length."""
 
 
 def receive(control: socket.socket) -> tuple[bytes, bytes]:

@@ -41,7 +41,10 @@ def sweep(bases: Sequence[str]) -> None:
             if name.startswith(GROUP_PREFIX) and len(parts) == 3 and parts[0] == own:
                 with suppress(ValueError, OSError):
                     if start_time(int(parts[1])) != int(parts[2]):
-                        os.rmdir(os.path.join(base, name))
+                        path = os.path.join(base, name)
+                        # What was killed while it was frozen dies of it only when it is thawed.
+                        set_frozen([path], frozen=False)
+                        os.rmdir(path)
 
 
 def limit_group(path: str, values: Sequence[Sequence[str]]) -> None:
@@ -68,6 +71,19 @@ def members(path: str) -> list[int]:
         with suppress(OSError), open(os.path.join(directory, "cgroup.procs"), "rb") as file:
             found += [int(pid) for pid in file.read().split() if pid != b"0"]
     return found
+
+
+def set_frozen(paths: Sequence[str], *, frozen: bool) -> bool:
+    """Freeze or thaw the groups; False if none of them can be frozen."""
+    for path in paths:
+        # Version 2, where a frozen process can be killed; version 1, where it must be thawed.
+        for name, words in (("cgroup.freeze", "01"), ("freezer.state", ("THAWED", "FROZEN"))):
+            file = os.path.join(path, name)
+            if os.path.exists(file):
+                with suppress(FileNotFoundError):
+                    write(file, words[frozen])
+                return True
+    return False
 
 
 def oom_kills(paths: Sequence[str]) -> int:
@@ -104,6 +120,8 @@ def _remove_group(path: str, end: float) -> bool:
         for pid in members(path):
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
+        with suppress(OSError):
+            set_frozen([path], frozen=False)
         time.sleep(0.002)
 
 

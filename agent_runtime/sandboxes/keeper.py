@@ -29,6 +29,7 @@ from agent_runtime.sandboxes.groups import (
     members,
     oom_kills,
     remove_groups,
+    set_frozen,
     sweep,
 )
 from agent_runtime.sandboxes.kept import Kept
@@ -36,6 +37,7 @@ from agent_runtime.sandboxes.kernel import (
     PIPE_BYTES,
     PR_SET_CHILD_SUBREAPER,
     children,
+    descendants,
     prctl,
     processes_of,
     read,
@@ -231,17 +233,29 @@ class Keeper:
         """Return when the command has ended, its time is over, or the daemon wants it gone."""
         seconds = self.request["deadline_seconds"]
         end = None if seconds is None else time.monotonic() + seconds
+        frozen_at: float | None = None
         poll = select.poll()
         for fd in (self.control.fileno(), self._wakeup, self._status, self._pipe):
             poll.register(fd, select.POLLIN)
         while True:
-            left = None if end is None else end - time.monotonic()
+            # No deadline runs while everything stands still.
+            left = None if end is None or frozen_at is not None else end - time.monotonic()
             if left is not None and left <= 0:
                 self.timed_out = True
                 return
             for fd, _ in poll.poll(None if left is None else left * 1000 + 1):
                 if fd == self.control.fileno():
-                    return  # nothing more is ever asked: the daemon has closed, or is dead
+                    try:
+                        wanted = receive(self.control)[0]
+                    except (EOFError, OSError):
+                        return  # nothing more is ever asked: the daemon has closed, or is dead
+                    if wanted == b"F" and frozen_at is None:
+                        frozen_at = time.monotonic()
+                        self._freeze()
+                    elif wanted == b"T" and frozen_at is not None:
+                        self._thaw()
+                        end = None if end is None else end + time.monotonic() - frozen_at
+                        frozen_at = None
                 if fd == self._wakeup:
                     os.read(fd, 4096)
                     self._reap()
@@ -251,6 +265,24 @@ class Keeper:
                     poll.unregister(fd)
             if self.status is not None:
                 return
+
+    def _freeze(self) -> None:
+        """Let nothing of the sandbox run. Without a freezer, stop what is seen until all is."""
+        if set_frozen(self.groups, frozen=True):
+            return
+        stopped: set[int] = set()
+        while found := set(descendants(os.getpid())) - stopped:
+            for pid in found:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGSTOP)
+            stopped |= found
+
+    def _thaw(self) -> None:
+        if set_frozen(self.groups, frozen=False):
+            return
+        for pid in descendants(os.getpid()):
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGCONT)
 
     def _reap(self) -> bool:
         """Collect what has ended; False when there is nobody left."""
@@ -332,6 +364,8 @@ class Keeper:
                 if pid:
                     with suppress(ProcessLookupError, PermissionError):
                         os.kill(pid, signal.SIGKILL)
+            with suppress(OSError):  # in version 1 what is frozen dies when it is thawed
+                set_frozen(self.groups, frozen=False)
             if not self._reap():
                 return True
             if time.monotonic() > end:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from contextlib import suppress
 from typing import Final
 
@@ -15,6 +16,8 @@ PR_SET_PDEATHSIG: Final = 1
 PR_SET_CHILD_SUBREAPER: Final = 36
 CLONE_NEWNS: Final = 0x00020000
 MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 4096, 16384, 1 << 18
+
+MNT_DETACH: Final = 2
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -30,6 +33,21 @@ def start_time(pid: int) -> int:
     except (OSError, IndexError):
         return 0
     return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def descendants(pid: int) -> list[int]:
+    """Every process below `pid`, parents first."""
+    below: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError, IndexError), open(f"/proc/{name}/stat", "rb") as file:
+                parent = int(file.read().rsplit(b")", 1)[1].split()[1])
+                below.setdefault(parent, []).append(int(name))
+    found, pending = [], [pid]
+    while pending:
+        pending += (more := below.get(pending.pop(0), []))
+        found += more
+    return found
 
 
 def children() -> list[int]:
@@ -80,6 +98,14 @@ def mount(
     encoded = [None if text is None else os.fsencode(text) for text in (source, target, kind)]
     result = libc.mount(*encoded, ctypes.c_ulong(flags), data and data.encode())
     check(result, f"mounting {source!r} on {target!r}")
+
+
+def mounted_below(path: str) -> list[str]:
+    """Mount points below a directory, the latest first (proc_pid_mountinfo(5))."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        points = [line.split()[4] for line in file]
+    found = [re.sub(r"\\([0-7]{3})", lambda each: chr(int(each[1], 8)), text) for text in points]
+    return [point for point in reversed(found) if point.startswith(f"{path}/")]
 
 
 def check(result: int, what: str) -> None:

@@ -61,20 +61,14 @@ async def examine_limits() -> Probe:
         if name in places.found
     ]
     parts += [
-        f"{words[name]} {_INSTEAD[name]}: {places.reasons[name]}"
+        f"{words[name]} {cgroups.instead(name)}: {places.reasons[name]}"
         for name in cgroups.CONTROLLERS
         if name in places.reasons
     ]
-    parts.append("disk by the size of each file only: quotas are not supported")
     remedy = cgroups.remedy() if places.reasons else ""
     return Probe(not places.reasons, "limits", "; ".join(parts), remedy)
 
 
-_INSTEAD = {
-    "memory": "not limited as a whole (of each process, if named)",
-    "cpu": "not limited",
-    "pids": "by rlimit",
-}
 _LINUX = "Use a Linux machine, a container or a virtual machine, or a daemon that runs in one"
 
 

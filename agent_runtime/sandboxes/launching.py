@@ -114,6 +114,7 @@ class Launcher:
             "groups": cgroups.groups(places, launch.limits),
             "output_bytes": launch.limits.output_bytes,
             "stdio": stdio,
+            "hide": os.path.realpath(self._state_dir),
             "output": "keep" if stdio == "worker" else "send",
             "deadline_seconds": deadline_seconds,
             "record": record,
@@ -192,6 +193,18 @@ class Running:
     def oom_kills(self) -> int:
         """How many processes were killed for their memory so far, while it runs."""
         return groups.oom_kills(records.groups(self._record))
+
+    async def freeze(self) -> None:
+        """Let everything inside stand still, its deadline included; it can still be ended."""
+        await self._say(b"F")
+
+    async def thaw(self) -> None:
+        """Let it go on."""
+        await self._say(b"T")
+
+    async def _say(self, kind: bytes) -> None:
+        if self._ended is None and self._control.fileno() >= 0:
+            await self.send(kind, b"")
 
     async def end(self) -> Ended:
         """Kill everything inside and return when it is dead. Safe to call twice, also cancelled."""

@@ -8,15 +8,19 @@ import anyio
 
 from agent_runtime.ports import ExecResult, Probe, Sandbox, SandboxSession, SandboxSpec
 from agent_runtime.sandboxes.ladder import choose
+from agent_runtime.sandboxes.pool import Pool
 
 
 class LazySandbox:
     """Implements `ports.Sandbox` by the first rung of the ladder that works here."""
 
-    def __init__(self, state_dir: str, *, setting: str | None, unsafe: bool) -> None:
+    def __init__(
+        self, state_dir: str, *, setting: str | None, unsafe: bool, spares_max: int = 0
+    ) -> None:
         self._state_dir, self._setting, self._unsafe = state_dir, setting, unsafe
         self._chosen: Sandbox | None = None
         self._lock = anyio.Lock()
+        self._pool = Pool(spares_max)
 
     @property
     def name(self) -> str:
@@ -37,8 +41,16 @@ class LazySandbox:
         return await (await self.chosen()).probe()
 
     async def open(self, spec: SandboxSpec) -> SandboxSession:
-        """Start a worker."""
-        return await (await self.chosen()).open(spec)
+        """Start a worker, or hand out the one that was started for this very spec."""
+        return await self._pool.open(await self.chosen(), spec)
+
+    async def prestart(self, spec: SandboxSpec) -> None:
+        """See `ports.Prestarts`."""
+        await self._pool.prestart(await self.chosen(), spec)
+
+    async def discard(self, owner_id: str) -> None:
+        """See `ports.Prestarts`."""
+        await self._pool.discard(owner_id)
 
     async def execute(
         self, spec: SandboxSpec, argv: Sequence[str], *, deadline_seconds: float

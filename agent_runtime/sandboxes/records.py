@@ -20,7 +20,7 @@ import anyio
 import anyio.to_thread
 
 from agent_runtime.errors import SandboxUnavailable
-from agent_runtime.sandboxes.groups import GROUP_PREFIX, members, remove_groups
+from agent_runtime.sandboxes.groups import GROUP_PREFIX, members, remove_groups, set_frozen
 from agent_runtime.sandboxes.kernel import start_time
 
 TAG_VARIABLE: Final = "AGENT_RUNTIME_SANDBOX"
@@ -85,6 +85,8 @@ async def end(path: str) -> bool:
         for pid, _ in alive:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
+        with suppress(OSError):  # a frozen one may die only when it is thawed
+            set_frozen(_groups(record), frozen=False)
         await anyio.sleep(_POLL_SECONDS)
     if not await anyio.to_thread.run_sync(remove_groups, _groups(record)):
         return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -19,7 +20,7 @@ import msgspec
 
 from agent_runtime.errors import DeadlineExceeded, UsageError, WorkerLost
 from agent_runtime.ports import SandboxLimits
-from agent_runtime.sandboxes import cgroups, frames
+from agent_runtime.sandboxes import cgroups, disk, frames
 from agent_runtime.sandboxes.egress import Gate
 from agent_runtime.sandboxes.frames import Answer, Request
 from agent_runtime.sandboxes.launching import Ended, Running
@@ -46,6 +47,7 @@ class WorkerSession:
         running: Running,
         *,
         limits: SandboxLimits,
+        workspace: str,
         rewrite: Rewrite,
         gate: Gate | None = None,
     ) -> None:
@@ -55,6 +57,7 @@ class WorkerSession:
         self._rewrite = rewrite
         self._gate = gate
         self._limits = limits
+        self._workspace = workspace
         self._output_bytes = limits.output_bytes
         self._oom_kills = 0
         """That were told already."""
@@ -67,6 +70,9 @@ class WorkerSession:
         self._lost = ""
         """Why there will be no more answers."""
         self._ended: Ended | None = None
+        self._frozen = False
+        self._deadlines: dict[anyio.CancelScope, float] = {}
+        """Of the calls in flight; while all is frozen, what is left of each."""
 
     async def hello(self, env: Mapping[str, str]) -> None:
         """Wait until the worker is there. `WorkerLost` if it never is."""
@@ -118,6 +124,27 @@ class WorkerSession:
             raise UsageError(answer.error)
         return answer.value
 
+    async def freeze(self) -> None:
+        """See `ports.SandboxSession.freeze`."""
+        if self._frozen or self._lost:
+            return
+        self._frozen = True
+        now = anyio.current_time()
+        for scope in self._deadlines:
+            self._deadlines[scope] = scope.deadline - now
+            scope.deadline = math.inf
+        await self._running.freeze()
+
+    async def thaw(self) -> None:
+        """Let it go on."""
+        if not self._frozen:
+            return
+        self._frozen = False
+        await self._running.thaw()
+        now = anyio.current_time()
+        for scope, left in self._deadlines.items():
+            scope.deadline = now + left
+
     async def close(self) -> None:
         """Kill everything inside; `WorkerLost` only if something survives a SIGKILL."""
         self._lose("the session was closed")
@@ -151,20 +178,28 @@ class WorkerSession:
         return self._ended.failure[1] if self._ended.failure else text
 
     def _explained(self, result: ToolResult) -> ToolResult:
-        """A failure, with the memory limit named if that was reached meanwhile."""
-        kills = self._running.oom_kills()
-        if kills <= self._oom_kills:
+        """A failure, with the limit named that was reached meanwhile: memory, or the disk."""
+        notes = []
+        if (kills := self._running.oom_kills()) > self._oom_kills:
+            notes.append(cgroups.oom_note(kills - self._oom_kills, self._limits))
+            self._oom_kills = kills
+        if note := disk.full_note(self._workspace, result.output):
+            notes.append(note)
+        if not notes:
             return result
-        note = cgroups.oom_note(kills - self._oom_kills, self._limits)
-        self._oom_kills = kills
-        raw = None if result.raw is None else result.raw + f"\n{note}\n".encode()
-        return dataclasses.replace(result, output=f"{result.output}\n{note}".strip(), raw=raw)
+        said = "\n".join(notes)
+        raw = None if result.raw is None else result.raw + f"\n{said}\n".encode()
+        return dataclasses.replace(result, output=f"{result.output}\n{said}".strip(), raw=raw)
 
     # ---- deadlines and deaths ------------------------------------------------------------
 
     async def _in_time(self, number: int, frame: bytes, seconds: float, *, what: str) -> Answer:
-        with anyio.move_on_after(seconds):
-            return await self._guarded(number, frame)
+        with anyio.move_on_after(math.inf if self._frozen else seconds) as scope:
+            self._deadlines[scope] = seconds
+            try:
+                return await self._guarded(number, frame)
+            finally:
+                del self._deadlines[scope]
         # Only now is it certain that nothing more will be done for this call.
         self._lose(f"the deadline of {what} ended the sandbox")
         await self.close()

@@ -11,9 +11,11 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
+import anyio.to_thread
+
 from agent_runtime.errors import SandboxUnavailable
 from agent_runtime.ports import ExecResult, Probe, SandboxSpec
-from agent_runtime.sandboxes import bubblewrap, mounts, records
+from agent_runtime.sandboxes import bubblewrap, cgroups, mounts, records
 from agent_runtime.sandboxes.launching import Launch, Launcher
 from agent_runtime.sandboxes.session import WorkerSession, moved
 
@@ -34,11 +36,21 @@ class UnsafeSandbox:
 
     async def probe(self) -> Probe:
         """It always works, and says what it is."""
-        detail = "tools run without any sandbox, as the user of this process"
-        return Probe(True, self.name, detail, can_mount=False)
+        places = await anyio.to_thread.run_sync(cgroups.here)
+        return Probe(
+            True,
+            self.name,
+            "tools run without any sandbox, as the user of this process",
+            can_mount=False,
+            limits=cgroups.means(places),
+        )
 
     async def open(self, spec: SandboxSpec) -> WorkerSession:
         """See `ports.Sandbox.open`."""
+        return await (await self.start(spec)).ready()
+
+    async def start(self, spec: SandboxSpec) -> bubblewrap.StartingWorker:
+        """Ask for a worker; see `pool.Starts`."""
         binds = mounts.worker_binds(spec.plugin_paths)
         directories: list[str] = []
         package = ""
@@ -55,7 +67,7 @@ class UnsafeSandbox:
             inner_home=mounts.home_of(spec),
             home=spec.home or "",
         )
-        return await bubblewrap.open_worker(self._launcher, launch, spec, env, rewrite=rewrite)
+        return await bubblewrap.start_worker(self._launcher, launch, spec, env, rewrite=rewrite)
 
     async def execute(
         self, spec: SandboxSpec, argv: Sequence[str], *, deadline_seconds: float

@@ -27,6 +27,7 @@ from agent_runtime.errors import (
 from agent_runtime.ports import (
     Change,
     CheckOutcome,
+    DiskQuota,
     EgressRecord,
     ExecResult,
     Furnished,
@@ -159,7 +160,9 @@ class FakeWorkspaces:
     async def check(self, spec: WorkspaceSpec) -> None:
         """Everything can be opened."""
 
-    async def open(self, task_id: TaskId, spec: WorkspaceSpec) -> OpenedWorkspace:
+    async def open(
+        self, task_id: TaskId, spec: WorkspaceSpec, *, disk: DiskQuota | None = None
+    ) -> OpenedWorkspace:
         """A copy of the base for every task."""
         await self._point("open workspace")
         self.files.setdefault(task_id, dict(self._base))
@@ -230,7 +233,7 @@ class FakeWorkspaces:
         """Nothing to remove."""
         await self._point("discard")
 
-    async def scratch(self, task_id: TaskId) -> str:
+    async def scratch(self, task_id: TaskId, *, disk: DiskQuota | None = None) -> str:
         """A name."""
         return f"/fake/{task_id}-home"
 
@@ -250,6 +253,7 @@ class FakeSession:
     def __init__(self, sandbox: FakeSandbox, owner_id: str) -> None:
         self._sandbox, self._owner_id = sandbox, owner_id
         self.alive = True
+        self.frozen = False
 
     async def call(self, info: ToolInfo, call: ToolCall, *, deadline_seconds: float) -> ToolResult:
         """Run the tool. `WorkerLost` if this session has ended."""
@@ -279,6 +283,14 @@ class FakeSession:
         """Fill `{{ steps.ID.output }}` and `.exit` only."""
         await self._sandbox.point("render")
         return _render(template, variables)
+
+    async def freeze(self) -> None:
+        """Say so; what runs in this process runs on."""
+        self.frozen = True
+
+    async def thaw(self) -> None:
+        """Say so."""
+        self.frozen = False
 
     async def close(self) -> None:
         """End it."""

@@ -32,7 +32,7 @@ from agent_runtime.loop import events as e
 from agent_runtime.loop.driver import drive
 from agent_runtime.loop.state import State
 from agent_runtime.loop.submission import submit
-from agent_runtime.ports import OpenedWorkspace, Ports, ProbingTool, Tool
+from agent_runtime.ports import DiskQuota, OpenedWorkspace, Ports, ProbingTool, Tool
 from agent_runtime.stores.memory import MemoryStore, SharedMemory
 from agent_runtime.testing.fakes import (
     FakeEnvironment,
@@ -430,7 +430,9 @@ class _Directory(FakeWorkspaces):
         os.makedirs(f"{self._path}-home")
         self._write(self._base)
 
-    async def open(self, task_id: TaskId, spec: WorkspaceSpec) -> OpenedWorkspace:
+    async def open(
+        self, task_id: TaskId, spec: WorkspaceSpec, *, disk: DiskQuota | None = None
+    ) -> OpenedWorkspace:
         opened = await super().open(task_id, spec)
         return replace(opened, path=self._path, mount=self._path)
 
@@ -442,7 +444,7 @@ class _Directory(FakeWorkspaces):
         self._write(self.trees[tree])
         await super().restore(task_id, tree)
 
-    async def scratch(self, task_id: TaskId) -> str:
+    async def scratch(self, task_id: TaskId, *, disk: DiskQuota | None = None) -> str:
         return f"{self._path}-home"
 
     def read(self) -> dict[str, str]:

@@ -173,10 +173,13 @@ def _fetch(source: Remote, ref: str, git_dir: str, git: Git) -> str:
 def _seed(commit: str, git_dir: str, trees: Trees, git: Git) -> dict[bytes, tuple[int, str]]:
     pack_path = os.path.join(trees.store.path, "objects", "pack", "pack")
     tree = f"{commit}^{{tree}}"
+    # As the store, which borrows the clone's objects: the two may lie on different disks, and git
+    # writes a pack where its own objects are before it is renamed.
     git.run(
         ["pack-objects", "--quiet", "--revs", "--window=0", pack_path],
-        git_dir=git_dir,
+        git_dir=trees.store.path,
         stdin=f"{tree}\n".encode(),
+        env={"GIT_ALTERNATE_OBJECT_DIRECTORIES": os.path.join(git_dir, "objects")},
     )
     oid = git.run(["rev-parse", "--verify", tree], git_dir=git_dir).decode().strip()
     return trees.store.listing(oid)

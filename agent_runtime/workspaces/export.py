@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 
 from agent_runtime import protect
+from agent_runtime.errors import WorkspaceError
+from agent_runtime.ports import DiskQuota
 from agent_runtime.types import TreeId
+from agent_runtime.workspaces import quota
 from agent_runtime.workspaces.files import directory, make_temporary, remove_path
 from agent_runtime.workspaces.objects import Listing, shown
 from agent_runtime.workspaces.scan import Scan
@@ -15,9 +19,18 @@ from agent_runtime.workspaces.write import write_listing
 
 
 def export_tree(
-    trees: Trees, exports: str, *, tree: TreeId, base: TreeId, protected: Sequence[str]
+    trees: Trees,
+    exports: str,
+    *,
+    tree: TreeId,
+    base: TreeId,
+    protected: Sequence[str],
+    disk: DiskQuota | None = None,
 ) -> tuple[str, TreeId]:
-    """Write a clean checkout below `exports`; returns it and the tree read back from it. Blocks."""
+    """Write a clean checkout below `exports`; returns it and the tree read back from it. Blocks.
+
+    With `disk` it gets a disk of its own; `remove_export` takes both away.
+    """
     listing = trees.listing(tree)
     if tree != base:
         before = trees.listing(base)
@@ -25,15 +38,29 @@ def export_tree(
     os.makedirs(exports, mode=0o711, exist_ok=True)
     path = make_temporary(exports, "", mode=0o755)
     try:
+        if disk is not None:
+            quota.make(path, disk)
+            os.chmod(path, 0o755)
         with directory(path) as root:
             write_listing(trees.store, root, listing, now=None, scan=Scan(trees.store))
             # Read back with nothing remembered: the certificate speaks of what lies on the disk.
             known = {bytes.fromhex(oid) for _, oid in listing.values()}
             held = Scan(trees.store, known=known).run(root, None)
-    except BaseException:
-        remove_path(path)
+    except BaseException as error:
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC and quota.is_used_up(path)
+        said = quota.full(path) if full else ""
+        remove_export(path)
+        if said:
+            raise WorkspaceError(f"a checkout for a check does not fit: {said}") from error
         raise
     return path, TreeId(held.tree_hex)
+
+
+def remove_export(path: str) -> None:
+    """Remove a checkout and its disk. Safe to repeat. Blocks."""
+    if quota.exists(path):
+        quota.remove(path)
+    remove_path(path)
 
 
 def without_new_caches(tree: Listing, base: Listing) -> Listing:

@@ -6,6 +6,8 @@
                                      home/         HOME of the task's processes
                                      trees/        the private store, kept until `forget`
                                      exports/      clean checkouts for checks
+                                     disk/         with a quota: work/ and home/ are in it
+                                     quota.json    its size, for exports, too
 
 An `open` that was interrupted leaves no `opened.json` and is simply done again. All file and git
 work happens in worker threads; one operation of a task at a time.
@@ -19,20 +21,20 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import anyio
 import anyio.to_thread
 import msgspec
 
-from agent_runtime.errors import WorkspaceError
-from agent_runtime.ports import Change, OpenedWorkspace
+from agent_runtime.errors import DiskFull, WorkspaceError
+from agent_runtime.ports import Change, DiskQuota, OpenedWorkspace
 from agent_runtime.types import TaskId, TreeId, WorkspaceSpec
-from agent_runtime.workspaces import locks
+from agent_runtime.workspaces import locks, quota
 from agent_runtime.workspaces.apply import apply_patch
 from agent_runtime.workspaces.clone import branch_of, make_clone
-from agent_runtime.workspaces.export import export_tree
+from agent_runtime.workspaces.export import export_tree, remove_export
 from agent_runtime.workspaces.files import copy_into, directory, make_temporary, remove_path
 from agent_runtime.workspaces.git import Git, no_room, write_atomically
 from agent_runtime.workspaces.objects import shown
@@ -62,6 +64,16 @@ class _Task:
     def exports(self) -> str:
         return os.path.join(self.path, "exports")
 
+    @property
+    def disk(self) -> str:
+        """Where the disk of its own is, if the task has a quota."""
+        return os.path.join(self.path, "disk")
+
+    @property
+    def room(self) -> str:
+        """Where the clone and HOME are."""
+        return self.disk if quota.exists(self.disk) else self.path
+
 
 class LocalWorkspaces:
     """The `Workspaces` port on this machine's disk; several processes may share `state_dir`."""
@@ -85,10 +97,14 @@ class LocalWorkspaces:
 
     # -- open and close --
 
-    async def open(self, task_id: TaskId, spec: WorkspaceSpec) -> OpenedWorkspace:
+    async def open(
+        self, task_id: TaskId, spec: WorkspaceSpec, *, disk: DiskQuota | None = None
+    ) -> OpenedWorkspace:
         """Make the working clone, or find the one that an earlier `open` finished.
 
         Waits while another task owns an in-place directory. No sandbox of the task may be alive.
+        With `disk` the clone and HOME get a disk of their own where that can be had (`notes` say if
+        not); an in-place directory never does.
         A repository of its own inside the working tree is not carried over; initialised submodules
         are refused, others left empty.
 
@@ -102,26 +118,34 @@ class LocalWorkspaces:
                 if isinstance(source, Local):
                     task.owner = await locks.take(self._locks_dir, source.name)
             try:
-                return await self._in_thread(self._open, task_id, task, spec)
+                return await self._in_thread(self._open, task_id, task, spec, disk)
             except BaseException:
                 self._let_go(task)
                 raise
 
-    def _open(self, task_id: TaskId, task: _Task, spec: WorkspaceSpec) -> OpenedWorkspace:
+    def _open(
+        self, task_id: TaskId, task: _Task, spec: WorkspaceSpec, disk: DiskQuota | None
+    ) -> OpenedWorkspace:
         if opened := self._facts(task):
+            if quota.exists(task.disk):
+                quota.mount(task.disk)
             _tidy(task, opened)
             return opened
         # What a caller may traverse: a sandbox runs under another user id than a root daemon.
         os.makedirs(task.path, mode=0o711, exist_ok=True)
+        quota.remove(task.disk)
+        _clear(task.exports)
         for name in os.listdir(task.path):
-            if name.startswith("opening-") or name in ("work", "exports"):
+            if name.startswith("opening-") or name == "work":
                 remove_path(os.path.join(task.path, name))
+        said = self._take_disk(task, disk)
         task.trees.create()
-        opening = make_temporary(task.path, "opening-", mode=0o711)
+        opening = make_temporary(task.path if spec.in_place else task.room, "opening-", mode=0o711)
         try:
             opened = self._make(task_id, task, spec, opening)
         finally:
             remove_path(opening)
+        opened = replace(opened, disk=said)
         write_atomically(
             os.path.join(task.path, "opened.json"),
             msgspec.json.encode({"in_place": spec.in_place, "facts": opened}),
@@ -129,6 +153,16 @@ class LocalWorkspaces:
         )
         task.opened, task.in_place = opened, spec.in_place
         return opened
+
+    def _take_disk(self, task: _Task, disk: DiskQuota | None) -> str:
+        """Make the task's disk of its own, if it shall have one; how that went, in words."""
+        if disk is None:
+            return ""
+        if reason := quota.unavailable(self._root):
+            return f"none: {reason}"
+        quota.make(task.disk, disk)
+        write_atomically(os.path.join(task.path, "quota.json"), msgspec.json.encode(disk))
+        return f"{quota.MEANS}, {disk.bytes / (1 << 20):,.0f} MiB, {quota.inodes(disk):,} files"
 
     def _make(
         self, task_id: TaskId, task: _Task, spec: WorkspaceSpec, opening: str
@@ -138,7 +172,7 @@ class LocalWorkspaces:
         if spec.in_place:
             return self._make_in_place(task, spec, view_path)
         work = os.path.join(opening, "work")
-        final = os.path.join(task.path, "work")
+        final = os.path.join(task.room, "work")
         os.mkdir(work, 0o755)
         branch = branch_of(task_id)
         made = make_clone(
@@ -179,11 +213,20 @@ class LocalWorkspaces:
             notes=tuple(notes),
         )
 
-    async def scratch(self, task_id: TaskId) -> str:
+    async def scratch(self, task_id: TaskId, *, disk: DiskQuota | None = None) -> str:
         """The task's HOME on the host: outside the workspace, gone with `close`."""
         task = self._task(task_id)
-        home = os.path.join(task.path, "home")
-        _with_named_errors(functools.partial(os.makedirs, home, mode=0o700, exist_ok=True))
+        async with task.lock:
+            return await self._in_thread(self._scratch, task, disk)
+
+    def _scratch(self, task: _Task, disk: DiskQuota | None) -> str:
+        if quota.exists(task.disk):
+            quota.mount(task.disk)
+        elif not os.path.exists(os.path.join(task.path, "home")) and self._facts(task) is None:
+            os.makedirs(task.path, mode=0o711, exist_ok=True)
+            self._take_disk(task, disk)  # a task without a workspace: HOME is all that it has
+        home = os.path.join(task.room, "home")
+        os.makedirs(home, mode=0o700, exist_ok=True)
         return home
 
     async def close(self, task_id: TaskId) -> None:
@@ -205,8 +248,9 @@ class LocalWorkspaces:
         for name in ("opened.json", _OMITTED):
             with suppress(FileNotFoundError):
                 os.unlink(os.path.join(task.path, name))
+        quota.remove(task.disk)
         for name in ("work", "home", "exports"):
-            remove_path(os.path.join(task.path, name))
+            _clear(os.path.join(task.path, name))
 
     async def forget(self, task_id: TaskId) -> None:
         """Remove everything of the task. Safe to repeat."""
@@ -281,7 +325,7 @@ class LocalWorkspaces:
         for path, source in copies.items():
             copy_into(source, os.path.join(opened.path, path))
         if home:
-            copy_into(home, os.path.join(task.path, "home"))
+            copy_into(home, os.path.join(task.room, "home"))
 
     async def pack(self, task_id: TaskId, trees: Sequence[TreeId]) -> bytes:
         """These trees with all their files as one git pack."""
@@ -302,15 +346,29 @@ class LocalWorkspaces:
         return await self._locked(
             task_id,
             lambda task: export_tree(
-                task.trees, task.exports, tree=tree, base=base, protected=protected
+                task.trees,
+                task.exports,
+                tree=tree,
+                base=base,
+                protected=protected,
+                disk=self._disk_of(task),
             ),
         )
+
+    def _disk_of(self, task: _Task) -> DiskQuota | None:
+        """What the task was given, if that can be had here."""
+        try:
+            with open(os.path.join(task.path, "quota.json"), "rb") as file:
+                disk = msgspec.json.decode(file.read(), type=DiskQuota)
+        except FileNotFoundError:
+            return None
+        return None if quota.unavailable(self._root) else disk
 
     async def discard(self, path: str) -> None:
         """Remove an exported directory. Safe to repeat."""
         if not re.fullmatch(re.escape(self._root) + r"/[^/]+/exports/[^/]+", path):
             raise WorkspaceError(f"{path!r} is not a directory that `export` made")
-        await self._in_thread(remove_path, path)
+        await self._in_thread(remove_export, path)
 
     async def apply(
         self,
@@ -392,12 +450,23 @@ class _Stored(msgspec.Struct, frozen=True):
 
 def _with_named_errors(function: Callable[..., T], *args: object) -> T:
     """Turn an error of the file system into one that the caller can act on."""
+    disks = [arg.disk for arg in args if isinstance(arg, _Task)]
     try:
         return function(*args)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, DiskFull) as error:
+        no_space = isinstance(error, DiskFull) or error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if no_space and disks and quota.is_used_up(disks[0]):
+            raise WorkspaceError(quota.full(disks[0])) from error
+        if isinstance(error, DiskFull):
+            raise
+        if no_space:
             raise no_room(error) from error
         raise WorkspaceError(f"the workspace cannot be used: {error}") from error
+
+
+def _clear(path: str) -> None:
+    quota.unmount_below(path)
+    remove_path(path)
 
 
 def _unpack(task: _Task, trees: Sequence[TreeId], packed: bytes) -> None:
@@ -417,7 +486,7 @@ def _require_checkout(source: Local | Remote, spec: WorkspaceSpec) -> Local:
 
 def _tidy(task: _Task, opened: OpenedWorkspace) -> None:
     """What a killed process left: lock files of the clone's git, clean checkouts."""
-    remove_path(task.exports)
+    _clear(task.exports)
     if not task.in_place:
         with suppress(FileNotFoundError), directory(os.path.join(opened.path, ".git")) as git_fd:
             remove_locks(git_fd)

@@ -5,11 +5,17 @@ import json
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from agent_runtime.loop import codec
+from agent_runtime.workspaces import quota
 from tests.cli.conftest import FIX, Fixed, WriteTask, git
 from tests.cli.helpers import SECONDS_MAX, UNSAFE, Cli
+from tests.workspaces.test_quota import backing_files
 
 
 def waits_for(flag: Path) -> str:
@@ -208,18 +214,50 @@ def test_a_task_that_is_driven_cannot_be_driven_twice(
     assert ended.code == 6 and "succeeded" in ended.err
 
 
-def test_pause_lets_the_call_finish_and_resume_goes_on(
+def test_pause_freezes_the_call_and_resume_goes_on_with_it(
     cli: Cli, shell_task: WriteTask, tmp_path: Path
 ) -> None:
-    flag = tmp_path / "flag"
-    running = cli.start("run", str(shell_task(waits_for(flag))), "--json", UNSAFE)
+    """The command counts its own steps, and would end within one of them."""
+    flag, count = tmp_path / "flag", tmp_path / "count"
+    counting = f"while ! test -e {flag}; do echo >> {count}; sleep 0.02; done"
+    running = cli.start("run", str(shell_task(counting)), "--json", UNSAFE)
     task_id = running.wait_for_event("CallIntended")["task_id"]
+    _wait_until(count.exists)
     assert cli("pause", task_id).code == 0
     running.wait_for_event("PauseRequested")
+    _wait_until(lambda: _stands_still(count))
     flag.touch()
-    paused = running.finish()
-    assert paused.code == 9, paused
-    assert paused.lines()[-1]["status"] == "paused" and "resume" in paused.err
+    assert cli("ps", "--json").json()[0]["status"] == "paused"
+    assert running.process.poll() is None
+    on = cli("resume", task_id, UNSAFE)
+    assert on.code == 0 and "goes on in" in on.err
+    assert running.finish().code == 0
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def _stands_still(file: Path) -> bool:
+    """Ten times as long as the writer waits between two lines."""
+    before = file.stat().st_size
+    time.sleep(0.2)
+    return file.stat().st_size == before
+
+
+def test_a_pause_between_calls_ends_run_with_9(
+    cli: Cli, shell_task: WriteTask, tmp_path: Path
+) -> None:
+    running = cli.start("run", str(shell_task(waits_for(tmp_path / "flag"))), "--json", UNSAFE)
+    task_id = running.wait_for_event("CallIntended")["task_id"]
+    running.signal(signal.SIGINT)
+    running.finish()
+    assert cli("pause", task_id).code == 0
+    (tmp_path / "flag").touch()
+    assert cli("ps", "--json").json()[0]["status"] == "paused"
     assert cli("resume", task_id, UNSAFE).code == 0
 
 
@@ -246,3 +284,40 @@ def test_cancel_ends_a_task_that_another_process_drives(
     done = cli("cancel", task_id)
     assert done.code == 0 and "cancelled" in done.out, done
     assert running.finish().code == 1
+
+
+def test_more_resources_than_the_operator_allows_are_refused_before_anything_is_stored(
+    cli: Cli, shell_task: WriteTask
+) -> None:
+    path = shell_task("true", "environment: {resources: {memory: 4GiB}}\n")
+    cli.env["AGENT_RUNTIME_SANDBOX_MEMORY_BYTES_MAX"] = str(1 << 30)
+    refused = cli("run", str(path), UNSAFE)
+    assert refused.code == 2 and "sandbox_memory_bytes_max" in refused.err, refused
+    assert cli("ps", "--json").json() == []
+
+
+def test_a_disk_quota_outlives_a_kill_and_goes_with_the_task(
+    cli: Cli, shell_task: WriteTask, tmp_path: Path
+) -> None:
+    state = cli.state
+    if reason := quota.unavailable(str(state / "workspaces")):
+        pytest.skip(f"no disk quotas here: {reason}")
+    flag = tmp_path / "flag"
+    fill = "dd if=/dev/zero of=$HOME/zeros bs=1M count=200 2>&1; test $? = 1"
+    path = shell_task(f"{waits_for(flag)}; {fill}", "environment: {resources: {disk: 64MiB}}\n")
+    running = cli.start("run", str(path), "--json", UNSAFE)
+    task_id = running.wait_for_event("CallIntended")["task_id"]
+    running.process.kill()
+    running.finish()
+    disk = state / "workspaces" / task_id / "disk"
+    assert disk.is_mount()
+    flag.touch()
+    done = cli("resume", task_id, UNSAFE)
+    assert done.code == 0, done
+    assert not disk.exists() and backing_files(state) == []
+    shown = cli("show", task_id, "--json").json()
+    assert shown["workspace"]["sandbox"] == "unsafe-no-sandbox"
+    limits = shown["workspace"]["limits"]
+    assert limits["disk"].startswith("a disk of its own (ext4 in a file), 64 MiB")
+    assert f"disk: {limits['disk']}" in cli("show", task_id).out
+    assert f"disk: {limits['disk']}" in cli("report", task_id).out

@@ -51,7 +51,8 @@ SAMPLES: Mapping[str, e.AnyEvent] = {
         e.Interrupted(reason="stopped by its owner"),
         e.WorkspaceOpened(
             path="/w", mount="/workspace", base_commit="c0", base_tree="t0", branch="b",
-            carried=["a.py"], notes=["shallow"],
+            carried=["a.py"], notes=["shallow"], sandbox="bubblewrap",
+            limits={"memory": "2,048 MiB, cgroups v2"},
         ),
         e.EnvironmentPrepared(
             environment=PreparedEnvironment(

@@ -155,6 +155,40 @@ async def test_a_pause_lets_the_running_call_finish() -> None:
     assert status_of(bench.state()) == (Status.PAUSED, "")
 
 
+async def test_a_pause_freezes_the_sandbox_and_a_resume_thaws_it() -> None:
+    """DESIGN: `seconds` counts running time only."""
+    bench = Bench(Script("look", answers=[60.0], where="worker"))
+    await bench.submit(task(step("a", "look")))
+    seen: list[bool] = []
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(bench.drive)
+        for said in (None, e.PauseRequested(by="me"), e.ResumeRequested(by="me")):
+            if said is not None:
+                await bench.say(said)
+            await anyio.sleep(10)
+            (session,) = bench.sandbox.live
+            seen.append(session.frozen)
+    assert seen == [False, True, False]
+    state = bench.state()
+    assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
+    assert 49e6 < state.usage.running_us < 55e6, "without the ten seconds of the pause"
+
+
+async def test_a_task_that_is_paused_in_a_call_can_be_cancelled() -> None:
+    bench = Bench(Script("look", answers=[FOREVER], where="worker"))
+    await bench.submit(task(step("a", "look")))
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(bench.drive)
+        await anyio.sleep(10)
+        await bench.say(e.PauseRequested(by="me"))
+        await anyio.sleep(10)
+        assert status_of(bench.state()) == (Status.PAUSED, "")
+        await bench.say(e.CancelRequested(by="me"))
+    assert not bench.sandbox.live
+    state = bench.state()
+    assert state.conclusion is not None and state.conclusion.status is Status.CANCELLED
+
+
 async def _stopped(bench: Bench, times: int, seconds: float = 10) -> None:
     """Owners that stop gracefully, one after the other."""
     for _ in range(times):

@@ -132,6 +132,29 @@ async def test_a_log_that_cannot_be_written_stops_the_driver() -> None:
     assert not look.calls and len(bench.rows()) == 1
 
 
+async def test_the_sandbox_is_frozen_while_the_log_cannot_be_written() -> None:
+    """DESIGN, recovery policy: another call that runs meanwhile must not get ahead of the log."""
+    bench = Bench(
+        Script("short", answers=[10.0], where="worker"),
+        Script("long", answers=[60.0], where="worker"),
+    )
+    await bench.submit(task(step("a", "short"), step("b", "long")))
+    frozen: list[bool] = []
+
+    class Down(MemoryStore):
+        async def append(self, task_id, expected, rows, **more):  # type: ignore[no-untyped-def]
+            if rows[0].type == "CallReturned":
+                frozen.extend(session.frozen for session in bench.sandbox.live)
+                if len(frozen) < 3:
+                    raise StoreUnavailable("the disk is full")
+            return await super().append(task_id, expected, rows, **more)
+
+    store = Down(bench.shared)
+    state = await drive(await store.claim(TASK), bench.ports(store))
+    assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
+    assert frozen == [False, True, True, False], "twice refused, then stored; then the long one"
+
+
 @pytest.mark.parametrize("work", ["open", "snapshot", "patch"])
 async def test_a_full_disk_under_the_workspace_decides_nothing_and_the_task_goes_on(
     work: str, monkeypatch: pytest.MonkeyPatch
@@ -140,7 +163,7 @@ async def test_a_full_disk_under_the_workspace_decides_nothing_and_the_task_goes
     bench = Bench(write := Script("write", effect=Effect.WORKSPACE))
     await bench.submit(task(step("a", "write")))
 
-    async def refuse(*arguments: object) -> None:
+    async def refuse(*arguments: object, **options: object) -> None:
         await anyio.sleep(0.01)
         raise DiskFull("no room")
 

@@ -345,10 +345,10 @@ async def test_a_workspace_that_opens_at_the_fourth_try_delays_the_task_only() -
     tries = iter([OSError("slow"), OSError("slow"), OSError("slow")])
     opened = bench.workspaces.open
 
-    async def slow(*args: object) -> object:
+    async def slow(*args: object, **options: object) -> object:
         for error in tries:
             raise error
-        return await opened(*args)  # type: ignore[arg-type]
+        return await opened(*args, **options)  # type: ignore[arg-type]
 
     bench.workspaces.open = slow  # type: ignore[method-assign,assignment]
     state = await bench.run(task(step("a", "look")))

@@ -374,6 +374,7 @@ def test_a_machine_may_have_both_versions(tree: Tree) -> None:
     assert tree.find() == Places(
         {"memory": Place(1, str(tree.root / "memory")), "pids": Place(2, str(top))},
         {"cpu": "no cgroup hierarchy with the controller 'cpu' is mounted"},
+        freezer=Place(2, str(top)),
     )
 
 

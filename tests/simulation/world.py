@@ -34,6 +34,7 @@ from agent_runtime.loop.journal import append_fact
 from agent_runtime.loop.state import State, status_of
 from agent_runtime.loop.submission import submit
 from agent_runtime.ports import (
+    DiskQuota,
     ModelAnswer,
     ModelRequest,
     OpenedWorkspace,
@@ -395,7 +396,9 @@ class WorldWorkspaces(FakeWorkspaces):
         if strangers and place != "open workspace":
             world.blame(f"{place} while an earlier owner's sandbox is alive")
 
-    async def open(self, task_id: TaskId, spec: WorkspaceSpec) -> OpenedWorkspace:
+    async def open(
+        self, task_id: TaskId, spec: WorkspaceSpec, *, disk: DiskQuota | None = None
+    ) -> OpenedWorkspace:
         if self._world.faulty():
             raise OSError("the disk is slow")
         return await super().open(task_id, spec)

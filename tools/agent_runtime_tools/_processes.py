@@ -31,6 +31,10 @@ _CHUNK_BYTES = 1 << 16
 _POLL_SECONDS = 0.02
 _WAIT_SECONDS_MAX = 3600.0
 
+LOOK_SECONDS: Final = 0.5
+FROZEN_SECONDS_MIN: Final = 1.0
+"""Who looks every `LOOK_SECONDS` and finds that much more gone by stood still meanwhile."""
+
 Ended = Literal["exited", "stopped", "timeout"]
 Process = subprocess.Popen[bytes]
 
@@ -92,12 +96,18 @@ class Pump:
     def run(self, *, deadline: float, stop: Callable[[], bool] = lambda: False) -> Ended:
         """Read until the process has exited, `stop` says so, or `deadline` (monotonic) is past.
 
-        After an exit, or a stop, everything that was written before it has been read.
+        After an exit, or a stop, everything that was written before it has been read. Time during
+        which the whole sandbox was frozen does not count.
         """
         for descriptor in self.sinks:
             os.set_blocking(descriptor, False)
         with _Watch(self.process) as watch:
+            looked_at = time.monotonic()
             while True:
+                stood_still = time.monotonic() - looked_at - LOOK_SECONDS
+                if stood_still > FROZEN_SECONDS_MIN:
+                    deadline += stood_still
+                looked_at = time.monotonic()
                 exited = watch.exited()
                 read = self._read_ready()
                 if stop():
@@ -110,7 +120,7 @@ class Pump:
                 if left <= 0:
                     return "timeout"
                 if not read:
-                    watch.wait(self.sinks, seconds=left)
+                    watch.wait(self.sinks, seconds=min(left, LOOK_SECONDS))
 
     def linger(self, seconds: float = GRACE_SECONDS) -> bool:
         """Read on until every output has ended; False if some other process still holds one."""
