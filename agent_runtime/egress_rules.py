@@ -24,7 +24,8 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 NetworkMode = Literal["none", "restricted", "full"]
 
-DEFAULT_PORTS: Final = (80, 443)
+HTTPS_PORT: Final = 443
+DEFAULT_PORTS: Final = (80, HTTPS_PORT)
 """Of a rule that names no port."""
 HOST_CHARS_MAX: Final = 253
 RULES_SHOWN_MAX: Final = 20
@@ -48,6 +49,11 @@ METADATA: Final = frozenset(
 )
 """Where clouds hand out credentials: reached only if the address itself is named, as no network."""
 _NAT64: Final = ip_network("64:ff9b::/96")
+_NOT_PUBLIC_EITHER: Final = (
+    ip_network("fec0::/10"),  # site-local: given up in 2004, and still routed here and there
+    ip_network("3fff::/20"),  # documentation
+)
+"""What the standard library takes for public addresses."""
 _IPV4_COMPATIBLE: Final = ip_network("::/96")
 
 
@@ -112,6 +118,31 @@ class Rules:
         if is_own:
             return f"it leads to {address}, an address of the machine that the sandbox runs on"
         return None if is_public(address) else _not_public(address)
+
+    def refuse_server_name(self, asked: str, port: int, name: str) -> str | None:
+        """Why a TLS server of this name may not be asked for behind `asked`; None if it may.
+
+        Behind one address of a content network are many hosts: the name decides which it is.
+        """
+        if not name or name == asked:
+            return None
+        why = self.refuse_target(name, port)
+        return why and f"inside the tunnel TLS asks for another server, {name!r}: {why}"
+
+    def refuse_plain(self, host: str, port: int) -> str | None:
+        """Why a tunnel may carry something else than TLS only elsewhere; None if it may here.
+
+        On port 443 everybody expects TLS, and only TLS tells for whom it is: a rule that names the
+        port itself is for those who know better (SSH on port 443, say).
+        """
+        if port != HTTPS_PORT or self.mode == "full":
+            return None
+        address = address_of(host)
+        for rule in self.rules:
+            meant = rule.names(host, port) if address is None else rule.covers(address, port)
+            if meant and rule.ports == (port,):
+                return None
+        return "a tunnel to port 443 carries TLS, unless a rule names the host with this port"
 
     def way_out(self, host: str, port: int, address: Address | None = None) -> str:
         """What to write into the task file so that it may."""
@@ -215,7 +246,7 @@ def is_public(address: Address) -> bool:
         return is_public(embedded)
     if address in METADATA or address.is_multicast or address.is_reserved:
         return False
-    return address.is_global
+    return address.is_global and not any(address in network for network in _NOT_PUBLIC_EITHER)
 
 
 def _is_metadata(address: Address) -> bool:

@@ -13,6 +13,7 @@ import asyncio  # noqa: TID251 - see Gate.open
 import itertools
 import logging
 import os
+import resource
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -37,11 +38,18 @@ from agent_runtime.sandboxes.egress_heads import (
     parse_head,
 )
 from agent_runtime.sandboxes.egress_records import RecordFile
+from agent_runtime.sandboxes.egress_tls import UNRECOGNIZED_NAME, BadHello, look
 
 log = logging.getLogger(__name__)
 
 CONNECTIONS_MAX: Final = 128
 """At a time, of one sandbox."""
+REFUSALS_MAX: Final = 32
+"""Above that: these are told so; further ones wait in the kernel, where they cost us nothing."""
+FULL_SECONDS: Final = 0.05
+"""How often to look whether there is room again."""
+RESOLVING_MAX: Final = 4
+"""Names at a time, of one sandbox: a slow server of names holds a thread for each."""
 CHUNK_LINE_BYTES_MAX: Final = 1024
 LINGER_SECONDS_MAX: Final = 1.0
 """After an answer: closing at once would take the answer back from a client that still sends."""
@@ -73,10 +81,35 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 Report = Callable[[EgressRecord], None]
 
 
-async def resolve(host: str, port: int) -> list[str]:
+def resolver() -> Resolve:
     """The addresses of a name, as this machine sees them. `OSError` if it has none."""
-    found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    # Not asyncio's own few threads, which all sandboxes would share.
+    limiter = anyio.CapacityLimiter(RESOLVING_MAX)
+
+    def look_up(host: str, port: int) -> list[str]:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+    async def resolve(host: str, port: int) -> list[str]:
+        return await anyio.to_thread.run_sync(
+            look_up, host, port, limiter=limiter, abandon_on_cancel=True
+        )
+
+    return resolve
+
+
+class _Room:
+    """All connections of this process: each takes two of its descriptors, which are for all."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def is_full(self) -> bool:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return soft != resource.RLIM_INFINITY and self.taken >= soft // 4
+
+
+_room = _Room()
 
 
 class EgressProxy:
@@ -88,27 +121,38 @@ class EgressProxy:
         report: Report,
         *,
         upstream: Company | None = None,
-        resolve: Resolve = resolve,
+        resolve: Resolve | None = None,
         waits: Waits | None = None,
         connections_max: int = CONNECTIONS_MAX,
     ) -> None:
         self._rules = rules
         self._report = report
         self._company = upstream or Company()
-        self._resolve = resolve
+        self._resolve = resolve or resolver()
         self._waits = waits or Waits()
         self._connections_max = connections_max
-        self._live = 0
+        self.live = 0
+        """Connections that are accepted."""
         self._numbers = itertools.count(1)
 
     async def serve(self, listener: SocketListener) -> None:
         """Until cancelled."""
-        await listener.serve(self.handle)
+        async with anyio.create_task_group() as group:
+            while True:
+                while self.live >= self._connections_max + REFUSALS_MAX or _room.is_full():
+                    await anyio.sleep(FULL_SECONDS)
+                try:
+                    client = await listener.accept()
+                except (anyio.BrokenResourceError, OSError):  # out of descriptors: who is not?
+                    await anyio.sleep(FULL_SECONDS)
+                    continue
+                self.live += 1
+                _room.taken += 1
+                group.start_soon(self._handle, client)
 
-    async def handle(self, client: ByteStream) -> None:
+    async def _handle(self, client: ByteStream) -> None:
         """One connection of the sandbox, from its request to its end. Never raises."""
         exchange = _Exchange(next(self._numbers), self._report)
-        self._live += 1
         try:
             async with client:
                 try:
@@ -120,11 +164,12 @@ class EgressProxy:
         except Exception:  # the border of one connection: the others go on
             log.exception("the egress proxy failed at one connection")
         finally:
-            self._live -= 1
+            self.live -= 1
+            _room.taken -= 1
             exchange.end()
 
     async def _exchange(self, client: ByteStream, exchange: _Exchange) -> None:
-        if self._live > self._connections_max:
+        if self.live > self._connections_max:
             most = self._connections_max
             raise Refused(
                 503,
@@ -203,12 +248,12 @@ class EgressProxy:
 
     async def _addresses(self, head: Head, proxy: Proxy | None) -> list[str]:
         """Those that may be dialled; with a proxy on the way also none, if we cannot know."""
-        literal = address_of(head.host)
-        if literal is not None:
-            return [str(literal)]
         try:
-            with anyio.fail_after(self._waits.resolve):
-                found = await self._resolve(head.host, head.port)
+            if (literal := address_of(head.host)) is not None:
+                found: Sequence[str] = [str(literal)]
+            else:
+                with anyio.fail_after(self._waits.resolve):
+                    found = await self._resolve(head.host, head.port)
         except (OSError, TimeoutError, UnicodeError) as error:
             if proxy is not None:  # many a company's own resolver does not know the world
                 return []
@@ -239,6 +284,7 @@ class EgressProxy:
                     return await anyio.connect_tcp(address, head.port)
             except (OSError, TimeoutError) as failure:
                 error = failure
+                exchange.fail(_unreachable(f"{head.host}:{head.port}", error).short)
         raise _unreachable(f"{head.host}:{head.port}", error)
 
     async def _tunnel(self, stream: ByteStream, head: Head, proxy: Proxy) -> ByteReceiveStream:
@@ -275,6 +321,15 @@ class EgressProxy:
 
         async def up() -> None:
             if head.is_tunnel:
+                try:
+                    data = await self._opening(reader, head)
+                except Refused as refusal:
+                    exchange.refuse(refusal)
+                    await client.send(UNRECOGNIZED_NAME)
+                    group.cancel_scope.cancel()
+                    return
+                await server.send(data)
+                exchange.moved(sent=len(data))
                 async for data in _pieces(reader):
                     await server.send(data)
                     exchange.moved(sent=len(data))
@@ -301,6 +356,34 @@ class EgressProxy:
         if not head.is_tunnel:
             await _linger(client)
 
+    async def _opening(self, reader: BufferedByteReceiveStream, head: Head) -> bytes:
+        """What the client says first in a tunnel, looked at. The server may speak before.
+
+        Nothing of it is sent before it is known to be allowed. Raises `Refused`.
+        """
+        with suppress(anyio.EndOfStream):
+            data = bytearray(await reader.receive(PIECE_BYTES))
+            try:
+                with anyio.fail_after(self._waits.head):
+                    while (found := look(data)) is None:
+                        data += await reader.receive(PIECE_BYTES)
+            except TimeoutError:
+                raise self._bad_opening(head, "its TLS hello did not come to an end") from None
+            except BadHello as error:
+                raise self._bad_opening(head, f"its TLS hello {error}") from None
+            if found.is_tls:
+                why = self._rules.refuse_server_name(head.host, head.port, found.server_name)
+            else:
+                why = self._rules.refuse_plain(head.host, head.port)
+            if why is not None:
+                raise self._bad_opening(head, why)
+            return bytes(data)
+        return b""
+
+    def _bad_opening(self, head: Head, why: str) -> Refused:
+        text = f"{head.host}:{head.port} is not allowed by policy.egress: {why}"
+        return Refused(403, text, text)
+
     async def _watch(self, exchange: _Exchange, scope: anyio.CancelScope) -> None:
         while (left := exchange.moved_at + self._waits.idle - anyio.current_time()) > 0:
             await anyio.sleep(left)
@@ -318,6 +401,8 @@ class _Exchange:
         self._sent = self._received = 0
         self._began_at = self.moved_at = anyio.current_time()
         self._is_open = False
+        self._was_told = False
+        """That an address could not be reached."""
         self.reason = ""
 
     def begin(self, head: Head) -> None:
@@ -342,7 +427,18 @@ class _Exchange:
                 f"A connection that cannot be recorded is not made: {error}.",
             ) from error
 
+    def fail(self, reason: str) -> None:
+        """One address could not be reached; there may be others."""
+        self._is_open = False
+        self._was_told = True
+        self.reason = reason
+        with suppress(OSError):
+            self._tell("failed")
+        self.reason = ""
+
     def refuse(self, refusal: Refused) -> None:
+        if self._was_told and not self._is_open and refusal.kind == "failed":
+            return
         self._is_open = False
         self.reason = refusal.short
         with suppress(OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -11,11 +12,12 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio.abc import SocketAttribute
+from anyio.abc import SocketAttribute, SocketListener, SocketStream
 
 from agent_runtime.egress_rules import NetworkMode, address_of, parse_rules
 from agent_runtime.ports import EgressRecord
-from agent_runtime.sandboxes.egress import EgressProxy, Waits, is_own
+from agent_runtime.sandboxes import egress
+from agent_runtime.sandboxes.egress import REFUSALS_MAX, EgressProxy, Waits, is_own
 from agent_runtime.sandboxes.egress_company import BadProxy, Company, Proxy, company
 from tests.sandboxes.support import until
 from tests.sandboxes.web import ADDRESS, serving
@@ -44,6 +46,7 @@ class Way:
 
     port: int
     records: list[EgressRecord]
+    made: EgressProxy
 
     async def ask(self, *lines: str, body: bytes = b"") -> bytes:
         """Send a request, and return everything until the other side closes."""
@@ -74,12 +77,13 @@ async def proxy(
     records: list[EgressRecord] = []
     options.setdefault("resolve", Names())
     report = options.pop("report", records.append)
+    wrapped = options.pop("wrapped", lambda listener: listener)
     made = EgressProxy(parse_rules(mode, rules), report, **options)
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
         port = listener.extra(SocketAttribute.local_port)
         async with anyio.create_task_group() as group:
-            group.start_soon(listener.serve, made.handle)
-            yield Way(port, records)
+            group.start_soon(made.serve, wrapped(listener.listeners[0]))
+            yield Way(port, records, made)
             group.cancel_scope.cancel()
 
 
@@ -296,3 +300,41 @@ def test_an_address_of_this_machine_is_known_as_such() -> None:
     assert own is not None and other is not None
     assert is_own(own)
     assert not is_own(other)
+
+
+async def test_a_flood_of_connections_waits_in_the_kernel_and_is_over_when_it_ends() -> None:
+    """Descriptors are the daemon's, for all its tasks: a sandbox must not use them up."""
+    async with proxy(["a.org"], connections_max=1) as way:
+        streams = [await anyio.connect_tcp("127.0.0.1", way.port) for _ in range(100)]
+        await until(lambda: way.made.live == 1 + REFUSALS_MAX)
+        for stream in streams:
+            await stream.aclose()
+        said = await way.ask("CONNECT b.org:443 HTTP/1.1")
+        assert said.startswith(b"HTTP/1.1 403 ")
+
+
+async def test_a_proxy_outlives_a_moment_without_descriptors() -> None:
+    class Short:
+        """A listener whose first accept finds no descriptor left."""
+
+        def __init__(self, listener: SocketListener) -> None:
+            self.accept = self.fail
+            self.listener = listener
+
+        async def fail(self) -> SocketStream:
+            self.accept = self.listener.accept
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    async with proxy(["a.org"], wrapped=Short) as way:
+        assert (await way.ask("CONNECT b.org:443 HTTP/1.1")).startswith(b"HTTP/1.1 403 ")
+
+
+async def test_an_address_of_this_machine_is_refused_in_full_mode_also_as_a_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A machine's public address leads to services that take who reaches them for near."""
+    monkeypatch.setattr(egress, "is_own", lambda address: True)
+    async with proxy([], mode="full") as way:
+        said = await way.ask("CONNECT 8.8.8.8:443 HTTP/1.1")
+        assert said.startswith(b"HTTP/1.1 403 ")
+        assert b"an address of the machine that the sandbox runs on" in said
