@@ -14,6 +14,7 @@ from agent_runtime.errors import ConfigError
 from agent_runtime.ports import Ports, Sandbox, SandboxCeiling, SandboxLimits, Store
 from agent_runtime.resources import bounded
 from agent_runtime.runtime import Runtime
+from agent_runtime.sandboxes.egress_records import EgressFiles
 from agent_runtime.sandboxes.lazy import LazySandbox
 from agent_runtime.settings import Settings, state_dir
 from agent_runtime.stores.memory import MemoryStore
@@ -60,6 +61,7 @@ async def open_runtime(
                 plugin_paths=plugins.plugin_paths(loaded),
                 sandbox_limits=sandbox_limits(settings),
                 sandbox_ceiling=sandbox_ceiling(settings),
+                egress_files=EgressFiles(directory),
             )
             yield Runtime(ports, state_dir=directory)
     finally:

@@ -12,6 +12,7 @@ import msgspec
 from agent_runtime import __version__
 from agent_runtime.loop import events as e
 from agent_runtime.loop.grades import grade_of
+from agent_runtime.loop.reached import told
 from agent_runtime.loop.state import State, status_of
 from agent_runtime.types import BlobId, Json, Row, Status, TreeId
 
@@ -112,6 +113,7 @@ def certificate_of(state: State, rows: Sequence[Row]) -> dict[str, Json] | None:
         "protected_changed": found.protected_changed,
         "suspects": found.suspects,
         "unknown_effects": [u.call_id for u in state.unknown],
+        "egress": {"network": state.task.policy.network, **told(state.reached)},
         "log": {"seq": rows[-1].seq, "head": rows[-1].hash},
         "runtime": __version__,
     }

@@ -341,6 +341,15 @@ class EgressRecord:
     bytes_sent: int = 0
     bytes_received: int = 0
     seconds: float = 0.0
+    mark: int = 0
+    """Where this record ends in the sandboxes' own one; 0: it is not in there."""
+
+
+class EgressFiles(Protocol):
+    """What the sandboxes of each owner wrote down by themselves, before anybody could store it."""
+
+    def after(self, owner_id: str, mark: int) -> list[EgressRecord]:
+        """What follows `mark`, in order; nothing if it cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -780,3 +789,4 @@ class Ports:
     """Of every sandbox of a task, its checks included."""
     sandbox_ceiling: SandboxCeiling = SandboxCeiling()
     """What no task may ask more of."""
+    egress_files: EgressFiles | None = None

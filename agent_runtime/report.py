@@ -15,6 +15,7 @@ import msgspec
 
 from agent_runtime.loop import events as e
 from agent_runtime.loop.grades import REGRESSION_ONLY
+from agent_runtime.loop.reached import away_words, connection_words
 from agent_runtime.loop.state import State, status_of
 from agent_runtime.patches import FileChange, file_changes
 from agent_runtime.types import Row, Status, StepStatus
@@ -365,9 +366,21 @@ def _asked(approval_id: str, asked: dict[str, e.ApprovalRequested]) -> Item:
 
 
 def _network(state: State, events: Sequence[e.AnyEvent]) -> tuple[Item, ...]:
-    items: list[Item] = [
-        (f"policy: {state.task.policy.network}; no connection is recorded in the log",)
+    policy, reached = state.task.policy, state.reached
+    allowed: Item = (": ", quote(", ".join(policy.egress))) if policy.egress else ()
+    if not reached.hosts and not reached.turned_away:
+        allowed = (*allowed, "; no connection is recorded in the log")
+    items: list[Item] = [(f"policy: {policy.network}", *allowed)]
+    items += [
+        ("reached ", quote(key), f": {connection_words(host)}")
+        for key, host in sorted(reached.hosts.items())
     ]
+    items += [
+        (f"{away_words(host)}: ", quote(key), ", because ", _prose(host.reason))
+        for key, host in sorted(reached.turned_away.items())
+    ]
+    if reached.left_out:
+        items.append((f"and {reached.left_out} more facts about other hosts",))
     if outside := _daemon_tools(state, events):
         items.append(
             (

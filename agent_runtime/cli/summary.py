@@ -8,10 +8,12 @@ from agent_runtime.cli.views import decision_lines
 from agent_runtime.cli.words import asked_words, command_words
 from agent_runtime.loop.events import CheckResult
 from agent_runtime.loop.grades import PROVEN, REGRESSION_ONLY
+from agent_runtime.loop.reached import away_words, connection_words
 from agent_runtime.loop.state import State, status_of
 from agent_runtime.types import Status
 
 CHANGED_MAX = 20
+HOSTS_SHOWN_MAX = 20
 GRADES = {
     PROVEN: "proven: a check failed before the work, and all pass now",
     REGRESSION_ONLY: "regression_only: all pass, and none surely failed before the work",
@@ -30,6 +32,7 @@ def result_lines(state: State, result: Result) -> list[str]:
             shown = ", ".join(found.changed[:CHANGED_MAX])
             more = len(found.changed) - CHANGED_MAX
             lines.append(f"  changed      {shown}" + (f" and {more} more" if more > 0 else ""))
+    lines += [f"  {line}" for line in egress_lines(state)]
     if result.patch:
         lines.append(f"  patch        {result.patch}")
     if result.certificate:
@@ -56,6 +59,23 @@ def _next_commands(state: State, result: Result) -> list[str]:
         return [checked]
     flags = () if result.status == Status.SUCCEEDED else ("--unverified",)
     return [command("diff", name), command("apply", name, *flags), checked]
+
+
+def egress_lines(state: State) -> list[str]:
+    """What the task's sandboxes reached and were refused, a line a host."""
+    reached = state.reached
+    lines = [
+        f"reached      {key}: {connection_words(host)}"
+        for key, host in sorted(reached.hosts.items())
+    ]
+    lines += [
+        f"! network: {away_words(host)}: {key}: {one_line(host.reason)}"
+        for key, host in sorted(reached.turned_away.items())
+    ]
+    more = len(lines) - HOSTS_SHOWN_MAX
+    if more > 0 or reached.left_out:
+        lines = [*lines[:HOSTS_SHOWN_MAX], "! network: more, see show --json"]
+    return lines
 
 
 def check_words(check: CheckResult) -> str:

@@ -29,12 +29,13 @@ from agent_runtime.cli.console import (
     task_argument,
     with_runtime,
 )
-from agent_runtime.cli.summary import check_words, waiting_lines
+from agent_runtime.cli.summary import check_words, egress_lines, waiting_lines
 from agent_runtime.cli.words import call_words, phase_words, warns, words
 from agent_runtime.errors import CorruptLog, UsageError
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
 from agent_runtime.loop.evolve import fold
+from agent_runtime.loop.reached import told
 from agent_runtime.loop.state import State, StepState, status_of
 from agent_runtime.runtime import Runtime
 from agent_runtime.types import TERMINAL_STATUSES, Json, Row, Status, TaskId, TaskSummary
@@ -239,6 +240,7 @@ def describe(
         "limits": state.task.limits,
         "approvals": list(state.approvals.values()),
         "unknown_effects": list(state.unknown),
+        "egress": {"network": state.task.policy.network, **told(state.reached)},
         "workspace": state.workspace,
         "environment": state.prepared,
         "facts": state.analysis.facts if state.analysis else None,
@@ -293,6 +295,8 @@ def _print_task(state: State, picture: Mapping[str, Any]) -> None:
         say("steps")
         for step in state.steps.values():
             _print_step(step)
+    for line in egress_lines(state):
+        say(line)
     for unknown in state.unknown:
         say(f"! unknown effect of {unknown.tool} ({unknown.call_id}): {one_line(unknown.message)}")
     if state.verification is not None:

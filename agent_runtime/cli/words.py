@@ -94,6 +94,8 @@ def warns(event: e.AnyEvent) -> bool:
             return not ok
         case e.CleanedUp(problems=problems):
             return bool(problems)
+        case e.EgressObserved(entries=entries):
+            return any(entry.kind == "refused" for entry in entries)
         case _:
             return False
 
@@ -170,6 +172,8 @@ def words(event: e.AnyEvent) -> str:
             return f"{event.call_id}: {_RESOLUTIONS[event.resolution]}" + (
                 f" ({one_line(event.message)})" if event.message else ""
             )
+        case e.EgressObserved():
+            return _egress(event)
         case e.TimerFired():
             return f"timer {event.timer}"
         case e.ModelReplied():
@@ -286,6 +290,26 @@ def _environment(event: e.EnvironmentPrepared) -> str:
         parts.append(f"services: {', '.join(service.id for service in found.services)}")
     notes = (one_line(text) for text in event.notes)
     return "; ".join([*parts, *notes]) or "nothing to prepare"
+
+
+def _egress(event: e.EgressObserved) -> str:
+    """`reached a.org:443 (3), refused b.org:80 (2)`, each host once."""
+    counts: dict[tuple[str, str], int] = {}
+    for entry in event.entries:
+        verb = {"opened": "reached", "refused": "refused", "failed": "failed"}.get(entry.kind)
+        if verb is not None:
+            key = (verb, f"{entry.host}:{entry.port}" if entry.host else "what was no request")
+            counts[key] = counts.get(key, 0) + entry.count
+    parts = [
+        f"{verb} {host}" + (f" ({count} times)" if count > 1 else "")
+        for (verb, host), count in counts.items()
+    ]
+    if not parts:
+        ended = sum(entry.count for entry in event.entries)
+        parts.append(f"{ended} connection{'s' * (ended != 1)} ended")
+    if event.left_out:
+        parts.append(f"and {event.left_out} more")
+    return f"network: {one_line(', '.join(parts), OUTPUT_CHARS)}"
 
 
 def _returned(event: e.CallReturned) -> str:

@@ -110,6 +110,8 @@ def _record(state: State, outcome: Outcome, at_us: int) -> Events:
             return (outcome,) if state.steps[outcome.step_id].asking is not None else ()
         case e.InitiationFailed():
             return (outcome,) if state.conclusion is None else ()
+        case e.EgressObserved():
+            return () if state.ended else (outcome,)
         case e.TimerFired():
             return (outcome,) if _is_awaited(state, outcome.timer) else ()
         case _:

@@ -99,6 +99,7 @@ class _Loop:
                 outcome, blobs = await perform(action, self._hands)
                 # What came back is a fact: it is stored although the action is not wanted any more.
                 with anyio.fail_after(COMMIT_SECONDS_MAX, shield=True):
+                    await self._hands.egress.store()
                     await self._journal.commit(outcome, blobs)
         finally:
             del self._running[action.key]

@@ -188,6 +188,43 @@ class CallResolved(Event, frozen=True, kw_only=True):
     message: str = ""
 
 
+class EgressEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """`count` facts about connections that look the same.
+
+    opened: about to be made (to `address`, or `via` a company's proxy), which closed, failed or
+    refused ends; refused by a rule and failed may also come without it, and have no address then.
+    `source`: the calls that ran when it was asked for (none: a process that one left behind), or
+    `setup` and the like.
+    """
+
+    kind: Literal["opened", "closed", "refused", "failed"]
+    host: str
+    port: int
+    source: str = ""
+    method: str = ""
+    address: str = ""
+    via: str = ""
+    reason: str = ""
+    count: int = 1
+    bytes_sent: int = 0
+    bytes_received: int = 0
+
+
+class EgressObserved(Event, frozen=True, kw_only=True):
+    """What the task's sandboxes reached, or were refused, since the last one of these.
+
+    Stored at the latest before the result of the call during which it happened. `left_out` facts
+    have no entry, for there are too many different ones; `mark` is how far the sandboxes' own
+    record (`egress.jsonl`) is in the log.
+    """
+
+    entries: list[EgressEntry]
+    left_out: int = 0
+    bytes_sent_left_out: int = 0
+    bytes_received_left_out: int = 0
+    mark: int = 0
+
+
 class TimerFired(Event, frozen=True, kw_only=True):
     """A delay or an expiry has passed."""
 
@@ -484,6 +521,7 @@ InputEvent = (
     | CallReturned
     | CallLost
     | CallResolved
+    | EgressObserved
     | TimerFired
     | ModelReplied
     | ModelFailed

@@ -14,6 +14,7 @@ from agent_runtime.errors import IllegalEvent
 from agent_runtime.loop import events as e
 from agent_runtime.loop import phases
 from agent_runtime.loop.prompts import note, opening, reply, tool_result
+from agent_runtime.loop.reached import observe
 from agent_runtime.loop.state import CallState, Result, State, StepState, Trouble, Usage
 from agent_runtime.types import FailureKind, Phase, StepStatus
 
@@ -178,6 +179,8 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
             }
         case e.CallResolved():
             return _resolved(state, event)
+        case e.EgressObserved():
+            return {"reached": observe(state.reached, event)}
         case e.EffectUnknown():
             return {
                 "unknown": (*state.unknown, event),

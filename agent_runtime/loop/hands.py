@@ -16,6 +16,7 @@ import anyio
 import anyio.to_thread
 
 from agent_runtime.errors import AgentRuntimeError, WorkspaceError
+from agent_runtime.loop.egress import EgressLog
 from agent_runtime.loop.events import WorkspaceOpened
 from agent_runtime.loop.journal import Journal
 from agent_runtime.loop.state import State
@@ -46,6 +47,7 @@ class Hands:
     def __init__(self, journal: Journal, ports: Ports) -> None:
         self.ports = ports
         self.lease = journal.lease
+        self.egress = EgressLog(journal, ports.egress_files)
         self._journal = journal
         journal.held_up = self.hold
         self._session: SandboxSession | None = None
@@ -77,6 +79,9 @@ class Hands:
                     raise WorkspaceError(
                         f"the working copy cannot be taken over: {error}"
                     ) from error
+        if state.epoch > 1:
+            self.egress.pick_up()
+            await self.egress.store()
         return self
 
     async def __aexit__(
@@ -188,7 +193,12 @@ class Hands:
         spec = replace(spec, env={**spec.env, **await self.granted()})
         # Checks stay without: what decides must not hang on what a server answers.
         policy = self.state.task.policy
-        spec = replace(spec, network=policy.network, egress=tuple(policy.egress))
+        spec = replace(
+            spec,
+            network=policy.network,
+            egress=tuple(policy.egress),
+            egress_heard=self.egress.hear(),
+        )
         if not workspace.path:
             return spec
         in_place = self.in_place

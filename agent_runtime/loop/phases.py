@@ -114,6 +114,7 @@ FACTS: frozenset[type[e.Event]] = frozenset(
         e.CallReturned,
         e.CallLost,
         e.CallResolved,
+        e.EgressObserved,
         e.TimerFired,
         e.ModelReplied,
         e.ModelFailed,

@@ -12,6 +12,7 @@ import msgspec
 
 from agent_runtime.loop import events as e
 from agent_runtime.loop.prompts import Message
+from agent_runtime.loop.reached import Reached
 from agent_runtime.types import (
     ENDED_STEPS,
     Effect,
@@ -183,6 +184,7 @@ class State(msgspec.Struct, frozen=True):
     """Why the worker is a new one, until `WorkerRestarted` says so."""
     verifications: int = 0
     verification: e.VerificationEnded | None = None
+    reached: Reached = Reached()
     usage: Usage = Usage()
     exhausted: e.BudgetExhausted | None = None
     trouble: Trouble | None = None

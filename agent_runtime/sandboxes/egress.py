@@ -585,9 +585,9 @@ class Gate:
         records = RecordFile(state_dir, spec.owner_id)
 
         def report(record: EgressRecord) -> None:
-            records.write(record)
+            written = records.write(record)
             if spec.egress_heard is not None:
-                spec.egress_heard(record)
+                spec.egress_heard(written)
 
         proxy = EgressProxy(rules, report, upstream=found)
         outlet = Outlet(path, _file(found.ca_bundle), _file(found.ca_extra))

@@ -42,7 +42,7 @@ def look(data: bytes | bytearray) -> Opening | None:
     Raises:
         BadHello: it is TLS, and broken, too long, or its name is no host's.
     """
-    if data[:1] and data[0] != _HANDSHAKE or data[1:2] and data[1] != 3:
+    if data[:1] not in (b"", b"\x16") or data[1:2] not in (b"", b"\x03"):
         return Opening(is_tls=False)
     hello = _message(data)
     if hello is None:

@@ -79,6 +79,16 @@ SAMPLES: Mapping[str, e.AnyEvent] = {
         ),
         e.CallLost(call_id="a.1", reason="timeout", message="late"),
         e.CallResolved(call_id="a.1", resolution="unknown", message="who knows"),
+        e.EgressObserved(
+            entries=[
+                e.EgressEntry(
+                    kind="closed", host="a.org", port=443, source="a.1", method="CONNECT",
+                    address="192.0.2.1", via="proxy:3128", reason="idle", count=2, bytes_sent=3,
+                    bytes_received=4,
+                )
+            ],
+            left_out=5, bytes_sent_left_out=6, bytes_received_left_out=7, mark=8,
+        ),
         e.TimerFired(timer="retry:a:9"),
         e.ModelReplied(
             step_id="a", turn=1, text="hm", calls=[("look", {"n": 1})], tokens=9, usd=0.5

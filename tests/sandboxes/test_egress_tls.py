@@ -133,9 +133,9 @@ async def test_tls_for_the_host_that_was_asked_for_passes_and_for_another_does_n
             said = await fetch(way, f"other.test:{port}", "mirror.test", certificate)
             assert said.endswith(b"hello from outside")
             assert len(server.seen) == 2
-            with pytest.raises(ssl.SSLError, match="(?i)unrecognized"):
+            with pytest.raises(ssl.SSLError, match=r"(?i)unrecognized"):
                 await fetch(way, f"mirror.test:{port}", "evil.test", certificate)
-            with pytest.raises(ssl.SSLError, match="(?i)unrecognized"):
+            with pytest.raises(ssl.SSLError, match=r"(?i)unrecognized"):
                 await fetch(way, f"{ADDRESS}:{port}", "evil.test", certificate)
             assert len(server.seen) == 2
             last = way.records[-1]
