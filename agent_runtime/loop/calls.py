@@ -194,7 +194,8 @@ async def run(action: RunCall, hands: Hands) -> Performed:
 async def _execute(info: ToolInfo, call: ToolCall, hands: Hands, seconds: float) -> ToolResult:
     if info.where == "worker":
         session = await hands.worker()
-        return await session.call(info, call, deadline_seconds=seconds + GRACE_SECONDS)
+        with hands.egress.during(call.call_id):
+            return await session.call(info, call, deadline_seconds=seconds + GRACE_SECONDS)
     tool = hands.ports.toolbox.get(info.name)
     with anyio.fail_after(seconds):
         try:

@@ -111,7 +111,8 @@ def _record(state: State, outcome: Outcome, at_us: int) -> Events:
         case e.InitiationFailed():
             return (outcome,) if state.conclusion is None else ()
         case e.EgressObserved():
-            return () if state.ended else (outcome,)
+            known = 0 < outcome.mark <= state.reached.mark
+            return () if state.ended or known else (outcome,)
         case e.TimerFired():
             return (outcome,) if _is_awaited(state, outcome.timer) else ()
         case _:

@@ -9,7 +9,8 @@ record: the log says how far that record is in it, so nothing is lost and nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import anyio
@@ -92,14 +93,15 @@ class EgressLog:
         self._journal = journal
         self._files = files
         self._heard: _Batch | None = None
-        self._has_failed = False
+        self._waiting: list[_Batch] = []
+        self._running: dict[str, None] = {}
         self._lock = anyio.Lock()
 
     def hear(self, source: str = "") -> Callable[[EgressRecord], None]:
         """A callback for `SandboxSpec.egress_heard` of one sandbox, whose owner must be the task.
 
-        `source` says on whose behalf it goes out (`setup`); empty: the calls that have no result
-        yet when a connection is asked for, which may be none: a process that one left behind.
+        `source` says on whose behalf it goes out (`setup`); empty: the calls that run in the worker
+        when a connection is asked for, which may be none: a process that one left behind.
         """
         sources: dict[int, str] = {}
 
@@ -107,38 +109,42 @@ class EgressLog:
             # A connection that ends later belongs to whoever opened it.
             whose = sources.pop(record.number, None)
             if whose is None:
-                whose = source or self._open_calls()
+                whose = source or ", ".join(self._running)
             if record.kind == "opened":
                 sources[record.number] = whose
             self._add(record, whose)
 
         return heard
 
+    @contextmanager
+    def during(self, call_id: str) -> Iterator[None]:
+        """A call runs in the worker."""
+        self._running[call_id] = None
+        try:
+            yield
+        finally:
+            del self._running[call_id]
+
     def pick_up(self) -> None:
         """Read what an earlier owner, which is dead, heard and could not store."""
         if self._files is not None:
             state = self._journal.state
+            unfinished = ", ".join(state.calls)
             for record in self._files.after(state.task_id, state.reached.mark):
-                self._add(record, self._open_calls())
+                self._add(record, unfinished)
 
     async def store(self) -> None:
         """Everything heard up to now is in the log when this returns. Raises as `commit`."""
         async with self._lock:
-            batch, self._heard = self._heard, None
-            if batch is None or self._has_failed:
-                return
-            try:
-                await self._journal.commit(batch.event())
-            except BaseException:
-                # Nobody knows whether it is stored, and a later one would say so by its mark. The
-                # next owner looks into the log first, and then into the record.
-                self._has_failed = True
-                raise
+            if self._heard is not None:
+                self._waiting.append(self._heard)
+                self._heard = None
+            # One that failed may be stored all the same: the core drops what it knows by its mark.
+            while self._waiting:
+                await self._journal.commit(self._waiting[0].event())
+                del self._waiting[0]
 
     def _add(self, record: EgressRecord, source: str) -> None:
         if self._heard is None:
             self._heard = _Batch()
         self._heard.add(record, source)
-
-    def _open_calls(self) -> str:
-        return ", ".join(self._journal.state.calls)

@@ -250,8 +250,8 @@ class FakeWorkspaces:
 class FakeSession:
     """A worker that runs the tool object in this process, with the real one's deadlines."""
 
-    def __init__(self, sandbox: FakeSandbox, owner_id: str) -> None:
-        self._sandbox, self._owner_id = sandbox, owner_id
+    def __init__(self, sandbox: FakeSandbox, spec: SandboxSpec) -> None:
+        self._sandbox, self.spec = sandbox, spec
         self.alive = True
         self.frozen = False
 
@@ -316,7 +316,7 @@ class FakeSandbox:
     async def open(self, spec: SandboxSpec) -> SandboxSession:
         """Start a session."""
         await self.point("open sandbox")
-        session = FakeSession(self, spec.owner_id)
+        session = FakeSession(self, spec)
         self.live.add(session)
         return session
 

@@ -1,5 +1,6 @@
 """What must hold after every life. Each check can fail: `test_mutations` shows it."""
 
+from collections import Counter
 from itertools import pairwise
 
 from agent_runtime.loop import budget, codec
@@ -42,6 +43,7 @@ def check_life(life: Life) -> None:
     check_end(life)
     check_tree(life)
     check_conversation(life)
+    check_egress(life)
     check_replay(life)
 
 
@@ -232,6 +234,25 @@ def check_conversation(life: Life) -> None:
                 talking = ""
             case _:
                 pass
+
+
+def check_egress(life: Life) -> None:
+    """What left a sandbox is in the log: all of it, once, and under the call that did it."""
+    logged: Counter[tuple[str, str]] = Counter()
+    ended: set[str] = set()
+    for event in life.events:
+        match event:
+            case e.EgressObserved():
+                for entry in event.entries:
+                    logged[entry.kind, entry.host] += entry.count
+                    late = set(entry.source.split(", ")) & ended
+                    assert entry.kind != "opened" or not late, f"late: {late} returned before"
+            case e.CallReturned():
+                ended.add(event.call_id)
+            case _:
+                pass
+    told = Counter((record.kind, record.host) for record in life.world.record)
+    assert logged == told, f"egress: {logged} in the log, {told} happened"
 
 
 def check_replay(life: Life) -> None:

@@ -7,8 +7,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent_runtime.loop import actions, budget, calls, decide, journal, perform, recovery
+from agent_runtime.loop import (
+    actions,
+    budget,
+    calls,
+    decide,
+    egress,
+    evolve,
+    journal,
+    perform,
+    recovery,
+)
 from agent_runtime.loop import events as e
+from agent_runtime.loop.reached import Reached, observe
 from agent_runtime.stores.memory import MemoryStore
 from agent_runtime.testing import FakeWorkspaces
 from agent_runtime.types import Status
@@ -141,6 +152,27 @@ def leave_the_copy(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(FakeWorkspaces, "close", close)
 
 
+def never_look_into_the_record(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(egress.EgressLog, "pick_up", lambda self: None)
+
+
+def forget_the_mark(patch: pytest.MonkeyPatch) -> None:
+    def forgetful(*args: Any) -> Reached:
+        return msgspec.structs.replace(observe(*args), mark=0)
+
+    patch.setattr(evolve, "observe", forgetful)
+
+
+def store_it_later(patch: pytest.MonkeyPatch) -> None:
+    store, numbers = egress.EgressLog.store, count()
+
+    async def lazy(self: egress.EgressLog) -> None:
+        if next(numbers) % 2:
+            await store(self)
+
+    patch.setattr(egress.EgressLog, "store", lazy)
+
+
 @pytest.mark.parametrize(
     ("mutate", "noticed"),
     [
@@ -162,6 +194,9 @@ def leave_the_copy(patch: pytest.MonkeyPatch) -> None:
         (believe, "succeeded without a proof"),
         (wait_for_ever, "stuck"),
         (leave_the_copy, "working copy is still there"),
+        (never_look_into_the_record, "egress: "),
+        (forget_the_mark, "egress: "),
+        (store_it_later, "late: "),
     ],
 )
 def test_the_simulation_notices(

@@ -35,6 +35,7 @@ from agent_runtime.loop.state import State, status_of
 from agent_runtime.loop.submission import submit
 from agent_runtime.ports import (
     DiskQuota,
+    EgressRecord,
     ModelAnswer,
     ModelRequest,
     OpenedWorkspace,
@@ -141,6 +142,10 @@ class World:
         self.stop = anyio.Event()
         self.wishes = list(self.scene.wishes)
         self.snapshot_events = self.rng.choice([4, 500]) if self.random else 500
+        self.goes_out = self.random and seed % 2 == 1
+        """Do its tools connect to somewhere? They do so without an await."""
+        self.record: list[EgressRecord] = []
+        """What the sandboxes' own record has: it outlives every owner."""
         self.tools = world_tools(self)
         self.workspaces = WorldWorkspaces(self)
 
@@ -204,6 +209,7 @@ class World:
             verifier=FakeVerifier(self.workspaces, self._judge, self.point),
             environment=FakeEnvironment(),
             model=WorldModel(self),
+            egress_files=WorldRecord(self),
         )
 
     def _judge(self, files: Mapping[str, str]) -> bool:
@@ -426,7 +432,7 @@ class WorldSandbox(FakeSandbox):
 
     async def open(self, spec: SandboxSpec) -> SandboxSession:
         await self._world.point("open sandbox")
-        session = WorldSession(self, spec.owner_id, self._world)
+        session = WorldSession(self, spec, self._world)
         self._world.sessions.add(session)
         await self._world.point("sandbox is open")
         return session
@@ -443,8 +449,8 @@ class WorldSandbox(FakeSandbox):
 class WorldSession(FakeSession):
     """A worker: its tools run beside the owner and are told of their end by a cancellation."""
 
-    def __init__(self, sandbox: WorldSandbox, owner_id: str, world: World) -> None:
-        super().__init__(sandbox, owner_id)
+    def __init__(self, sandbox: WorldSandbox, spec: SandboxSpec, world: World) -> None:
+        super().__init__(sandbox, spec)
         self._world = world
         self.owner = world.owner
         self._jobs: set[_Job] = set()
@@ -476,14 +482,28 @@ class WorldSession(FakeSession):
             raise WorkerLost("the worker is dead")
 
     async def _work(self, name: str, job: "_Job") -> None:
+        self._tell(job, "opened")
         try:
             with job.scope:
                 job.result = await self._sandbox.tools[name].execute(job.call)
         except Exception as error:  # noqa: BLE001 - a defect of the tools below
             self._world.blame(f"tool {name}: {error!r}")
         finally:
+            self._tell(job, "closed")
             self._jobs.discard(job)
             job.done.set()
+
+    def _tell(self, job: "_Job", kind: str) -> None:
+        """The way out ends with the owner: what a sandbox does then, it does without it."""
+        world, heard = self._world, self.spec.egress_heard
+        if world.goes_out and heard is not None and self.owner == world.owner and not world.dead:
+            host = f"host{len(job.call.call_id) % 3}"
+            record = EgressRecord(
+                kind=kind, number=id(job), host=host, port=1, address="192.0.2.1", bytes_sent=1,
+                mark=len(world.record) + 1,
+            )  # fmt: skip
+            world.record.append(record)
+            heard(record)
 
     async def close(self) -> None:
         await self._world.point("close sandbox")
@@ -498,6 +518,16 @@ class WorldSession(FakeSession):
                 job.scope.cancel()
                 await job.done.wait()
         self._world.sessions.discard(self)
+
+
+class WorldRecord:
+    """Each record's mark is its number."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def after(self, owner_id: str, mark: int) -> list[EgressRecord]:
+        return self._world.record[mark:]
 
 
 class _Job:
