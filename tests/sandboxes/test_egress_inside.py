@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import zipfile
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,9 @@ from agent_runtime.egress_rules import is_public
 from agent_runtime.errors import SandboxUnavailable
 from agent_runtime.ports import EgressRecord, ExecResult, SandboxSpec
 from agent_runtime.sandboxes.bubblewrap import BubblewrapSandbox
+from agent_runtime.types import ToolInfo, ToolResult
 from tests.sandboxes.support import call, info, make_spec, until
-from tests.sandboxes.web import ADDRESS, make_certificate, serving
+from tests.sandboxes.web import ADDRESS, make_certificate, make_wheel, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -203,17 +203,72 @@ async def has_pip(sandbox: BubblewrapSandbox, spec: SandboxSpec) -> bool:
     return (await sh(sandbox, spec, "python3 -m pip --version")).exit == 0
 
 
-def make_wheel(path: Path) -> None:
-    info = "example_egress-1.0.dist-info"
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("example_egress.py", "")
-        file.writestr(
-            f"{info}/METADATA", "Metadata-Version: 2.1\nName: example-egress\nVersion: 1.0\n"
+def built_in(name: str) -> ToolInfo:
+    return info(name, f"agent_runtime_tools.{name}:tools")
+
+
+async def test_the_http_tool_reaches_what_the_rules_allow_and_says_what_would_help(
+    bubblewrap: BubblewrapSandbox, tmp_path: Path, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = make_certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with serving(site) as (_, plain), serving(site, certificate) as (_, secure):
+        spec = restricted(tmp_path, f"{ADDRESS}:{plain}", f"{ADDRESS}:{secure}")
+        session = await bubblewrap.open(spec)
+        try:
+
+            async def get(url: str) -> ToolResult:
+                wanted = call("http", url=url)
+                return await session.call(built_in("http"), wanted, deadline_seconds=30)
+
+            for url in (f"http://{ADDRESS}:{plain}/hello", f"https://{ADDRESS}:{secure}/hello"):
+                done = await get(url)
+                assert done.output.endswith("hello from outside"), done.output
+            for url in ("http://evil.test/", "https://evil.test/"):
+                done = await get(url)
+                assert (done.ok, done.kind) == (False, "denied")
+                assert "add 'evil.test' to policy.egress of the task" in done.output
+        finally:
+            await session.close()
+        session = await bubblewrap.open(make_spec(tmp_path))
+        try:
+            done = await get("https://evil.test:8443/")
+            assert (done.ok, done.kind) == (False, "denied")
+            assert 'network: restricted, egress: ["evil.test:8443"]' in done.output
+        finally:
+            await session.close()
+
+
+async def test_packages_of_the_python_tool_come_through_the_proxy(
+    bubblewrap: BubblewrapSandbox, tmp_path: Path, site: Path
+) -> None:
+    """From an index of our own, into HOME, which lies outside of the workspace."""
+    wheel = site / "example_egress-1.0-py3-none-any.whl"
+    make_wheel(wheel, "WORD = 'from a package'")
+    (site / "links.html").write_text(f'<a href="{wheel.name}">x</a>', encoding="utf-8")
+    home = tmp_path / "home"
+    home.mkdir()
+    with serving(site) as (_, port):
+        env = {
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": f"http://{ADDRESS}:{port}/links.html",
+            "PIP_TRUSTED_HOST": ADDRESS,
+            "PIP_RETRIES": "0",
+        }
+        heard: list[EgressRecord] = []
+        spec = restricted(
+            tmp_path, f"{ADDRESS}:{port}", home=str(home), env=env, egress_heard=heard.append
         )
-        file.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        file.writestr(f"{info}/RECORD", "")
+        session = await bubblewrap.open(spec)
+        try:
+            code = "import example_egress; example_egress.WORD"
+            wanted = call("python", code=code, packages=["example-egress"])
+            done = await session.call(built_in("python"), wanted, deadline_seconds=60)
+            assert done.output == "'from a package'", done.output
+            assert {record.port for record in heard} == {port}
+        finally:
+            await session.close()
+    assert list((tmp_path / "workspace").iterdir()) == []
 
 
 async def test_closing_a_worker_ends_its_connections_and_tells_them(

@@ -6,6 +6,7 @@ import http.server
 import ssl
 import subprocess
 import threading
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,3 +82,17 @@ def make_certificate(directory: Path) -> Path:
         check=True, capture_output=True,
     )  # fmt: skip
     return path
+
+
+def make_wheel(path: Path, source: str = "") -> None:
+    """A package `example-egress` 1.0 with one module."""
+    info = "example_egress-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("example_egress.py", source)
+        file.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: example-egress\nVersion: 1.0\n"
+        )
+        file.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        file.writestr(f"{info}/RECORD", "")

@@ -13,7 +13,7 @@ from agent_runtime.errors import ToolRefused
 from agent_runtime.ports import Tool
 from agent_runtime.toolkit import FunctionTool
 from agent_runtime.types import Json, ToolCall, ToolResult
-from agent_runtime_tools import files, git, search, shell
+from agent_runtime_tools import files, git, http, search, shell
 from agent_runtime_tools.python import Interpreters, make_python
 
 
@@ -27,6 +27,7 @@ class Workbench:
         self.workspace = workspace
         self.protected: tuple[str, ...] = ()
         self.env = {"PATH": os.environ["PATH"]}
+        self.home = ""
         self.seconds = 20.0
         self.blocking = False
         self._tools = tools
@@ -41,6 +42,8 @@ class Workbench:
             workspace=str(self.workspace),
             protected=self.protected,
             env=self.env,
+            home=self.home,
+            idempotency_key=f"key-{self._calls}",
             timeout_seconds=self.seconds,
         )
         tool = self._tools[name]
@@ -98,7 +101,8 @@ def use(tmp_path: Path) -> Iterator[Workbench]:
     workspace.mkdir()
     interpreters = Interpreters()
     built_in = [
-        *shell.tools(), *files.tools(), *search.tools(), *git.tools(), make_python(interpreters),
+        *shell.tools(), *files.tools(), *search.tools(), *git.tools(), *http.tools(),
+        make_python(interpreters),
     ]  # fmt: skip
     yield Workbench(workspace, {tool.name: tool for tool in built_in})
     interpreters.close()

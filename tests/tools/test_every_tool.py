@@ -9,14 +9,14 @@ import pytest
 from agent_runtime.ports import Tool
 from agent_runtime.toolkit import NAME_PATTERN, FunctionTool
 from agent_runtime.types import Effect, EffectPolicy, Json, ToolCall
-from agent_runtime_tools import files, git, python, search, shell
+from agent_runtime_tools import files, git, http, python, search, shell
 
 TOOLS: list[Tool] = [
-    made for module in (shell, files, search, git, python) for made in module.tools()
+    made for module in (shell, files, search, git, python, http) for made in module.tools()
 ]
 KEYWORDS = {
     "type", "properties", "required", "additionalProperties", "enum", "minimum", "maximum",
-    "minLength", "maxLength", "items", "minItems", "anyOf", "oneOf", "description",
+    "minLength", "maxLength", "items", "minItems", "maxItems", "anyOf", "oneOf", "description",
 }  # fmt: skip
 
 every_tool = pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: str(tool.name))
@@ -27,8 +27,8 @@ def test_the_names_are_the_contract() -> None:
     assert sorted(tool.name for tool in TOOLS) == [
         "apply_patch", "copy_file", "create_file", "delete_file", "edit_file", "git_add",
         "git_blame", "git_branch", "git_checkout", "git_commit", "git_diff", "git_log",
-        "git_reset", "git_show", "git_stash", "git_status", "glob", "grep", "list_directory",
-        "move_file", "python", "read_file", "shell", "write_file",
+        "git_reset", "git_show", "git_stash", "git_status", "glob", "grep", "http",
+        "list_directory", "move_file", "python", "read_file", "shell", "write_file",
     ]  # fmt: skip
 
 
@@ -38,7 +38,7 @@ def test_it_fits_the_port(tool: Tool) -> None:
     assert NAME_PATTERN.fullmatch(tool.name)
     assert len(tool.description) > 20
     assert tool.where == "worker"
-    assert tool.toolbelt in ("standard", "git", "python")
+    assert tool.toolbelt in ("standard", "git", "http", "python")
 
 
 @every_tool
@@ -78,7 +78,7 @@ async def test_a_misspelled_argument_is_refused_with_the_nearest_key(tool: Tool)
 @every_tool
 @pytest.mark.anyio
 async def test_an_argument_of_the_wrong_type_is_refused_with_its_name(tool: Tool) -> None:
-    arguments: dict[str, Json] = {key: {"no": 1} for key in tool.parameters["properties"]}
+    arguments: dict[str, Json] = dict.fromkeys(tool.parameters["properties"])
     result = await tool.execute(
         ToolCall(call_id="c", tool=tool.name, arguments=arguments, workspace="/nowhere")
     )
@@ -89,9 +89,9 @@ async def test_an_argument_of_the_wrong_type_is_refused_with_its_name(tool: Tool
 
 def test_importing_every_entry_point_loads_nothing_heavy() -> None:
     """A worker's cold start has 100 ms for everything."""
-    heavy = ("git", "difflib", "tomllib", "anyio", "asyncio", "shutil", "pathlib")
+    heavy = ("git", "difflib", "tomllib", "anyio", "asyncio", "shutil", "pathlib", "ssl", "socket")
     code = (
-        "import sys; from agent_runtime_tools import shell, files, search, git, python\n"
+        "import sys; from agent_runtime_tools import shell, files, search, git, python, http\n"
         "assert len(git.tools()) == 11\n"
         f"print([name for name in {heavy} if name in sys.modules])"
     )

@@ -6,6 +6,7 @@ children print, goes to the ordinary output.
 """
 
 import ast
+import importlib
 import json
 import linecache
 import os
@@ -33,13 +34,23 @@ def serve(requests_descriptor: int, answers_descriptor: int, workspace: str) -> 
     with os.fdopen(requests_descriptor, encoding="utf-8") as requests:
         for line in requests:
             number += 1
-            answer = run(json.loads(line)["code"], module.__dict__, f"<call {number}>")
+            request = json.loads(line)
+            add_packages(request["packages"])
+            answer = run(request["code"], module.__dict__, f"<call {number}>")
             if os.getpid() != owner:
                 # A fork of the code fell out of it: only the interpreter itself answers.
                 os._exit(0)
             data = (json.dumps(answer) + "\n").encode("ascii")
             while data:
                 data = data[os.write(answers_descriptor, data) :]
+
+
+def add_packages(directory: str) -> None:
+    """Let the code import what is there, before what the environment has."""
+    if directory and directory not in sys.path:
+        # Behind the workspace, as everything that is installed is.
+        sys.path.insert(1, directory)
+        importlib.invalidate_caches()
 
 
 def run(code: str, namespace: "dict[str, object]", name: str) -> "dict[str, object]":

@@ -10,7 +10,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +19,7 @@ import msgspec
 from agent_runtime.errors import ToolRefused
 from agent_runtime.toolkit import OUTPUT_CHARS_MAX, cap, changes_workspace_unless_networked, tool
 from agent_runtime.types import Json, ToolCall, ToolResult
-from agent_runtime_tools import _places
+from agent_runtime_tools import _packages, _places
 from agent_runtime_tools._processes import (
     Ended,
     Kept,
@@ -41,7 +41,8 @@ Run Python code in an interpreter that keeps its variables from call to call.
 
 Returns what the code printed, and the value of a last line that is an expression. The interpreter
 starts in the workspace; after a time-out, or when it ends, the next call starts a new one and says
-so.
+so. `packages` are installed for this tool only: outside of the workspace, so that neither commands
+nor checks see them, and only if the task's policy lets it reach the index.
 """
 
 
@@ -59,6 +60,12 @@ def make_python(interpreters: Interpreters) -> Tool:
         effect=changes_workspace_unless_networked,
         parameters={
             "code": {"type": "string", "description": "Python source; several lines are fine."},
+            "packages": {
+                "type": "array",
+                "items": {"type": "string", "minLength": 1},
+                "maxItems": _packages.PACKAGES_MAX,
+                "description": "What the code imports besides, as pip has it: 'requests>=2.31'.",
+            },
             "timeout_seconds": {
                 "type": "number",
                 "minimum": 0.1,
@@ -134,10 +141,14 @@ class Interpreter:
                 ok=False, kind="timeout", exit=124, output="[another call has the interpreter]"
             )
         try:
+            packages = self._packages(call, deadline)
             note = self._ready(call)
             kept, answer = Kept(), bytearray()
-            ended = self._exchange(call.arguments["code"], kept, answer, deadline)
+            request = {"code": call.arguments["code"], "packages": packages}
+            ended = self._exchange(request, kept, answer, deadline)
             return self._result(ended, kept, answer, note=note, seconds=seconds)
+        except _packages.NotInstalled as error:
+            return error.result
         finally:
             self._lock.release()
 
@@ -152,6 +163,15 @@ class Interpreter:
         self.kill()
         with self._lock:
             self._forget()
+
+    def _packages(self, call: ToolCall, deadline: float) -> str:
+        """Where the call's packages are; empty if it asks for none. Raises `NotInstalled`."""
+        wanted: Sequence[str] = call.arguments.get("packages", ())
+        if not wanted:
+            return ""
+        _packages.check(wanted)
+        env = environment(call)
+        return _packages.install(wanted, program=_program_of(env), env=env, deadline=deadline)
 
     def _ready(self, call: ToolCall) -> str:
         """Have a live process; returns what the caller must know about the one before."""
@@ -168,12 +188,7 @@ class Interpreter:
 
     def _start(self, call: ToolCall) -> None:
         env = environment(call)
-        program = _program(env["PATH"])
-        if program is None:
-            raise ToolRefused(
-                f"there is no python3 or python on the task's PATH {env['PATH']!r}; "
-                "name an environment with one in the task file (environment.python)"
-            )
+        program = _program_of(env)
         workspace = _places.directory(call.workspace, ".")
         requests_there, self._requests = os.pipe()
         self._answers, answers_there = os.pipe()
@@ -197,11 +212,11 @@ class Interpreter:
             os.close(answers_there)
         self._env = env
 
-    def _exchange(self, code: str, kept: Kept, answer: bytearray, deadline: float) -> Ended:
+    def _exchange(self, request: Json, kept: Kept, answer: bytearray, deadline: float) -> Ended:
         process = self._process
         assert process is not None and process.stdout is not None
         # A long request fills the pipe before a busy interpreter reads it: write beside reading.
-        sender = threading.Thread(target=_send, args=(self._requests, code), daemon=True)
+        sender = threading.Thread(target=_send, args=(self._requests, request), daemon=True)
         sender.start()
         pump = Pump(process, {process.stdout.fileno(): kept.add, self._answers: answer.extend})
         ended = pump.run(
@@ -269,6 +284,16 @@ class Interpreter:
         return self._process.wait()
 
 
+def _program_of(env: Mapping[str, str]) -> str:
+    program = _program(env["PATH"])
+    if program is None:
+        raise ToolRefused(
+            f"there is no python3 or python on the task's PATH {env['PATH']!r}; "
+            "name an environment with one in the task file (environment.python)"
+        )
+    return program
+
+
 def _program(path: str) -> str | None:
     """The task's python3, or else its python. (Importing shutil costs a worker 3 ms.)"""
     candidates = (
@@ -288,8 +313,8 @@ def _driver() -> str:
         return "import sys; sys.path[:] = filter(None, sys.path)\n" + file.read()
 
 
-def _send(descriptor: int, code: str) -> None:
-    data = msgspec.json.encode({"code": code}) + b"\n"
+def _send(descriptor: int, request: Json) -> None:
+    data = msgspec.json.encode(request) + b"\n"
     with suppress(OSError):
         while data:
             data = data[os.write(descriptor, data) :]
