@@ -12,8 +12,9 @@ import click
 
 from agent_runtime.app import open_sandbox, sandbox_limits
 from agent_runtime.cli.console import note, run_loop, settings_of
+from agent_runtime.egress_rules import NetworkMode
 from agent_runtime.errors import AgentRuntimeError, SandboxUnavailable, UsageError
-from agent_runtime.ports import DiskQuota, Sandbox, SandboxSpec
+from agent_runtime.ports import DiskQuota, EgressRecord, Sandbox, SandboxSpec
 from agent_runtime.resources import (
     DISK_BYTES_MAX,
     DISK_BYTES_MIN,
@@ -51,6 +52,8 @@ def sandbox() -> None:
 Examples:
   agent-runtime sandbox exec --workspace . -- python -m pytest -q
   agent-runtime sandbox exec --workspace . --timeout 60 -- sh -c 'make && make test'
+  agent-runtime sandbox exec --workspace . --egress pypi.org --egress files.pythonhosted.org \\
+      --show-egress -- python -m pip download six
   echo 'print(1)' | agent-runtime sandbox exec --workspace . -- python -
 
 \b
@@ -86,6 +89,24 @@ Exit codes:
     "environment gets in.",
 )
 @click.option(
+    "--egress",
+    multiple=True,
+    metavar="RULE",
+    help="What the command may reach, as policy.egress of a task has it: HOST[:PORT], *.SUFFIX, an "
+    "address or a network; may be given several times. Default: nothing.",
+)
+@click.option(
+    "--network",
+    type=click.Choice(["none", "restricted", "full"]),
+    help="full: every public host, besides --egress. Default: restricted with --egress, else none.",
+)
+@click.option(
+    "--show-egress",
+    is_flag=True,
+    help="Tell on stderr of every connection that the command asks for: whether it was made, and "
+    "if not, why.",
+)
+@click.option(
     "--unsafe-no-sandbox",
     is_flag=True,
     help="Run the command with no protection at all, with your own rights.",
@@ -98,10 +119,13 @@ def sandbox_exec(
     timeout: float | None,
     python: str | None,
     variables: tuple[str, ...],
+    egress: tuple[str, ...],
+    network: NetworkMode | None,
+    show_egress: bool,
     unsafe_no_sandbox: bool,
     argv: tuple[str, ...],
 ) -> int:
-    """Run one command in the sandbox: no network, no secrets, only DIR is writable.
+    """Run one command in the sandbox: no network but --egress, no secrets, only DIR is writable.
 
     ARGV is taken as it is, without a shell; stdin, stdout and stderr are the caller's. When the
     command ends, everything that it started is dead.
@@ -110,6 +134,12 @@ def sandbox_exec(
 
     async def do() -> int:
         directory = _directory(workspace)
+        mode = _network(network, egress)
+        if mode != "none" and unsafe_no_sandbox:
+            raise UsageError(
+                "--egress and --network are rules of the sandbox: without one the command has the "
+                "machine's network; leave them out, or --unsafe-no-sandbox"
+            )
         settings = settings_of(ctx.find_root())
         chosen = await _chosen(open_sandbox(settings, unsafe_no_sandbox=unsafe_no_sandbox))
         spec = SandboxSpec(
@@ -119,6 +149,9 @@ def sandbox_exec(
             python=_python(workspace, python),
             env=env,
             chown=False,
+            network=mode,
+            egress=egress,
+            egress_heard=_tell if show_egress else None,
             limits=sandbox_limits(settings),
         )
         return await chosen.run_attached(spec, list(argv), deadline_seconds=timeout)
@@ -197,6 +230,31 @@ def remove_workspace(directory: str) -> int:
         )
     quota.remove(path)
     return 0
+
+
+def _network(network: NetworkMode | None, egress: Sequence[str]) -> NetworkMode:
+    if network is None:
+        return "restricted" if egress else "none"
+    if network == "none" and egress:
+        raise UsageError("--egress allows nothing with --network none; leave one of them out")
+    if network == "restricted" and not egress:
+        raise UsageError("--network restricted needs what may be reached, as --egress pypi.org")
+    return network
+
+
+def _tell(record: EgressRecord) -> None:
+    """One decision about a connection, on a line."""
+    parts = [f"egress: {record.kind}", record.method]
+    if record.host:
+        parts.append(f"{record.host}:{record.port}")
+    if record.address and record.address != record.host:
+        parts.append(f"({record.address})")
+    if record.via:
+        parts.append(f"via {record.via}")
+    if record.kind == "closed":
+        parts.append(f"{record.bytes_sent} bytes out, {record.bytes_received} in")
+    said = " ".join(part for part in parts if part)
+    note(said + (f": {record.reason}" if record.reason else ""))
 
 
 def _variable(text: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ import pytest
 
 from agent_runtime.sandboxes.bubblewrap import BubblewrapSandbox
 from tests.cli.helpers import UNSAFE, Cli
+from tests.sandboxes.web import ADDRESS, serving
 
 
 @pytest.fixture(params=["bubblewrap", "unsafe"])
@@ -54,3 +55,44 @@ def test_what_cannot_start_is_125_with_the_way_out(cli: Cli) -> None:
     wrong = cli("sandbox", "exec", "--workspace", ".", "--python", "nowhere", "--", "true")
     assert wrong.code == 125 and "bin/python" in wrong.err
     assert cli("sandbox", "exec", "--", "true").code == 2
+
+
+@pytest.mark.parametrize("execute", ["bubblewrap"], indirect=True)
+def test_egress_is_what_was_named_and_every_decision_is_told(
+    cli: Cli, execute: list[str], tmp_path: Path
+) -> None:
+    """A port is a port, and the flag alone decides whether stderr is the command's own."""
+    cli.env |= dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"), "")
+    (tmp_path / "hello").write_text("hello from outside", encoding="utf-8")
+    fetch = "import urllib.request as u, sys; print(u.urlopen(sys.argv[1]).read().decode())"
+    with serving(tmp_path) as (_, port):
+        allowed = [*execute, "--egress", f"{ADDRESS}:{port}"]
+        command = ["--", "python3", "-c", fetch, f"http://{ADDRESS}:{port}/hello"]
+        done = cli(*allowed, "--show-egress", *command)
+        assert (done.code, done.out) == (0, "hello from outside\n")
+        opened, closed = done.err.splitlines()
+        assert opened == f"egress: opened GET {ADDRESS}:{port}"
+        assert closed.startswith(f"egress: closed GET {ADDRESS}:{port} 0 bytes out, ")
+        done = cli(*allowed, *command)
+        assert (done.code, done.err) == (0, "")
+        done = cli(*allowed, "--show-egress", *command[:-1], f"http://{ADDRESS}:1/")
+        assert done.code == 1
+        assert f"egress: refused GET {ADDRESS}:1: {ADDRESS}:1 is not allowed by" in done.err
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--egress", "http://a.org"], "the rule 'http://a.org' is a host with an optional port"),
+        (["--network", "restricted"], "needs what may be reached, as --egress pypi.org"),
+        (["--network", "none", "--egress", "a.org"], "leave one of them out"),
+        (["--egress", "a.org", UNSAFE], "rules of the sandbox"),
+    ],
+)
+@pytest.mark.parametrize("execute", ["bubblewrap"], indirect=True)
+def test_egress_that_cannot_be_is_125_and_named(
+    cli: Cli, execute: list[str], options: list[str], problem: str
+) -> None:
+    done = cli(*execute, *options, "--", "true")
+    assert done.code == 125
+    assert problem in done.err
