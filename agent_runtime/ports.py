@@ -399,6 +399,8 @@ class SandboxSpec:
     """Rules as in `policy.egress`: what `restricted` may reach, and `full` beside the public."""
     egress_heard: Callable[[EgressRecord], None] | None = None
     """Called on the event loop for every record; must not block. `OSError`: it is not made."""
+    egress_redacted: Callable[[str], str] | None = None
+    """Takes secrets out of a host or a reason before anybody keeps it."""
     limits: SandboxLimits = SandboxLimits()
 
 

@@ -1,7 +1,7 @@
 """Taking secrets out of what is kept: outputs, messages, files.
 
-A secret is looked for as it is, and in the forms that programs usually give it: quoted for a URL,
-in base64 (alone, or as a user's password in between), in hexadecimal. What a program does beyond
+A secret is looked for as it is, and in the forms that programs usually give it: in lower case,
+quoted for a URL, in base64 (alone, or as a user's password in between), in hexadecimal. What a program does beyond
 that, such as compressing it, is not seen.
 """
 
@@ -60,6 +60,7 @@ def _forms(value: str) -> set[bytes]:
     raw = value.encode()
     forms = {
         raw,
+        value.lower().encode(),  # as a part of a host's name
         quote(value, safe="").encode(),
         quote_plus(value).encode(),
         json.dumps(value)[1:-1].encode(),

@@ -34,6 +34,11 @@ def test_no_usual_form_of_a_secret_is_left(secret: str, before: bytes, after: by
         assert not redactor.is_in(cleaned.replace(b"[secret TOKEN]", b""))
 
 
+def test_a_secret_in_the_name_of_a_host_is_found_in_lower_case() -> None:
+    redactor = Redactor({"TOKEN": "AbC-123"})
+    assert redactor.text("abc-123.example.org") == "[secret TOKEN].example.org"
+
+
 def test_the_longest_secret_goes_first() -> None:
     redactor = Redactor({"SHORT": "abcdef", "LONG": "abcdef-and-more"})
     assert redactor.text("abcdef-and-more abcdef") == "[secret LONG] [secret SHORT]"

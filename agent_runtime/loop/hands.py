@@ -158,6 +158,7 @@ class Hands:
             ),
             self.ports.sandbox,
             limits=self.limits,
+            heard=self.egress.hear("setup"),
         )
 
     async def redactor(self) -> Redactor:
@@ -198,6 +199,7 @@ class Hands:
             network=policy.network,
             egress=tuple(policy.egress),
             egress_heard=self.egress.hear(),
+            egress_redacted=(await self.redactor()).text,
         )
         if not workspace.path:
             return spec

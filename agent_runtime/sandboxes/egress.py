@@ -17,7 +17,7 @@ import resource
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import anyio
@@ -585,6 +585,8 @@ class Gate:
         records = RecordFile(state_dir, spec.owner_id)
 
         def report(record: EgressRecord) -> None:
+            if (redacted := spec.egress_redacted) is not None:
+                record = replace(record, host=redacted(record.host), reason=redacted(record.reason))
             written = records.write(record)
             if spec.egress_heard is not None:
                 spec.egress_heard(written)
