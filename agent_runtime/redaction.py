@@ -1,8 +1,8 @@
 """Taking secrets out of what is kept: outputs, messages, files.
 
 A secret is looked for as it is, and in the forms that programs usually give it: in lower case,
-quoted for a URL, in base64 (alone, or as a user's password in between), in hexadecimal. What a program does beyond
-that, such as compressing it, is not seen.
+quoted for a URL, in base64 (alone, or as a user's password in between), in hexadecimal. What a
+program does beyond that, such as compressing it, is not seen.
 """
 
 from __future__ import annotations
