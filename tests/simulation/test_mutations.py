@@ -181,7 +181,7 @@ def store_it_later(patch: pytest.MonkeyPatch) -> None:
         (forget_on_crash, "decided differently"),
         (skip_an_append, "CorruptLog"),
         (never_reap, "earlier owner's sandbox is alive"),
-        (never_restore, "tree"),
+        (never_restore, "half a write is left"),
         (new_key_for_every_run, "under two keys"),
         (one_key_for_all, "key"),
         (approve_anything, "is not what was asked"),
