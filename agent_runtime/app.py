@@ -11,7 +11,14 @@ from agent_runtime import plugins
 from agent_runtime.bus import LocalBus
 from agent_runtime.clock import SystemClock
 from agent_runtime.errors import ConfigError
-from agent_runtime.ports import Ports, Sandbox, SandboxCeiling, SandboxLimits, Store
+from agent_runtime.ports import (
+    ArtifactLimits,
+    Ports,
+    Sandbox,
+    SandboxCeiling,
+    SandboxLimits,
+    Store,
+)
 from agent_runtime.resources import bounded
 from agent_runtime.runtime import Runtime
 from agent_runtime.sandboxes.egress_records import EgressFiles
@@ -62,6 +69,9 @@ async def open_runtime(
                 sandbox_limits=sandbox_limits(settings),
                 sandbox_ceiling=sandbox_ceiling(settings),
                 egress_files=EgressFiles(directory),
+                artifact_limits=ArtifactLimits(
+                    files=settings.artifact_files, bytes=settings.artifact_bytes
+                ),
             )
             yield Runtime(ports, state_dir=directory)
     finally:

@@ -5,15 +5,17 @@ All of it is a fold of the log; nothing here is stored a second time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import msgspec
 
 from agent_runtime import __version__
 from agent_runtime.loop import events as e
+from agent_runtime.loop.evolve import fold
 from agent_runtime.loop.grades import grade_of
 from agent_runtime.loop.reached import told
-from agent_runtime.loop.state import State, status_of
+from agent_runtime.loop.state import State, missing_artifacts, status_of
 from agent_runtime.types import BlobId, Json, Row, Status, TreeId
 
 
@@ -24,9 +26,13 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     task_id: str
     status: str
     reason: str
+    run: int = 1
+    """Each `Continued` begins another one."""
     branch: str | None = None
     patch: str | None = None
     certificate: str | None = None
+    artifacts: list[Json] = []
+    missing_artifacts: list[str] = []
     failed_checks: list[str] = []
     protected_files: list[str] = []
     unknown_effects: list[Json] = []
@@ -44,7 +50,7 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
 def result_of(state: State, *, patch: str | None = None, certificate: str | None = None) -> Result:
     """The result of a task as far as it is."""
     status, reason = status_of(state)
-    found = state.verification
+    found, kept = state.verification, state.kept
     protected = list(found.protected_changed) if found else []
     for step in state.steps.values():
         if step.result is not None and step.result.kind == "refused":
@@ -53,8 +59,11 @@ def result_of(state: State, *, patch: str | None = None, certificate: str | None
         task_id=state.task_id,
         status=status,
         reason=reason,
+        run=state.run,
         patch=patch,
         certificate=certificate,
+        artifacts=[msgspec.to_builtins(artifact) for artifact in kept.artifacts] if kept else [],
+        missing_artifacts=list(kept.missing) if kept else [],
         failed_checks=[c.id for c in found.checks if not c.ok] if found else [],
         protected_files=protected,
         unknown_effects=[
@@ -76,6 +85,7 @@ def certificate_of(state: State, rows: Sequence[Row]) -> dict[str, Json] | None:
     return {
         "version": 1,
         "task_id": state.task_id,
+        "run": state.run,
         "goal": state.task.goal,
         "status": status,
         "reason": reason,
@@ -141,13 +151,25 @@ def trees_named(events: Sequence[e.AnyEvent]) -> list[TreeId]:
         match event:
             case e.WorkspaceOpened(base_tree=tree):
                 base = tree
-            case e.CallReturned(tree_after=tree) if tree:
+            case e.CallReturned(tree_after=tree) | e.WorkKept(tree=tree) if tree:
                 last = tree
             case e.VerificationEnded(tree=tree) if tree:
                 verified += [event.base_tree, tree]
             case _:
                 pass
     return [TreeId(tree) for tree in dict.fromkeys((base, *verified, last)) if tree]
+
+
+def earlier_ends(
+    state: State, rows: Sequence[Row], events: Sequence[e.AnyEvent]
+) -> Iterator[tuple[State, Sequence[Row]]]:
+    """State and log of a task at the end of each run that was continued since, oldest first."""
+    folded, at = State(task_id=state.task_id), 0
+    for run in state.earlier:
+        pairs = ((event, row.at_us) for event, row in zip(events, rows, strict=True))
+        folded = fold(islice(pairs, at, run.ended_seq), folded)
+        at = run.ended_seq
+        yield folded, rows[:at]
 
 
 def claims_hold(state: State) -> str | None:
@@ -157,6 +179,8 @@ def claims_hold(state: State) -> str | None:
     found = state.verification
     if found is None or not found.checks or not all(check.ok for check in found.checks):
         return "the task is said to have succeeded, and no verification in the log shows it"
+    if missing := missing_artifacts(state):
+        return f"the task is said to have succeeded, and it left no {missing[0]!r}"
     if found.suspects:
         return "the task is said to have succeeded, and its work reaches for the test runner"
     if found.protected_changed:

@@ -8,7 +8,7 @@ checked in `loop.discover`. How the loop walks a plan is in `loop.actions` and `
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, pairwise
 from typing import Final
 
@@ -28,27 +28,41 @@ _OF_TOOLS = ("args", "expect", "effect", "retry", "alternative", "when")
 
 
 def check_plan(
-    steps: Sequence[StepSpec], problems: Problems, *, path: Path, has_model: bool
+    steps: Sequence[StepSpec],
+    problems: Problems,
+    *,
+    path: Path,
+    has_model: bool,
+    earlier: Mapping[str, bool] = {},
 ) -> None:
-    """Tell what is wrong with a plan. Steps that are wrong themselves are drafts (see `shapes`)."""
+    """Tell what is wrong with a plan. Steps that are wrong themselves are drafts (see `shapes`).
+
+    `earlier` are the steps of a task that is continued, by id, and whether they came out well.
+    """
     if not steps and not problems.at(path):
         problems.add(path, "must hold at least one step; leave `plan` out to have one made")
     if len(steps) > STEPS_MAX:
         problems.add(path, f"must hold at most {STEPS_MAX} steps, got {len(steps)}")
         return
-    _Plan(steps, problems, path, has_model).check()
+    _Plan(steps, problems, path, has_model, earlier).check()
 
 
 class _Plan:
     """A plan under examination. Where an id stands twice, it means the first."""
 
     def __init__(
-        self, steps: Sequence[StepSpec], problems: Problems, path: Path, has_model: bool
+        self,
+        steps: Sequence[StepSpec],
+        problems: Problems,
+        path: Path,
+        has_model: bool,
+        earlier: Mapping[str, bool],
     ) -> None:
         self.steps = steps
         self.problems = problems
         self.path = path
         self.has_model = has_model
+        self.earlier = earlier
         self.index: dict[str, int] = {}
         for at, step in enumerate(steps):
             self.index.setdefault(step.id, at)
@@ -84,6 +98,12 @@ class _Plan:
                 path,
                 f"must be a letter or _ followed by at most 63 letters, digits or _ (templates "
                 f"name it: steps.{_as_id(step.id)}.output), got {shown(step.id)}",
+            )
+        elif step.id in self.earlier:
+            self.problems.add(
+                path,
+                f"must be new; {step.id!r} was a step of the task's earlier plan, whose result is "
+                "read by that name",
             )
         elif (first := self.index[step.id]) != at:
             text = f"must be unique; {step.id!r} is also the id of plan.steps[{first}]"
@@ -126,7 +146,10 @@ class _Plan:
             if need in seen:
                 self.problems.add(path, f"{need!r} is named twice; keep one")
             seen.add(need)
-            if need not in self.index:
+            if need not in self.index and need in self.earlier:
+                if not self.earlier[need]:
+                    self.problems.add(path, self._spent(need))
+            elif need not in self.index:
                 self.problems.add(path, self._missing(need, "a step needs steps of the same plan"))
             elif (owner := self.owner.get(need)) is not None:
                 # Also for its owner: it would wait for what runs only after it.
@@ -154,8 +177,11 @@ class _Plan:
             )
             self.problems.add(path, text)
 
+    def _spent(self, step_id: str) -> str:
+        return f"{step_id!r} did not come out well in the earlier plan, so it has no result"
+
     def _missing(self, word: str, rule: str) -> str:
-        hint = self.problems.hint(word, self.index)
+        hint = self.problems.hint(word, [*self.index, *self.earlier])
         return f"{rule}, and none has the id {shown(word)}{hint}"
 
     # ---- the graph -----------------------------------------------------------------------
@@ -210,14 +236,21 @@ class _Plan:
         for fault in faults:
             yield path, fault
         for name, key in found:
-            if name not in self.index:
+            if name not in self.index and name not in self.earlier:
                 yield path, self._missing(name, "a template reads steps of the same plan")
-            elif before is not None and not before[at] >> self.index[name] & 1:
+            elif name not in self.index and not self.earlier[name]:
+                yield path, self._spent(name)
+            elif (
+                name in self.index and before is not None and not self._is_before(before, at, name)
+            ):
                 yield path, self._unreached(at, name)
             elif key and key not in RESULT_KEYS:
                 hint = self.problems.hint(key, RESULT_KEYS)
                 known = ", ".join(RESULT_KEYS)
                 yield path, f"a step's result has no {key!r}{hint} (known: {known})"
+
+    def _is_before(self, before: Sequence[int], at: int, name: str) -> bool:
+        return bool(before[at] >> self.index[name] & 1)
 
     def _unreached(self, at: int, name: str) -> str:
         step_id = self.steps[at].id

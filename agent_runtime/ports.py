@@ -543,6 +543,44 @@ class Change:
     kind: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftWork:
+    """What an ended run left, to be gone on with: its own base, and the last tree."""
+
+    base_commit: str
+    base_tree: TreeId
+    tree: TreeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactLimits:
+    """Of one task's artifacts together."""
+
+    files: int = 1000
+    bytes: int = 256 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundFile:
+    """A regular file of a tree, with the SHA-256 of its content in hex."""
+
+    path: str
+    bytes: int
+    sha256: str
+    executable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundFiles:
+    """What patterns mean in a tree, sorted by path."""
+
+    files: tuple[FoundFile, ...] = ()
+    missing: tuple[str, ...] = ()
+    """Patterns of which nothing is among `files`."""
+    left_out: tuple[str, ...] = ()
+    """What matched and is not among `files`, and why, in words."""
+
+
 class Workspaces(Protocol):
     """Working copies, versioned in a private store that no sandbox sees.
 
@@ -554,13 +592,23 @@ class Workspaces(Protocol):
         """Refuse what no `open` could use, as far as a quick look tells; nothing is made."""
 
     async def open(
-        self, task_id: TaskId, spec: WorkspaceSpec, *, disk: DiskQuota | None = None
+        self,
+        task_id: TaskId,
+        spec: WorkspaceSpec,
+        *,
+        disk: DiskQuota | None = None,
+        left: LeftWork | None = None,
     ) -> OpenedWorkspace:
         """Make the working clone, or find the one that a first, interrupted `open` finished.
 
         Waits while another task owns an in-place directory. `disk` is the first `open`'s or
-        `scratch`'s to say; where it cannot be had, `notes` say so.
+        `scratch`'s to say; where it cannot be had, `notes` say so. With `left` the clone is made
+        from that commit and holds that tree, and it has the commits of the earlier run, or the
+        notes say why not. An in-place directory is taken as it is.
         """
+
+    async def require(self, task_id: TaskId, trees: Sequence[TreeId]) -> None:
+        """Are these trees still kept? `WorkspaceError` if not."""
 
     async def snapshot(self, task_id: TaskId) -> TreeId:
         """The tree of the workspace now: raw bytes of everything but `.git`."""
@@ -573,6 +621,29 @@ class Workspaces(Protocol):
 
     async def patch(self, task_id: TaskId, before: TreeId, after: TreeId) -> bytes:
         """A binary-safe patch that `git apply` takes."""
+
+    async def find(
+        self, task_id: TaskId, tree: TreeId, patterns: Sequence[str], *, limits: ArtifactLimits
+    ) -> FoundFiles:
+        """The files that globs below the workspace mean. No link is followed, none is a file."""
+
+    async def without_ignored(
+        self, task_id: TaskId, tree: TreeId, *, base: TreeId, patterns: Sequence[str]
+    ) -> TreeId:
+        """`tree` without the new files that `patterns` mean and a `.gitignore` of `base` names."""
+
+    async def take_out(
+        self, task_id: TaskId, tree: TreeId, paths: Sequence[str], target: str
+    ) -> None:
+        """Write files of a tree below the directory `target`, which is made if need be.
+
+        All or none: a path that is none, and a file that is there with another content, are refused
+        before anything is written. What lies at `target` is never followed out of it.
+
+        Raises:
+            UsageError: `target` cannot be written.
+            Conflict: a file is in the way.
+        """
 
     async def pack(self, task_id: TaskId, trees: Sequence[TreeId]) -> bytes:
         """These trees with all their files as one text of bytes, for `unpack` elsewhere."""
@@ -792,3 +863,4 @@ class Ports:
     sandbox_ceiling: SandboxCeiling = SandboxCeiling()
     """What no task may ask more of."""
     egress_files: EgressFiles | None = None
+    artifact_limits: ArtifactLimits = ArtifactLimits()

@@ -73,6 +73,7 @@ def report_of(
         Section("What did not go as planned", tuple(_turns(events))),
         Section("Checks", _checks(state, events)),
         Section("Not checked", _not_checked(state, events), warns=True),
+        Section("Artifacts", _artifacts(state)),
         Section("Unknown effects", _unknown(state), warns=bool(state.unknown)),
         Section("Approvals and messages", _people(log)),
         Section("Network", _network(state, events)),
@@ -95,6 +96,9 @@ def report_of(
 
 def _result(state: State, status: Status, reason: str) -> tuple[Item, ...]:
     items: list[Item] = [(f"status: {status}", *((": ", _prose(reason)) if reason else ()))]
+    for number, run in enumerate(state.earlier, 1):
+        status_then, why = run.conclusion.status, _prose(run.conclusion.reason)
+        items.append((f"superseded, run {number}: {status_then}, ", why, "; it was continued"))
     if not state.ended:
         items.append(("the task has not ended: this report tells what is known up to now",))
     if state.conclusion is not None and state.cleaned is not None:
@@ -160,6 +164,8 @@ def _turns(events: Sequence[e.AnyEvent]) -> Iterator[Item]:
                 owners += 1
                 if owners > 1:
                     yield ("driven on by owner number ", quote(str(event.epoch)))
+            case e.Continued():
+                owners = 0
             case e.RecoveryChosen():
                 what = ("step ", quote(event.step_id)) if event.step_id else ("the task",)
                 why = _prose(event.reason or event.kind)
@@ -264,6 +270,8 @@ def _not_checked(state: State, events: Sequence[e.AnyEvent]) -> tuple[Item, ...]
         items += _environment(state)
     if outside := _daemon_tools(state, events):
         items.append(("tools that ran outside of the sandbox: ", quote(", ".join(outside))))
+    if state.kept is not None and state.kept.artifacts:
+        items.append(("artifacts: no check has looked at them",))
     items.append(_confined(workspace))
     return tuple(items)
 
@@ -315,6 +323,19 @@ def _may_have_lost_tests(check: e.CheckResult) -> bool:
     return check.passed is not None and check.min_passed is None and not compared
 
 
+def _artifacts(state: State) -> tuple[Item, ...]:
+    """Files beside the patch; those that were wanted and are not there."""
+    kept = state.kept
+    if kept is None:
+        return ()
+    items: list[Item] = [
+        (quote(file.path), f": {file.bytes} bytes, SHA-256 ", quote(file.sha256))
+        for file in kept.artifacts
+    ]
+    items += [("no file matches ", quote(pattern)) for pattern in kept.missing]
+    return (*items, *(("left out: ", _prose(said)) for said in kept.left_out))
+
+
 def _unknown(state: State) -> tuple[Item, ...]:
     return tuple(
         ("call ", quote(u.call_id), " of tool ", quote(u.tool), ": ", _prose(u.message))
@@ -348,6 +369,9 @@ def _people(log: Sequence[tuple[int, e.AnyEvent]]) -> tuple[Item, ...]:
                 items.append((when, quote(event.by), " paused the task"))
             case e.ResumeRequested():
                 items.append((when, quote(event.by), " let the task go on"))
+            case e.Continued():
+                why = (": ", _prose(event.message)) if event.message else ()
+                items.append((when, quote(event.by), " continued the task", *why))
             case e.Steered():
                 items.append((when, quote(event.by), " said ", _prose(event.message)))
             case _:
@@ -399,6 +423,12 @@ def _cost(state: State, log: Sequence[tuple[int, e.AnyEvent]]) -> tuple[Item, ..
         (f"US dollars: {usage.usd:.4f} of at most {limits.usd:g}",),
         (f"seconds running: {usage.running_us / 1e6:.1f} of at most {limits.seconds:g}",),
     ]
+    if state.earlier:
+        total = state.total
+        items.append(
+            (f"all {state.run} runs together: {total.steps} steps, {total.tokens} tokens, "
+             f"{total.usd:.4f} US dollars, {total.running_us / 1e6:.1f} seconds",)
+        )  # fmt: skip
     if log:
         items.append((f"from {_at(log[0][0])} to {_at(log[-1][0])}",))
     return tuple(items)

@@ -7,6 +7,7 @@ the supervisor's.
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 
@@ -16,6 +17,7 @@ from agent_runtime.certificate import (
     blobs_named,
     certificate_of,
     claims_hold,
+    earlier_ends,
     result_of,
 )
 from agent_runtime.errors import (
@@ -30,6 +32,7 @@ from agent_runtime.errors import (
 )
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
+from agent_runtime.loop.continuing import continuation
 from agent_runtime.loop.discover import discover, unknown_names
 from agent_runtime.loop.evolve import fold
 from agent_runtime.loop.hands import furnished
@@ -37,14 +40,15 @@ from agent_runtime.loop.journal import append_fact
 from agent_runtime.loop.state import State, status_of
 from agent_runtime.loop.submission import submit
 from agent_runtime.loop.supervisor import Supervisor
-from agent_runtime.ports import Ports
+from agent_runtime.ports import ArtifactLimits, Ports
 from agent_runtime.report import Report, report_of
 from agent_runtime.resources import above
-from agent_runtime.results import ResultFiles
+from agent_runtime.results import ResultFiles, RunFiles
 from agent_runtime.transfer import Imported, export_task, import_task
 from agent_runtime.types import (
     TERMINAL_STATUSES,
     BlobId,
+    ContinuationSpec,
     Json,
     Row,
     TaskId,
@@ -81,6 +85,16 @@ class Runtime:
                 nothing was stored.
             ConfigError: a model is named, and no adapter can reach it.
         """
+        await self._refuse_what_cannot_run(spec)
+        return await submit(
+            spec,
+            self.ports.store,
+            self.ports.clock,
+            submitted_by=submitted_by,
+            idempotency_key=idempotency_key,
+        )
+
+    async def _refuse_what_cannot_run(self, spec: TaskSpec) -> None:
         problems = discover(spec, self.ports.toolbox).problems
         problems += unknown_names(spec, self.ports.toolbox)
         problems += above(spec.environment.resources, self.ports.sandbox_ceiling)
@@ -100,13 +114,35 @@ class Runtime:
             except WorkspaceError as error:
                 key = "" if str(error).startswith("workspace.") else "workspace.repo: "
                 raise UsageError(f"{key}{error}") from error
-        return await submit(
-            spec,
-            self.ports.store,
-            self.ports.clock,
-            submitted_by=submitted_by,
-            idempotency_key=idempotency_key,
-        )
+
+    async def continue_task(self, task_id: TaskId, wish: ContinuationSpec, *, by: str) -> State:
+        """Re-open an ended task with a new allotment, durable on return; nothing of it runs yet.
+
+        Of several at once one wins. The result that it had is superseded: its files get the number
+        of its run.
+
+        Raises:
+            Conflict: it has not ended, or the versions of its workspace are gone.
+            UsageError: there is nothing to do, the plan does not fit, the repository is missing.
+            ConfigError: a model is named, and no adapter can reach it.
+        """
+        state = await self.state(task_id)
+        await self._refuse_what_cannot_run(continuation(state, wish))
+        if state.workspace is not None and state.workspace.path:
+            trees = {TreeId(state.workspace.base_tree), TreeId(state.tree)}
+            try:
+                await self.ports.workspaces.require(task_id, sorted(trees))
+            except DiskFull:
+                raise
+            except WorkspaceError as error:
+                raise Conflict(f"task {task_id!r} cannot be continued: {error}") from error
+
+        def make(state: State) -> e.InputEvent:
+            return e.Continued(by=by, message=wish.message, spec=continuation(state, wish))
+
+        after = await append_fact(self.ports.store, self.ports.clock, self.ports.bus, task_id, make)
+        await self._files.supersede(task_id, _ends(after))
+        return after
 
     async def drive(self, task_id: TaskId) -> State:
         """Drive one task here as far as it goes: to its end, or until it waits or is paused.
@@ -117,7 +153,10 @@ class Runtime:
         """
         summary = await self.ports.store.summary(task_id)
         if summary.status in TERMINAL_STATUSES:
-            raise Conflict(f"task {task_id!r} has ended: it is {summary.status}")
+            raise Conflict(
+                f"task {task_id!r} has ended: it is {summary.status}; "
+                f"`agent-runtime continue {task_id}` opens it again"
+            )
         return await self.supervisor.run_task(task_id)
 
     async def find(self, name: str) -> TaskId:
@@ -163,7 +202,10 @@ class Runtime:
         return await self.ports.store.load(task_id, after)
 
     async def follow(self, task_id: TaskId, after: int = 0) -> AsyncIterator[Row]:
-        """Stored events, and new ones as they come, from any process; ends with the task."""
+        """Stored events, and new ones as they come, from any process; ends with the task.
+
+        What was there before a task was continued does not end it.
+        """
         store = self.ports.store
         while True:
             # Events first: a write between the two reads is then seen by the next round.
@@ -171,8 +213,8 @@ class Runtime:
             for row in rows:
                 after = row.seq
                 yield row
-                if row.type == e.TaskEnded.__name__:
-                    return
+            if rows and rows[-1].type == e.TaskEnded.__name__:
+                return
             if not rows:
                 await store.wait_changed(FOLLOW_SECONDS)
 
@@ -238,6 +280,7 @@ class Runtime:
         patch_path = certificate_path = None
         certificate = certificate_of(state, rows)
         found = state.verification
+        await self._files.supersede(task_id, _ends(state))
         if state.ended and certificate is not None and found is not None:
             patch = await self.ports.store.get_blob(BlobId(found.patch_blob))
             try:
@@ -251,9 +294,10 @@ class Runtime:
                 ) from error
         return result_of(state, patch=patch_path, certificate=certificate_path)
 
-    async def certificate(self, task_id: TaskId) -> dict[str, Json]:
-        """The evidence. `NotFound` if nothing was verified."""
-        state, rows, _ = await self._load(task_id)
+    async def certificate(self, task_id: TaskId, *, seq: int | None = None) -> dict[str, Json]:
+        """The evidence, as it was at event `seq`. `NotFound` if nothing was verified."""
+        rows = (await self.ports.store.load(task_id))[:seq]
+        state = _folded(task_id, rows)[0]
         certificate = certificate_of(state, rows)
         if certificate is None:
             raise NotFound(f"task {task_id!r} has no certificate: nothing of it was verified")
@@ -275,13 +319,8 @@ class Runtime:
             return await self.ports.store.get_blob(BlobId(state.verification.patch_blob))
         if state.workspace is None or not state.workspace.base_tree:
             return b""
-        tree = state.workspace.base_tree
-        for row in await self.ports.store.load(task_id):
-            event = codec.decode(row)
-            if isinstance(event, e.CallReturned) and event.tree_after:
-                tree = event.tree_after
         return await self.ports.workspaces.patch(
-            task_id, TreeId(state.workspace.base_tree), TreeId(tree)
+            task_id, TreeId(state.workspace.base_tree), TreeId(state.tree)
         )
 
     async def verify(self, task_id: TaskId) -> VerifyReport:
@@ -314,19 +353,51 @@ class Runtime:
                 await self.ports.store.get_blob(blob_id)
             except (CorruptLog, NotFound) as error:
                 return fault(f"event {seq} of {task_id!r} names a blob: {error}", seq)
-        if broken := claims_hold(state):
-            return fault(broken, state.seq)
+        runs = [*earlier_ends(state, rows, events), (state, rows)]
+        for at_end, _ in runs:
+            if broken := claims_hold(at_end):
+                return fault(broken, at_end.seq)
+        if path := await self._files.changed(task_id, await self._run_files(runs)):
+            return fault(
+                f"the file {path!r} is not what the log says; the log itself is whole: "
+                f"`agent-runtime diff {task_id}` prints its patch"
+            )
+        if state.kept is not None and (broken := await self._artifacts_changed(task_id, state)):
+            return fault(broken)
         if state.verification is None or not state.verification.tree:
             return VerifyReport(ok=True, task_id=task_id)
         patch = await self.ports.store.get_blob(BlobId(state.verification.patch_blob))
-        certificate = certificate_of(state, rows)
-        if state.ended and certificate is not None:
-            if path := await self._files.changed(task_id, patch, certificate):
-                return fault(
-                    f"the file {path!r} is not what the log says; the log itself is whole: "
-                    f"`agent-runtime diff {task_id}` prints its patch"
-                )
         return await self._verify_trees(task_id, state.verification, patch, fault)
+
+    async def _run_files(self, runs: Sequence[tuple[State, Sequence[Row]]]) -> list[RunFiles]:
+        """What the result files of each run that has ended should hold."""
+        files = []
+        for state, rows in runs:
+            certificate, found = certificate_of(state, rows), state.verification
+            if state.ended and certificate is not None and found is not None:
+                patch = await self.ports.store.get_blob(BlobId(found.patch_blob))
+                number = 0 if state is runs[-1][0] else state.run
+                files.append(RunFiles(number, patch, certificate))
+        return files
+
+    async def _artifacts_changed(self, task_id: TaskId, state: State) -> str:
+        """Why the artifacts are not those that the log names; empty if they are."""
+        kept = state.kept
+        if kept is None or not kept.artifacts:
+            return ""
+        paths = [_literal(artifact.path) for artifact in kept.artifacts]
+        everything = ArtifactLimits(files=len(paths), bytes=1 << 62)
+        try:
+            found = await self.ports.workspaces.find(
+                task_id, TreeId(kept.tree), paths, limits=everything
+            )
+        except (AgentRuntimeError, OSError) as error:
+            return f"the artifacts of {task_id!r} cannot be read: {error}"
+        there = {file.path: file.sha256 for file in found.files}
+        for artifact in kept.artifacts:
+            if there.get(artifact.path) != artifact.sha256:
+                return f"the artifact {artifact.path!r} of {task_id!r} is not what was kept"
+        return ""
 
     async def check_again(self, task_id: TaskId) -> VerifyReport:
         """As `verify`, and then every check again, in new sandboxes on the stored trees.
@@ -380,6 +451,28 @@ class Runtime:
             return fault(f"the patch of {task_id!r} is not the difference of its trees")
         return VerifyReport(ok=True, task_id=task_id)
 
+    async def artifacts(self, task_id: TaskId) -> e.WorkKept | None:
+        """What the newest run kept beside its patch; None if it has not come to that."""
+        return (await self.state(task_id)).kept
+
+    async def take_artifacts(self, task_id: TaskId, directory: str) -> list[str]:
+        """Write the artifacts below `directory`; returns their paths in it.
+
+        Raises:
+            NotFound: there are none.
+            Conflict: another file is in the way; nothing was written.
+            UsageError: `directory` cannot be written.
+            WorkspaceError: they are gone.
+        """
+        kept = await self.artifacts(task_id)
+        if kept is None or not kept.artifacts:
+            raise NotFound(
+                f"task {task_id!r} has kept no artifacts; `artifacts` in its task file names them"
+            )
+        paths = [artifact.path for artifact in kept.artifacts]
+        await self.ports.workspaces.take_out(task_id, TreeId(kept.tree), paths, directory)
+        return paths
+
     async def export_task(self, task_id: TaskId) -> bytes:
         """An ended task as one file, see `transfer.export_task`."""
         return await export_task(task_id, self.ports.store, self.ports.workspaces)
@@ -403,10 +496,25 @@ class Runtime:
 
     async def _load(self, task_id: TaskId) -> tuple[State, list[Row], list[e.AnyEvent]]:
         rows = await self.ports.store.load(task_id)
-        codec.check_chain(rows, task_id=task_id)
-        events = [codec.decode(row) for row in rows]
-        times = (row.at_us for row in rows)
-        return fold(zip(events, times, strict=True), State(task_id=task_id)), rows, events
+        state, events = _folded(task_id, rows)
+        return state, rows, events
+
+
+def _folded(task_id: TaskId, rows: Sequence[Row]) -> tuple[State, list[e.AnyEvent]]:
+    codec.check_chain(rows, task_id=task_id)
+    events = [codec.decode(row) for row in rows]
+    times = (row.at_us for row in rows)
+    return fold(zip(events, times, strict=True), State(task_id=task_id)), events
+
+
+def _ends(state: State) -> list[int]:
+    """Numbers of the events with which its earlier runs ended."""
+    return [run.ended_seq for run in state.earlier]
+
+
+def _literal(path: str) -> str:
+    """The glob that means this very path."""
+    return re.sub(r"([\\*?\[])", r"\\\1", path)
 
 
 def _matches(task_id: str, name: str) -> bool:

@@ -177,6 +177,12 @@ class Settings(BaseSettings):
         dict[str, str], NoDecode, BeforeValidator(_mapped), AfterValidator(_secret_sources)
     ] = {}
     """Names that tasks may ask for, and where each is: env:NAME, file:/path or command:words."""
+    artifact_files: Annotated[int, BeforeValidator(_no_boolean), Field(ge=0, le=100_000)] = 1000
+    """Files that a task may keep as artifacts."""
+    artifact_bytes: Annotated[int, BeforeValidator(_no_boolean), Field(ge=0, le=1 << 40)] = (
+        256 << 20
+    )
+    """All artifacts of a task together."""
     workspace_roots: Annotated[tuple[AbsolutePath, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Directories below which a daemon's tasks may name repositories."""
 

@@ -124,6 +124,8 @@ class Reader:
                 return self._scalar(value, kind, path, note)
 
     def _struct(self, value: Json, kind: kinds.StructType, path: Path, note: str) -> Any:
+        if isinstance(value, str) and (short := getattr(kind.cls, "short", None)):
+            value = {short: value}
         if not isinstance(value, Mapping):
             return self._not_a(value, "a mapping", path, note)
         fields = {f.encode_name: f for f in kind.fields}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -46,10 +46,13 @@ from agent_runtime.shapes import (
 )
 from agent_runtime.types import (
     Alternative,
+    ArtifactSpec,
     Check,
+    ContinuationSpec,
     EnvironmentSpec,
     Expect,
     Limits,
+    LimitsChange,
     Objective,
     Policy,
     ResourcesSpec,
@@ -67,6 +70,7 @@ LABELS_MAX: Final = 64
 EGRESS_RULES_MAX: Final = 500
 COMMANDS_MAX: Final = 100
 SERVICES_MAX: Final = 20
+ARTIFACTS_MAX: Final = 100
 
 
 class _RepositoryFile(Spec, frozen=True, kw_only=True):
@@ -148,6 +152,72 @@ def goal_task(goal: str, repo: str) -> TaskSpec:
     return parse_task({"goal": goal, "workspace": {"repo": repo}}, base_dir=_working_directory())
 
 
+def read_continuation(
+    path: str | None,
+    *,
+    task: TaskSpec,
+    earlier: Mapping[str, bool],
+    message: str = "",
+    limits: Mapping[str, object] = {},
+) -> ContinuationSpec:
+    """What the finished `task` goes on with: a file (`-`: standard input), or words alone.
+
+    `message` and `limits` are the command line's and replace the file's. `earlier` are the task's
+    steps up to now, and whether they came out well: new ones may need those and no other.
+
+    Raises:
+        UsageError: everything that is wrong, a line a problem.
+    """
+    name = "" if path is None else _STDIN_NAME if path == STDIN else path
+    document = Document({}) if path is None else load(decode(_read(path), name=name), name=name)
+    value = document.value
+    if isinstance(value, dict):
+        given = value.get("limits") or {}
+        if isinstance(given, dict) and limits:
+            value = {**value, "limits": {**given, **limits}}
+        if message:
+            value = {**value, "message": message}
+    document = Document(value, document.sources, document.problems)
+    return _continuation(document, task, earlier, name=name)
+
+
+def parse_continuation(
+    document: object, *, task: TaskSpec, earlier: Mapping[str, bool]
+) -> ContinuationSpec:
+    """As `read_continuation`, from a JSON value."""
+    return _continuation(Document(document), task, earlier, name="")
+
+
+def _continuation(
+    document: Document, task: TaskSpec, earlier: Mapping[str, bool], *, name: str
+) -> ContinuationSpec:
+    problems = Problems(document.sources)
+    for path, text, line in document.problems:
+        problems.add(path, text, line=line)
+    value = document.value
+    if not isinstance(value, Mapping):
+        said = f"must hold a mapping with `plan`, for instance, got {shown(value)}"
+        raise UsageError(f"{name}: {said}" if name else f"the continuation {said}")
+    if isinstance(policy := value.get("policy"), Mapping):
+        # What it does not name stays as the task has it.
+        value = {**value, "policy": {**msgspec.to_builtins(task.policy), **policy}}
+    reader = Reader(problems, rules=_CONTINUATION_RULES, notes=_NOTES, retired=_STAYS)
+    draft = reader.read(value, struct_kind(ContinuationSpec), ())
+    assert draft is not BAD and isinstance(draft, ContinuationSpec)
+    if draft.policy is not None:
+        _check_policy(draft.policy, problems)
+    if draft.plan is not None:
+        has_model = bool(task.model or draft.model) or problems.at(("model",))
+        check_plan(
+            draft.plan.steps, problems, path=("plan", "steps"), has_model=has_model,
+            earlier=earlier,
+        )  # fmt: skip
+    _check_objectives(draft.objectives, problems)
+    if problems:
+        raise UsageError("\n".join(problems.lines(name=name)))
+    return draft
+
+
 def _working_directory() -> str:
     try:
         return os.getcwd()
@@ -217,7 +287,16 @@ def _check_together(task: TaskSpec, problems: Problems) -> None:
                 "cannot be false with in_place: the task works on your directory as it is; "
                 "leave one of the two out",
             )
-    policy = task.policy
+    _check_policy(task.policy, problems)
+    if task.plan is not None:
+        check_plan(
+            task.plan.steps, problems, path=("plan", "steps"),
+            has_model=task.model is not None or problems.at(("model",)),
+        )  # fmt: skip
+    _check_objectives(task.objectives, problems)
+
+
+def _check_policy(policy: Policy, problems: Problems) -> None:
     if not problems.at(("policy",)):
         if policy.egress and policy.network == "none":
             problems.add(
@@ -231,13 +310,11 @@ def _check_together(task: TaskSpec, problems: Problems) -> None:
                 "needs the hosts that may be reached, as policy.egress: [pypi.org, "
                 "files.pythonhosted.org], for instance; or say none",
             )
-    if task.plan is not None:
-        check_plan(
-            task.plan.steps, problems, path=("plan", "steps"),
-            has_model=task.model is not None or problems.at(("model",)),
-        )  # fmt: skip
+
+
+def _check_objectives(objectives: Sequence[Objective], problems: Problems) -> None:
     first: dict[str, int] = {}
-    for at, objective in enumerate(task.objectives):
+    for at, objective in enumerate(objectives):
         path = ("objectives", at, "id")
         earlier = first.setdefault(objective.id, at)
         if earlier != at and not problems.at(path):
@@ -366,6 +443,25 @@ def _protect_rule(value: str) -> Told:
         yield (), f"must not hold control characters, got {shown(value)}"
 
 
+def _artifact_rule(value: str) -> Told:
+    if not value.strip().strip("./"):
+        yield (), f"must name files, got {shown(value)}"
+    elif value.startswith("/"):
+        relative = value.lstrip("/")
+        yield (), f"must be relative to the repository, got {shown(value)}; write {relative!r}"
+    elif value.startswith(("~", "!")):
+        yield (), f"must be a path or a glob below the repository, got {shown(value)}"
+    elif ".." in value.split("/"):
+        yield (), f"must not hold '..': only files of the repository are kept, got {shown(value)}"
+    elif _CONTROL.search(value):
+        yield (), f"must not hold control characters, got {shown(value)}"
+
+
+def _artifacts_rule(value: Sequence[ArtifactSpec]) -> Told:
+    if len(value) > ARTIFACTS_MAX:
+        yield (), f"must hold at most {ARTIFACTS_MAX} patterns, got {len(value)}"
+
+
 def _labels_rule(value: Mapping[str, str]) -> Told:
     if len(value) > LABELS_MAX:
         yield (), f"must hold at most {LABELS_MAX} labels, got {len(value)}"
@@ -402,10 +498,12 @@ _RULES: Final[Mapping[tuple[type, str], Rule]] = {
     (TaskSpec, "goal"): filled,
     (TaskSpec, "model"): _model_rule,
     (TaskSpec, "protect"): each(_protect_rule),
+    (TaskSpec, "artifacts"): _artifacts_rule,
     (TaskSpec, "labels"): _labels_rule,
     (TaskSpec, "priority"): between(0, 9),
     (WorkspaceSpec, "repo"): _path_rule,
     (WorkspaceSpec, "ref"): _ref_rule,
+    (ArtifactSpec, "path"): _artifact_rule,
     (EnvironmentSpec, "python"): _path_rule,
     (EnvironmentSpec, "env"): _env_rule,
     (EnvironmentSpec, "setup"): _commands_rule,
@@ -450,6 +548,14 @@ _RULES: Final[Mapping[tuple[type, str], Rule]] = {
     (Policy, "approval_seconds"): above_zero(30 * DAY_SECONDS, called="30 days"),
 }
 
+_CONTINUATION_RULES: Final[Mapping[tuple[type, str], Rule]] = {
+    **_RULES,
+    (ContinuationSpec, "model"): _model_rule,
+    (ContinuationSpec, "protect"): each(_protect_rule),
+    (ContinuationSpec, "artifacts"): _artifacts_rule,
+    **{(LimitsChange, key): _RULES[Limits, key] for key in LimitsChange.__struct_fields__},
+}
+
 _NOTES: Final[Mapping[tuple[type, str], str]] = {
     (ResourcesSpec, "memory"): "write a number and its unit, such as 2GiB",
     (ResourcesSpec, "disk"): "write a number and its unit, such as 2GiB",
@@ -457,3 +563,15 @@ _NOTES: Final[Mapping[tuple[type, str], str]] = {
 
 _RETIRED: Final[Mapping[tuple[type, str], str]] = {}
 """Keys of the contract that this version does not know, and what to do instead."""
+
+_STAYS: Final[Mapping[tuple[type, str], str]] = {
+    (ContinuationSpec, key): f"stays as the task has it; {way_out}"
+    for key, way_out in (
+        ("goal", "write what is wanted now as `message`"),
+        ("workspace", "for another repository, run a new task"),
+        ("environment", "for another one, run a new task"),
+        ("labels", "leave it out"),
+        ("priority", "leave it out"),
+    )
+}
+"""Keys of a task file that a continuation does not have."""

@@ -14,7 +14,13 @@ import anyio
 
 from agent_runtime import __version__, bundles
 from agent_runtime.bundles import Bundle
-from agent_runtime.certificate import blobs_named, certificate_of, claims_hold, trees_named
+from agent_runtime.certificate import (
+    blobs_named,
+    certificate_of,
+    claims_hold,
+    earlier_ends,
+    trees_named,
+)
 from agent_runtime.errors import Conflict, CorruptLog, NotFound
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
@@ -127,8 +133,10 @@ def _check(bundle: Bundle, state: State, events: Sequence[e.AnyEvent]) -> None:
         keys = made if given.get("runtime") == __version__ else ("task_id", "status", "tree", "log")
         if any(given.get(key) != made[key] for key in keys):
             raise fault("its certificate does not say what the log says")
-    if broken := claims_hold(state):
-        raise fault(broken, state.seq)
+    ends = [at_end for at_end, _ in earlier_ends(state, bundle.rows, events)]
+    for at_end in (*ends, state):
+        if broken := claims_hold(at_end):
+            raise fault(broken, at_end.seq)
 
 
 async def _is_here(task_id: TaskId, rows: Sequence[Row], store: Store) -> bool:

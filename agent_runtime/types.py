@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, NewType
+from typing import Any, ClassVar, Literal, NewType
 
 import msgspec
 
@@ -191,6 +191,19 @@ class Objective(Spec, frozen=True, kw_only=True):
     check: Check
 
 
+class ArtifactSpec(Spec, frozen=True, kw_only=True):
+    """Files that the task keeps beside its patch: a glob below the workspace.
+
+    With `required`, a task that leaves none of them does not succeed. A text stands for `path`.
+    """
+
+    short: ClassVar[str] = "path"
+    """The key that a text alone stands for."""
+
+    path: str
+    required: bool = False
+
+
 class Limits(Spec, frozen=True, kw_only=True):
     """What a task may spend. `seconds` counts running time only."""
 
@@ -233,10 +246,33 @@ class TaskSpec(Spec, frozen=True, kw_only=True):
     plan: PlanSpec | None = None
     objectives: list[Objective] = []
     protect: list[str] = []
+    artifacts: list[ArtifactSpec] = []
     limits: Limits = Limits()
     policy: Policy = Policy()
     labels: dict[str, str] = {}
     priority: int = 5
+
+
+class LimitsChange(Spec, frozen=True, kw_only=True):
+    """Limits of a continuation; None: as the task has it."""
+
+    steps: int | None = None
+    usd: float | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+
+
+class ContinuationSpec(Spec, frozen=True, kw_only=True):
+    """What a finished task goes on with; see `loop.continuing` for what each part does."""
+
+    message: str = ""
+    model: str | None = None
+    plan: PlanSpec | None = None
+    objectives: list[Objective] = []
+    protect: list[str] = []
+    artifacts: list[ArtifactSpec] = []
+    limits: LimitsChange = LimitsChange()
+    policy: Policy | None = None
 
 
 # ---- the environment as it was prepared --------------------------------------------------

@@ -1,11 +1,11 @@
 """The command line: `agent-runtime VERB`. This file is all that `--help` imports, besides click.
 
 Each verb lives in a file of its family, which is imported when the verb is used: `run` (run,
-resume), `tasks` (ps, show, logs), `control` (cancel, pause, steer), `approvals`, `results` (verify,
-diff, apply), `report`, `inspect` (tools, modules, doctor), `transfer` (export, import), `keep`
-(init, gc), `sandbox`. What they share: `console` (output, errors), `words` (events in words),
-`follow` (driving and watching a task), `views` and `live` (how a watched task looks), `summary`
-(the end of a task in words).
+resume, continue), `tasks` (ps, show, logs), `control` (cancel, pause, steer), `approvals`,
+`results` (verify, diff, apply), `artifacts`, `report`, `inspect` (tools, modules, doctor),
+`transfer` (export, import), `keep` (init, gc), `sandbox`. What they share: `console` (output,
+errors), `words` (events in words), `follow` (driving and watching a task), `views` and `live` (how
+a watched task looks), `summary` (the end of a task in words).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ FAMILIES: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
     "Work on a task": {
         "run": ("run", "Run a task here and show how it goes."),
         "resume": ("run", "Go on with a task that was interrupted, paused, or waits."),
+        "continue": ("run", "Open an ended task again, with more to do."),
         "cancel": ("control", "End a task for good."),
         "pause": ("control", "Freeze a task where it stands."),
         "steer": ("control", "Tell a task's brain something."),
@@ -43,6 +44,7 @@ FAMILIES: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "verify": ("results", "Check that a task's log and claims are what was written."),
         "diff": ("results", "Print the patch that a task made."),
         "apply": ("results", "Apply a task's patch to a checkout, or commit it on a branch."),
+        "artifacts": ("artifacts", "List the files that a task kept, or write them out."),
     },
     "The installation": {
         "init": ("keep", "Write an example task file fitted to a repository."),

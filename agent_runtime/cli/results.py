@@ -25,6 +25,7 @@ from agent_runtime.cli.console import (
     with_runtime,
 )
 from agent_runtime.errors import ConfigError, Conflict, NotFound, UsageError
+from agent_runtime.loop.events import Continued
 from agent_runtime.loop.state import State, status_of
 from agent_runtime.runtime import Runtime
 from agent_runtime.settings import state_dir
@@ -137,13 +138,15 @@ async def _compare(runtime: Runtime, task_id: TaskId, saved: dict[str, Any]) -> 
         )
     if rows[seq - 1].hash != head:
         return fault(f"event {seq} is not the one that the certificate names: another history", seq)
-    made = await runtime.certificate(task_id)
+    made = await runtime.certificate(task_id, seq=seq)
     # Another version of the runtime may look at it than the one that wrote it.
-    if len(rows) == seq and made | {"runtime": ""} != saved | {"runtime": ""}:
+    if made | {"runtime": ""} != saved | {"runtime": ""}:
         return fault(
             "the certificate's log is this one, but its claims are not what the log says: the "
             "certificate was changed"
         )
+    if any(row.type == Continued.__name__ for row in rows[seq:]):
+        note(f"the certificate is superseded: the task was continued after event {seq}")
     return VerifyReport(ok=True, task_id=task_id)
 
 

@@ -1,4 +1,4 @@
-"""`run` and `resume`: a task is driven in this very process, and whoever started it watches."""
+"""`run`, `resume`, `continue`: a task is driven in this process; whoever started it watches."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 
+import anyio
 import click
 
 from agent_runtime.app import who
@@ -24,11 +25,15 @@ from agent_runtime.cli.console import (
 from agent_runtime.cli.follow import Ending, drive
 from agent_runtime.cli.summary import result_lines, waiting_lines
 from agent_runtime.cli.views import JsonView, PlainView, View
-from agent_runtime.errors import AgentRuntimeError, Conflict, CorruptLog, UsageError
+from agent_runtime.errors import AgentRuntimeError, Conflict, CorruptLog, NotFound, UsageError
+from agent_runtime.loop.continuing import earlier_steps, refuse_unless_ended
 from agent_runtime.loop.state import State
 from agent_runtime.runtime import Runtime
-from agent_runtime.taskfile import goal_task, read_task_file
+from agent_runtime.taskfile import goal_task, read_continuation, read_task_file
 from agent_runtime.types import Status, TaskId, TaskSpec
+
+HAND_OVER_SECONDS_MAX = 5.0
+"""How long a process may take to go that has just ended the task."""
 
 _TASK_FILES = (".yaml", ".yml", ".json")
 
@@ -135,6 +140,98 @@ def resume(
         )
 
     return _told(ctx, do, as_json=as_json, unsafe_no_sandbox=unsafe_no_sandbox)
+
+
+@click.command(
+    "continue",
+    short_help="Open an ended task again, with more to do.",
+    epilog="""\b
+Examples:
+  agent-runtime continue 4f2a --file more.yaml
+  agent-runtime continue 4f2a --limit seconds=7200      # what it had not got to
+  agent-runtime continue 4f2a "Also mend the docs."     # a task with a model
+""",
+)
+@task_argument
+@click.argument("message", metavar="[MESSAGE]", default="")
+@click.option(
+    "--file",
+    "path",
+    metavar="FILE",
+    help="More to do, YAML or JSON: `plan` with new steps, `objectives`, `protect`, `artifacts`, "
+    "`limits`, `policy`, `model`, `message`; - is standard input.",
+)
+@click.option(
+    "--limit",
+    "limits",
+    multiple=True,
+    metavar="KEY=N",
+    help="A limit of the new allotment (steps, seconds, tokens, usd); may be given several times. "
+    "Default: as before.",
+)
+@json_lines_option
+@unsafe_option
+@wait_option
+@click.pass_context
+def continue_(
+    ctx: click.Context,
+    task: str,
+    message: str,
+    path: str | None,
+    limits: tuple[str, ...],
+    as_json: bool,
+    unsafe_no_sandbox: bool,
+    wait_seconds: float | None,
+) -> int:
+    """Open an ended task again: the same branch, history and files, and a new allotment.
+
+    It does the plan that FILE brings; without one, the steps that had not ended; without those,
+    what MESSAGE tells its model, or the checks alone if FILE brings objectives. Then everything is
+    checked anew, against the base that the task began with. Its earlier result is superseded.
+
+    It is driven here as by `run`. Ends with 6 if the task has not ended; `steer` talks to such one.
+    """
+    changed = dict(_limit(text) for text in limits)
+
+    async def do(runtime: Runtime) -> int:
+        try:
+            task_id = await runtime.find(task)
+        except NotFound as error:
+            error.add_note("An ended task can be continued until `agent-runtime gc` forgets it.")
+            raise
+        stood = await runtime.state(task_id)
+        refuse_unless_ended(stood)
+        wish = read_continuation(
+            path, task=stood.task, earlier=earlier_steps(stood), message=message, limits=changed
+        )
+        await runtime.continue_task(task_id, wish, by=who())
+        if not as_json:
+            say(task_id)
+        # Its last driver may not quite be gone.
+        with anyio.move_on_after(HAND_OVER_SECONDS_MAX):
+            while await runtime.ports.store.owner(task_id) is not None:
+                await runtime.ports.store.wait_changed(HAND_OVER_SECONDS_MAX)
+        if owner := await runtime.ports.store.owner(task_id):
+            note(f"{short(task_id)} goes on in {owner}")
+            return 0
+        return await _drive(
+            ctx, runtime, task_id, as_json=as_json, wait_seconds=wait_seconds, known=stood
+        )
+
+    return _told(ctx, do, as_json=as_json, unsafe_no_sandbox=unsafe_no_sandbox)
+
+
+def _limit(text: str) -> tuple[str, object]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"--limit {text!r} must look like KEY=N, such as seconds=7200")
+    try:
+        return key, int(value)
+    except ValueError:
+        try:
+            return key, float(value)
+        except ValueError:
+            raise UsageError(f"--limit {text!r}: {value!r} is no number") from None
 
 
 def read_spec(task: str, repo: str | None) -> TaskSpec:

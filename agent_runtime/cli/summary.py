@@ -6,7 +6,7 @@ from agent_runtime.certificate import Result
 from agent_runtime.cli.console import command, one_line, short
 from agent_runtime.cli.views import decision_lines
 from agent_runtime.cli.words import asked_words, command_words
-from agent_runtime.loop.events import CheckResult
+from agent_runtime.loop.events import CheckResult, WorkKept
 from agent_runtime.loop.grades import PROVEN, REGRESSION_ONLY
 from agent_runtime.loop.reached import away_words, connection_words
 from agent_runtime.loop.state import State, status_of
@@ -33,6 +33,8 @@ def result_lines(state: State, result: Result) -> list[str]:
             more = len(found.changed) - CHANGED_MAX
             lines.append(f"  changed      {shown}" + (f" and {more} more" if more > 0 else ""))
     lines += [f"  {line}" for line in egress_lines(state)]
+    if state.kept is not None:
+        lines += artifact_lines(state.kept)
     if result.patch:
         lines.append(f"  patch        {result.patch}")
     if result.certificate:
@@ -50,11 +52,29 @@ def result_lines(state: State, result: Result) -> list[str]:
     return lines
 
 
+def artifact_lines(kept: WorkKept) -> list[str]:
+    """What was kept beside the patch, and what was not."""
+    lines = []
+    if kept.artifacts:
+        shown = ", ".join(one_line(artifact.path) for artifact in kept.artifacts[:CHANGED_MAX])
+        more = len(kept.artifacts) - CHANGED_MAX
+        lines.append(f"  artifacts    {shown}" + (f" and {more} more" if more > 0 else ""))
+    if kept.missing:
+        lines.append(f"  ! no artifact matches: {one_line(', '.join(kept.missing))}")
+    return lines + [f"  ! artifact left out: {one_line(said)}" for said in kept.left_out]
+
+
 def _next_commands(state: State, result: Result) -> list[str]:
     name = short(state.task_id)
+    taken = [command("artifacts", name, "--output", "DIR")] if result.artifacts else []
     if not result.certificate:
-        return [command("logs", name)]
+        return [command("logs", name), *taken]
     checked = command("verify", name)
+    return [*_patch_commands(state, result, checked), *taken]
+
+
+def _patch_commands(state: State, result: Result, checked: str) -> list[str]:
+    name = short(state.task_id)
     if state.verification is None or not state.verification.patch_bytes:
         return [checked]
     flags = () if result.status == Status.SUCCEEDED else ("--unverified",)

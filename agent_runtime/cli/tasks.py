@@ -29,14 +29,14 @@ from agent_runtime.cli.console import (
     task_argument,
     with_runtime,
 )
-from agent_runtime.cli.summary import check_words, egress_lines, waiting_lines
+from agent_runtime.cli.summary import artifact_lines, check_words, egress_lines, waiting_lines
 from agent_runtime.cli.words import call_words, phase_words, warns, words
 from agent_runtime.errors import CorruptLog, UsageError
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
 from agent_runtime.loop.evolve import fold
 from agent_runtime.loop.reached import told
-from agent_runtime.loop.state import State, StepState, status_of
+from agent_runtime.loop.state import State, StepState, Usage, status_of
 from agent_runtime.runtime import Runtime
 from agent_runtime.types import TERMINAL_STATUSES, Json, Row, Status, TaskId, TaskSummary
 
@@ -231,13 +231,19 @@ def describe(
             for call_id, call in state.calls.items()
         ],
         "toolbelts": sorted(state.toolbelts),
-        "usage": {
-            "steps": state.usage.steps,
-            "tokens": state.usage.tokens,
-            "usd": state.usage.usd,
-            "seconds": state.usage.running_us / 1e6,
-        },
+        "usage": _usage(state.usage),
         "limits": state.task.limits,
+        "run": state.run,
+        "total_usage": _usage(state.total),
+        "earlier_runs": [
+            {
+                "status": run.conclusion.status,
+                "reason": run.conclusion.reason,
+                "ended_seq": run.ended_seq,
+                "usage": _usage(run.usage),
+            }
+            for run in state.earlier
+        ],
         "approvals": list(state.approvals.values()),
         "unknown_effects": list(state.unknown),
         "egress": {"network": state.task.policy.network, **told(state.reached)},
@@ -247,8 +253,19 @@ def describe(
         "protected": list(state.protected),
         "verification": found,
         "certificate": certificate_of(state, rows),
+        "artifacts": list(state.kept.artifacts) if state.kept else [],
+        "missing_artifacts": list(state.kept.missing) if state.kept else [],
         "cleanup_problems": state.cleaned.problems if state.cleaned else [],
         "spec": state.task,
+    }
+
+
+def _usage(usage: Usage) -> dict[str, Json]:
+    return {
+        "steps": usage.steps,
+        "tokens": usage.tokens,
+        "usd": usage.usd,
+        "seconds": usage.running_us / 1e6,
     }
 
 
@@ -278,11 +295,12 @@ def _print_task(state: State, picture: Mapping[str, Any]) -> None:
     say(f"phase      {phase_words(picture['phase'])} (event {picture['seq']})")
     say(f"created    {picture['created_at']}")
     say(f"driven by  {picture['owner'] or 'nobody'}")
-    usage = picture["usage"]
-    spent = f"{usage['steps']} calls, {lasted(usage['seconds'])} running"
-    if usage["tokens"] or usage["usd"]:
-        spent += f", {usage['tokens']} tokens, ${usage['usd']:.2f}"
-    say(f"usage      {spent}")
+    for number, run in enumerate(state.earlier, 1):
+        told = one_line(f"{run.conclusion.status}: {run.conclusion.reason}")
+        say(f"run {number:<6} {told}; superseded")
+    say(f"usage      {_spent(picture['usage'])}")
+    if state.earlier:
+        say(f"all runs   {_spent(picture['total_usage'])}")
     if state.workspace is not None and state.workspace.path:
         say(f"workspace  {words(state.workspace).removeprefix('workspace ')}")
         if state.workspace.sandbox:
@@ -306,11 +324,21 @@ def _print_task(state: State, picture: Mapping[str, Any]) -> None:
             say(f"  {check_words(check)}")
         if found.protected_changed:
             say(f"  ! protected files changed: {', '.join(found.protected_changed)}")
+    if state.kept is not None:
+        for line in artifact_lines(state.kept):
+            say(line.removeprefix("  "))
     if picture["status"] == Status.WAITING:
         for line in waiting_lines(state):
             say(line)
     elif picture["interrupted"] or picture["status"] == Status.PAUSED:
         say(f"go on with: {command('resume', short(state.task_id))}")
+
+
+def _spent(usage: Mapping[str, Any]) -> str:
+    spent = f"{usage['steps']} calls, {lasted(usage['seconds'])} running"
+    if usage["tokens"] or usage["usd"]:
+        spent += f", {usage['tokens']} tokens, ${usage['usd']:.2f}"
+    return spent
 
 
 def _print_step(step: StepState) -> None:

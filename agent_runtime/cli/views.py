@@ -88,6 +88,8 @@ class JsonView:
 def stood_lines(state: State) -> list[str]:
     """Where a resumed task stood, on one line, and what it had asked for."""
     status, _ = status_of(state)
+    if state.ended:
+        return [f"{short(state.task_id)} is opened again after event {state.seq}: it was {status}"]
     doing = status if status in (Status.PENDING, Status.PAUSED) else phase_words(state.phase)
     parts = [f"{short(state.task_id)} goes on after event {state.seq}", doing]
     if state.steps:

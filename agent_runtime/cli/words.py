@@ -92,6 +92,8 @@ def warns(event: e.AnyEvent) -> bool:
             return True
         case e.VerificationEnded(ok=ok):
             return not ok
+        case e.WorkKept(missing=missing, left_out=left_out):
+            return bool(missing or left_out)
         case e.CleanedUp(problems=problems):
             return bool(problems)
         case e.EgressObserved(entries=entries):
@@ -112,6 +114,8 @@ def worth_telling(event: e.AnyEvent) -> bool:
             return verdict == "toolbelt"
         case e.CallResolved():
             return True
+        case e.WorkKept():
+            return bool(event.artifacts or event.missing or event.left_out)
         case e.CleanedUp(problems=problems):
             return bool(problems)
         case (
@@ -183,6 +187,10 @@ def words(event: e.AnyEvent) -> str:
             return f"{event.step_id}: the model failed ({event.error}): {one_line(event.message)}"
         case e.VerificationEnded():
             return _verified(event)
+        case e.WorkKept():
+            return _kept(event)
+        case e.Continued():
+            return f"continued by {event.by}" + _because(event.message)
         case e.CleanedUp():
             problems = "; ".join(event.problems)
             return f"cleaned up, but: {one_line(problems, 1000)}" if problems else "cleaned up"
@@ -200,7 +208,8 @@ def words(event: e.AnyEvent) -> str:
         case e.PhaseEntered():
             return f"-- {phase_words(event.phase)}"
         case e.PlanAdopted():
-            return f"plan ({event.source}): {', '.join(step.id for step in event.steps)}"
+            steps = ", ".join(step.id for step in event.steps) or "no step, the checks alone"
+            return f"plan ({event.source}): {steps}"
         case e.CallIntended():
             again = f" (attempt {event.attempt})" if event.attempt > 1 else ""
             return f"{event.step_id}: {call_words(event.tool, event.arguments)}{again}"
@@ -323,6 +332,14 @@ def _returned(event: e.CallReturned) -> str:
     # The end of an output says most: a summary, or the error.
     shown = one_line(lines[-1], OUTPUT_CHARS) if lines else ""
     return f"{event.call_id}: {how}" + (f" | {shown}" if shown else "")
+
+
+def _kept(event: e.WorkKept) -> str:
+    kept = ", ".join(artifact.path for artifact in event.artifacts)
+    said = f"artifacts: {one_line(kept, OUTPUT_CHARS)}" if kept else "no artifacts"
+    if event.missing:
+        said += f"; nothing matches {one_line(', '.join(event.missing))}"
+    return said + (f"; left out: {one_line('; '.join(event.left_out))}" if event.left_out else "")
 
 
 def _verified(event: e.VerificationEnded) -> str:

@@ -130,6 +130,13 @@ class Verify:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepWork:
+    """Look at what the workspace holds in the end; every process of the task is dead first."""
+
+    key: str = "keep"
+
+
+@dataclass(frozen=True, slots=True)
 class CleanUp:
     """End every process of the task and remove its working copy."""
 
@@ -148,6 +155,7 @@ Action = (
     | WaitTimer
     | AskModel
     | Verify
+    | KeepWork
     | CleanUp
 )
 
@@ -157,7 +165,9 @@ def next_actions(state: State) -> tuple[Action, ...]:
     if state.ended or not state.alive:
         return ()
     if state.conclusion is not None:
-        return () if state.cleaned else (CleanUp(),)
+        if state.cleaned:
+            return ()
+        return (KeepWork(),) if _is_to_be_kept(state) else (CleanUp(),)
     actions: list[Action] = [_for_call(state, call_id) for call_id in state.calls]
     if state.stopping:
         return tuple(actions)
@@ -174,7 +184,7 @@ def next_actions(state: State) -> tuple[Action, ...]:
         return tuple(actions)
     match state.stage:
         case Phase.TASK_INITIATION:
-            actions.append(OpenWorkspace() if state.workspace is None else PrepareEnvironment())
+            actions.append(PrepareEnvironment() if state.opened else OpenWorkspace())
         case Phase.ANALYZE_REQUIREMENTS:
             actions.append(Analyze())
         case Phase.TOOL_DISCOVERY:
@@ -182,10 +192,16 @@ def next_actions(state: State) -> tuple[Action, ...]:
         case Phase.EXECUTION:
             actions += _for_steps(state)
         case Phase.COMPLETION_VERIFICATION if state.verification is None:
-            actions.append(Verify(state.verifications))
+            kept = not _is_to_be_kept(state)
+            actions.append(Verify(state.verifications) if kept else KeepWork())
         case _:
             pass
     return tuple(actions)
+
+
+def _is_to_be_kept(state: State) -> bool:
+    """Before its checks, which may demand it, and at the latest before the working copy goes."""
+    return state.opened and state.kept is None
 
 
 def _for_call(state: State, call_id: str) -> Action:

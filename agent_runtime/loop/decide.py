@@ -8,6 +8,7 @@ nothing of it. Whenever the derived phase changes, `PhaseEntered` says so.
 from __future__ import annotations
 
 import hashlib
+from itertools import count
 
 import msgspec
 
@@ -22,7 +23,7 @@ from agent_runtime.loop.actions import (
 )
 from agent_runtime.loop.evolve import evolve
 from agent_runtime.loop.outcomes import CallPrepared, Outcome, Woken
-from agent_runtime.loop.state import State, StepState, needs_brain
+from agent_runtime.loop.state import State, StepState, missing_artifacts, needs_brain
 from agent_runtime.types import Effect, Phase, Status, StepSpec, StepStatus, Strategy
 
 REPLANS_MAX = 2
@@ -113,6 +114,9 @@ def _record(state: State, outcome: Outcome, at_us: int) -> Events:
         case e.EgressObserved():
             known = 0 < outcome.mark <= state.reached.mark
             return () if state.ended or known else (outcome,)
+        case e.WorkKept():
+            ending = state.stage in (Phase.COMPLETION_VERIFICATION, Phase.STATE_CLEANUP)
+            return (outcome,) if ending and state.kept is None else ()
         case e.TimerFired():
             return (outcome,) if _is_awaited(state, outcome.timer) else ()
         case _:
@@ -291,7 +295,10 @@ def _settle_trouble(state: State) -> Events:
 
 
 def _plan(state: State) -> Events:
-    """A given plan is adopted, a task with a model gets one step; without either it waits."""
+    """A given plan is adopted, a task with a model gets one step; without either it waits.
+
+    A continuation goes on with what had not ended, and at least it looks at its checks again.
+    """
     if state.discovery is not None and state.discovery.problems:
         reason = "plan_rejected: " + "; ".join(state.discovery.problems)
         return (e.TaskConcluded(status=Status.FAILED, reason=reason),)
@@ -300,9 +307,21 @@ def _plan(state: State) -> Events:
         return (e.PlanAdopted(steps=list(state.task.plan.steps), source="given", attempt=attempt),)
     if needs_brain(state):
         return ()
+    if state.unfinished:
+        steps = [step.spec for step in state.unfinished]
+        return (e.PlanAdopted(steps=steps, source="unfinished", attempt=attempt),)
+    if state.task.model is None:
+        return (e.PlanAdopted(steps=[], source="checks", attempt=attempt),)
     goal = state.replan_reason or state.task.goal
-    work = StepSpec(id="work" if attempt == 1 else f"work_{attempt}", goal=goal)
+    work = StepSpec(id=_free_id(state), goal=goal)
     return (e.PlanAdopted(steps=[work], source="single", attempt=attempt),)
+
+
+def _free_id(state: State) -> str:
+    """Of the model's one step: a given plan may have used the name already."""
+    numbers = count(state.plan_attempts + 1)
+    names = ("work" if number == 1 else f"work_{number}" for number in numbers)
+    return next(name for name in names if name not in state.steps)
 
 
 def _settle_steps(state: State, at_us: int) -> Events:
@@ -522,15 +541,19 @@ def _judge(state: State) -> Events:
     found = state.verification
     if found is None:
         return ()
-    if (
+    missing = missing_artifacts(state)
+    good = (
         found.ok
         and found.checks
         and all(check.ok for check in found.checks)
         and not found.protected_changed
         and not found.suspects
-    ):
+    )
+    if good and not missing:
         return (e.TaskConcluded(status=Status.SUCCEEDED, reason="every check passed"),)
-    if found.protected_changed:
+    if good:
+        reason = f"artifact_missing: every check passed, and no file is {', '.join(missing)}"
+    elif found.protected_changed:
         reason = "protected_file_changed: " + ", ".join(found.protected_changed)
     elif found.suspects:
         reason = (
@@ -543,6 +566,6 @@ def _judge(state: State) -> Events:
         failing = [c for c in found.checks if not c.ok]
         reason = "check_failed: " + "; ".join(f"{c.id} ({c.reason})" for c in failing)
     if state.task.model is not None and state.task.plan is None:
-        if state.plan_attempts <= REPLANS_MAX:
+        if state.plan_attempts - state.plans_before <= REPLANS_MAX:
             return (e.ReplanRequested(reason=f"Verification failed: {reason}"),)
     return (e.TaskConcluded(status=Status.UNVERIFIED, reason=reason),)

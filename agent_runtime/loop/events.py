@@ -299,6 +299,28 @@ class VerificationEnded(Event, frozen=True, kw_only=True):
     suspects: list[str] = []
 
 
+class Artifact(msgspec.Struct, frozen=True, kw_only=True):
+    """One kept file; its content is the one at `path` in the tree of its `WorkKept`."""
+
+    path: str
+    bytes: int
+    sha256: str
+    executable: bool = False
+
+
+class WorkKept(Event, frozen=True, kw_only=True):
+    """What the workspace holds in the end: its last tree, and the files that the task names.
+
+    Every process of the task is dead. `missing` are patterns that match nothing, `left_out` says in
+    words what matched and was not kept, and what else went wrong.
+    """
+
+    tree: str
+    artifacts: list[Artifact] = []
+    missing: list[str] = []
+    left_out: list[str] = []
+
+
 class CleanedUp(Event, frozen=True, kw_only=True):
     """Every process of the task is dead and its working copy is gone, but for `problems`."""
 
@@ -331,6 +353,17 @@ class Steered(Event, frozen=True, kw_only=True):
     message: str
 
 
+class Continued(Event, frozen=True, kw_only=True):
+    """Somebody re-opened the ended task. `spec` is the task from here on, with a new allotment.
+
+    `spec.plan` holds new steps only; what had been found out about the old result is superseded.
+    """
+
+    by: str
+    message: str
+    spec: TaskSpec
+
+
 class ApprovalDecided(Event, frozen=True, kw_only=True):
     """A person's answer to one `ApprovalRequested`; single use."""
 
@@ -351,10 +384,14 @@ class PhaseEntered(Event, frozen=True, kw_only=True):
 
 
 class PlanAdopted(Event, frozen=True, kw_only=True):
-    """The steps to run. `source`: given, model or single."""
+    """The steps to run. `source`: given, model or single.
+
+    In a continuation also unfinished (those of an earlier plan that had not ended) or checks (none:
+    only the objectives are looked at again).
+    """
 
     steps: list[StepSpec]
-    source: Literal["given", "model", "single"]
+    source: Literal["given", "model", "single", "unfinished", "checks"]
     attempt: int
 
 
@@ -498,7 +535,7 @@ class TaskConcluded(Event, frozen=True, kw_only=True):
 
 
 class TaskEnded(Event, frozen=True, kw_only=True):
-    """The terminal event. Nothing follows it; the task is idle again."""
+    """The terminal event. Only `Continued` may follow it; the task is idle again."""
 
     status: Status
     reason: str
@@ -526,11 +563,13 @@ InputEvent = (
     | ModelReplied
     | ModelFailed
     | VerificationEnded
+    | WorkKept
     | CleanedUp
     | CancelRequested
     | PauseRequested
     | ResumeRequested
     | Steered
+    | Continued
     | ApprovalDecided
 )
 DecisionEvent = (

@@ -13,6 +13,7 @@ import msgspec
 from agent_runtime.errors import IllegalEvent
 from agent_runtime.loop import events as e
 from agent_runtime.loop import phases
+from agent_runtime.loop.continuing import reopened
 from agent_runtime.loop.prompts import note, opening, reply, tool_result
 from agent_runtime.loop.reached import observe
 from agent_runtime.loop.state import CallState, Result, State, StepState, Trouble, Usage
@@ -23,10 +24,12 @@ replace = msgspec.structs.replace
 
 def evolve(state: State, event: e.AnyEvent, at_us: int) -> State:
     """Fold one event that is stored at `at_us`. Raises `IllegalEvent` when the tables forbid it."""
-    if state.ended:
+    if state.ended and not isinstance(event, e.Continued):
         raise IllegalEvent(f"{type(event).__name__} after the task's end")
     if not phases.possible(state.phase, type(event)):
         raise IllegalEvent(f"{type(event).__name__} cannot happen in {state.phase}")
+    if isinstance(event, e.Continued) and not state.ended:
+        raise IllegalEvent("Continued before the task's end")
     try:
         changes = _changes(state, event, at_us)
     except KeyError as error:
@@ -118,8 +121,14 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
         case e.Interrupted():
             return _interrupted(state, at_us)
         case e.WorkspaceOpened():
-            stage = Phase.TASK_INITIATION if event.path else Phase.ANALYZE_REQUIREMENTS
-            return {"workspace": event, "stage": stage, "crashes": 0, "trouble_attempts": 0}
+            return {
+                "workspace": event,
+                "opened": bool(event.path),
+                "tree": state.tree or event.base_tree,
+                "stage": Phase.TASK_INITIATION if event.path else Phase.ANALYZE_REQUIREMENTS,
+                "crashes": 0,
+                "trouble_attempts": 0,
+            }
         case e.EnvironmentPrepared():
             return {"prepared": event, "stage": Phase.ANALYZE_REQUIREMENTS,
                     "crashes": 0, "trouble_attempts": 0}  # fmt: skip
@@ -141,16 +150,7 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
                 "crashes": 0,
             }
         case e.PlanAdopted():
-            fallbacks = {s.fallback for s in event.steps if s.fallback}
-            effects = state.discovery.effects if state.discovery else {}
-            return {
-                "stage": Phase.EXECUTION,
-                "plan_attempts": event.attempt,
-                "steps": {
-                    s.id: StepState(s, awake=s.id not in fallbacks, effect=effects.get(s.id))
-                    for s in event.steps
-                },
-            }
+            return _adopted(state, event)
         case e.PhaseEntered():
             if event.phase is not state.phase:
                 raise IllegalEvent(f"PhaseEntered tells {event.phase}, the fold {state.phase}")
@@ -164,6 +164,7 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
                     attempt=event.attempt, granted=None, result=None, last_effect=event.effect,
                 ),
                 "calls": {**state.calls, event.call_id: CallState(event, state.epoch)},
+                "tree": event.tree_before or state.tree,
                 "usage": _clocked(state, at_us, usage),
                 "worker_used": state.worker_used or _in_worker(state, step.tool),
             }  # fmt: skip
@@ -312,6 +313,7 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
             return {
                 "stage": Phase.PLANNING,
                 "replan_reason": event.reason,
+                "kept": None,
                 "messages": (*state.messages, note(event.reason)),
             }
         case e.CancelRequested():
@@ -324,13 +326,39 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
             return {"messages": (*state.messages, note(event.message))}
         case e.TaskConcluded():
             return {"conclusion": event, "stage": Phase.STATE_CLEANUP, "approvals": {}}
+        case e.WorkKept():
+            return {"kept": event, "tree": event.tree or state.tree, "crashes": 0}
         case e.CleanedUp():
             return {"cleaned": event}
+        case e.Continued():
+            return reopened(state, event)
         case e.TaskEnded():
             return {"ended": True, "stage": Phase.IDLE, "alive": False,
                     "usage": _clocked(state, at_us)}  # fmt: skip
         case _:
             assert_never(event)
+
+
+def _adopted(state: State, event: e.PlanAdopted) -> dict[str, Any]:
+    """New steps beside those of earlier plans, whose results can still be read."""
+    changes: dict[str, Any] = {"stage": Phase.EXECUTION, "plan_attempts": event.attempt}
+    if event.source == "unfinished":
+        return changes
+    before = state
+    for step in state.unfinished:
+        given_up = _moved(
+            before, step.spec.id, event, StepStatus.SKIPPED, timer="", delay_ms=0, wants_toolbelt=""
+        )
+        before = replace(before, **given_up)
+    fallbacks = {s.fallback for s in event.steps if s.fallback}
+    effects = state.discovery.effects if state.discovery else {}
+    added = {
+        s.id: StepState(s, awake=s.id not in fallbacks, effect=effects.get(s.id))
+        for s in event.steps
+    }
+    if taken := state.steps.keys() & added:
+        raise IllegalEvent(f"{min(taken)!r} is a step of an earlier plan")
+    return {**changes, "steps": {**before.steps, **added}}
 
 
 def _interrupted(state: State, at_us: int) -> dict[str, Any]:
@@ -376,7 +404,12 @@ def _returned(state: State, event: e.CallReturned) -> dict[str, Any]:
     changes = _moved(state, step_id, event, StepStatus.EVALUATING, result=result)
     if state.steps[step_id].spec.tool is None:
         changes = _answered(state, changes, step_id, event.output)
-    return {**changes, "calls": _without(state.calls, event.call_id), "crashes": 0}
+    return {
+        **changes,
+        "calls": _without(state.calls, event.call_id),
+        "tree": event.tree_after or state.tree,
+        "crashes": 0,
+    }
 
 
 def _resolved(state: State, event: e.CallResolved) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from agent_runtime.loop.state import State
 from agent_runtime.ports import (
     DiskQuota,
     Furnishing,
+    LeftWork,
     OpenedWorkspace,
     Ports,
     Preparation,
@@ -69,11 +70,14 @@ class Hands:
         state = self.state
         if state.epoch > 1 and state.workspace is not None and state.workspace.path:
             await self.ports.sandbox.reap(state.task_id)
-            if state.conclusion is None and state.task.workspace is not None:
+            if state.opened and state.conclusion is None and state.task.workspace is not None:
                 # It is there; this takes the directory's lock again and tidies after a kill.
                 try:
                     await self.ports.workspaces.open(
-                        self.lease.task_id, state.task.workspace, disk=self.disk
+                        self.lease.task_id,
+                        state.task.workspace,
+                        disk=self.disk,
+                        left=self.left,
                     )
                 except OSError as error:
                     raise WorkspaceError(
@@ -224,6 +228,18 @@ class Hands:
     def furnished(self, checkout: str) -> AbstractAsyncContextManager[SandboxSpec]:
         """What a check sees: see the function of this name."""
         return furnished(self.state, self.ports, checkout)
+
+    @property
+    def left(self) -> LeftWork | None:
+        """What an earlier run left of the workspace; None in the first, or if it opened none."""
+        state = self.state
+        if state.run == 1 or state.workspace is None or not state.workspace.path:
+            return None
+        return LeftWork(
+            base_commit=state.workspace.base_commit,
+            base_tree=TreeId(state.workspace.base_tree),
+            tree=TreeId(state.tree),
+        )
 
     @property
     def in_place(self) -> bool:

@@ -32,7 +32,7 @@ from agent_runtime.loop.discover import discover
 from agent_runtime.loop.grades import grade_of
 from agent_runtime.loop.hands import Hands
 from agent_runtime.loop.outcomes import Outcome
-from agent_runtime.ports import CheckOutcome, ModelRequest
+from agent_runtime.ports import CheckOutcome, FoundFiles, ModelRequest
 from agent_runtime.resources import described
 from agent_runtime.types import BlobId, TreeId
 
@@ -69,6 +69,8 @@ async def perform(action: a.Action, hands: Hands) -> Performed:
             return await _ask_model(step_id, turn, hands), {}
         case a.Verify():
             return await _verify(hands)
+        case a.KeepWork():
+            return await _keep_work(hands), {}
         case a.CleanUp():
             return e.CleanedUp(problems=await hands.clean_up()), {}
         case _:
@@ -95,7 +97,10 @@ async def _open_workspace(hands: Hands) -> Outcome:
     task = hands.state.task
     if task.workspace is None:
         return e.WorkspaceOpened()
-    opened = await hands.ports.workspaces.open(hands.lease.task_id, task.workspace, disk=hands.disk)
+    earlier, left = hands.state.workspace, hands.left
+    opened = await hands.ports.workspaces.open(
+        hands.lease.task_id, task.workspace, disk=hands.disk, left=left
+    )
     kind, limits = await _limits(hands, opened.disk)
     return e.WorkspaceOpened(
         path=opened.path,
@@ -103,7 +108,8 @@ async def _open_workspace(hands: Hands) -> Outcome:
         base_commit=opened.base_commit,
         base_tree=opened.base_tree,
         branch=opened.branch,
-        carried=list(opened.carried),
+        # Of a continued task the first run has carried them over.
+        carried=list(opened.carried if left is None or earlier is None else earlier.carried),
         notes=list(opened.notes),
         sandbox=kind,
         limits=limits,
@@ -218,6 +224,37 @@ def _visible(hands: Hands) -> list[str]:
     return [*first, *sorted(later)]
 
 
+async def _keep_work(hands: Hands) -> Outcome:
+    """The last tree and the artifacts; every process of the task is dead first."""
+    state, ports, task_id = hands.state, hands.ports, hands.lease.task_id
+    patterns = [artifact.path for artifact in state.task.artifacts]
+    tree = ""
+    try:
+        await hands.end_worker()
+        await ports.sandbox.reap(state.task_id)
+        tree = await ports.workspaces.snapshot(task_id)
+        found = FoundFiles()
+        if patterns:
+            limits = ports.artifact_limits
+            found = await ports.workspaces.find(task_id, tree, patterns, limits=limits)
+    except (AgentRuntimeError, OSError) as error:
+        if isinstance(error, DiskFull) and state.conclusion is None:
+            raise  # the task goes on when there is room; one that ends may give its room back
+        why = f"the workspace could not be read: {error}"
+        return e.WorkKept(tree=tree, missing=patterns, left_out=[why])
+    return e.WorkKept(
+        tree=tree,
+        artifacts=[
+            e.Artifact(
+                path=file.path, bytes=file.bytes, sha256=file.sha256, executable=file.executable
+            )
+            for file in found.files
+        ],
+        missing=list(found.missing),
+        left_out=list(found.left_out),
+    )
+
+
 async def _verify(hands: Hands) -> Performed:
     """Every process of the task is dead first; then the checks run on a clean checkout."""
     state, ports, task_id = hands.state, hands.ports, hands.lease.task_id
@@ -228,11 +265,18 @@ async def _verify(hands: Hands) -> Performed:
     try:
         await ports.sandbox.reap(state.task_id)
         base = TreeId(workspace.base_tree)
+        kept = state.kept.tree if state.kept is not None else ""
+        tree = TreeId(kept) if kept else await ports.workspaces.snapshot(task_id)
+        if state.task.artifacts:
+            patterns = [artifact.path for artifact in state.task.artifacts]
+            tree = await ports.workspaces.without_ignored(
+                task_id, tree, base=base, patterns=patterns
+            )
         found = await ports.verifier.verify(
             task_id,
             objectives=state.task.objectives,
             base=base,
-            tree=await ports.workspaces.snapshot(task_id),
+            tree=tree,
             protected=state.protected,
             sandbox=ports.sandbox,
             furnished=hands.furnished,

@@ -56,8 +56,9 @@ TASK_TRANSITIONS: Mapping[Phase, _Row] = {
     P.IDLE: {
         e.TaskSubmitted: frozenset({P.IDLE}),
         e.LeaseTaken: frozenset({P.TASK_INITIATION}),
-        # Before its first claim, and only then: nothing follows a task's end.
+        # Before it is claimed, and only then: nothing but `Continued` follows a task's end.
         **dict.fromkeys(_WISHES, frozenset({P.IDLE})),
+        e.Continued: frozenset({P.IDLE}),
     },
     P.TASK_INITIATION: {
         # Without a workspace there is nothing to prepare an environment for.
@@ -76,7 +77,11 @@ TASK_TRANSITIONS: Mapping[Phase, _Row] = {
         **_TROUBLE,
         **_TO_CLEANUP,
     },
-    P.PLANNING: {e.PlanAdopted: frozenset({P.EXECUTION}), **_TO_CLEANUP},
+    P.PLANNING: {
+        # Steps of an earlier run go on where they stood.
+        e.PlanAdopted: EXECUTING,
+        **_TO_CLEANUP,
+    },
     P.EXECUTION: {
         **_EXECUTION,
         e.VerificationStarted: frozenset({P.COMPLETION_VERIFICATION}),
@@ -90,11 +95,13 @@ TASK_TRANSITIONS: Mapping[Phase, _Row] = {
         e.TimerFired: EXECUTING | {P.TASK_INITIATION, P.ANALYZE_REQUIREMENTS, P.TOOL_DISCOVERY},
     },
     P.COMPLETION_VERIFICATION: {
+        e.WorkKept: frozenset({P.COMPLETION_VERIFICATION}),
         e.VerificationEnded: frozenset({P.COMPLETION_VERIFICATION}),
         e.ReplanRequested: frozenset({P.PLANNING}),
         **_TO_CLEANUP,
     },
     P.STATE_CLEANUP: {
+        e.WorkKept: frozenset({P.STATE_CLEANUP}),
         e.CleanedUp: frozenset({P.STATE_CLEANUP}),
         e.TaskEnded: frozenset({P.IDLE}),
     },
@@ -139,6 +146,7 @@ STEP_TRANSITIONS: Mapping[StepStatus, Mapping[type[e.Event], frozenset[StepStatu
         e.StepEvaluated: frozenset({S.EVALUATING}),
         e.ConditionFalse: frozenset({S.READY}),
         e.StepSkipped: frozenset({S.SKIPPED}),
+        e.PlanAdopted: frozenset({S.SKIPPED}),
     },
     S.RUNNING: {
         e.CallReturned: frozenset({S.EVALUATING}),
@@ -159,12 +167,15 @@ STEP_TRANSITIONS: Mapping[StepStatus, Mapping[type[e.Event], frozenset[StepStatu
         e.StepSucceeded: frozenset({S.DONE}),
         # A task that is being stopped does not recover its steps.
         e.StepSkipped: frozenset({S.SKIPPED}),
+        e.PlanAdopted: frozenset({S.SKIPPED}),
     },
     S.RECOVERING: {
         e.RecoveryChosen: frozenset({S.RECOVERING, S.READY}),
         e.TimerFired: frozenset({S.READY}),
         e.StepFailed: frozenset({S.FAILED}),
         e.StepSkipped: frozenset({S.SKIPPED}),
+        # A continuation with a plan of its own gives up what had not ended of the old one.
+        e.PlanAdopted: frozenset({S.SKIPPED}),
     },
     S.DONE: {},
     S.FAILED: {},

@@ -14,9 +14,20 @@ Message = Mapping[str, Json]
 
 def opening(spec: TaskSpec) -> Message:
     """The first message: what is wanted, and what decides that it is done."""
+    return {"role": "user", "text": f"Goal: {spec.goal}{_checks(spec)}"}
+
+
+def _checks(spec: TaskSpec) -> str:
     checks = "\n".join(f"- {o.id}: {o.check.command}" for o in spec.objectives)
-    text = f"Goal: {spec.goal}" + (f"\nDone when these pass:\n{checks}" if checks else "")
-    return {"role": "user", "text": text}
+    return f"\nDone when these pass:\n{checks}" if checks else ""
+
+
+def reopening(message: str, spec: TaskSpec) -> Message:
+    """The ended task goes on: what is wanted now, and what decides from here on."""
+    text = "The task goes on, in the same working copy, with every process of it gone."
+    if message:
+        text += f" Wanted now: {message}"
+    return {"role": "user", "text": text + _checks(spec)}
 
 
 def note(text: str) -> Message:

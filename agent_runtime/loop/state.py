@@ -144,6 +144,15 @@ class Trouble(msgspec.Struct, frozen=True):
     delay_ms: int = 0
 
 
+class Run(msgspec.Struct, frozen=True):
+    """How a run ended that was continued since: its result is superseded."""
+
+    ended_seq: int
+    conclusion: e.TaskConcluded
+    usage: Usage
+    verification: e.VerificationEnded | None
+
+
 class State(msgspec.Struct, frozen=True):
     """Where a task stands. Two equal logs give equal states."""
 
@@ -163,14 +172,23 @@ class State(msgspec.Struct, frozen=True):
     """A lease was taken and no `Interrupted` followed."""
     crashes: int = 0
     """Owners that died since something last came back."""
+    earlier: tuple[Run, ...] = ()
+    """Runs that ended before the last `Continued`."""
     workspace: e.WorkspaceOpened | None = None
     prepared: e.EnvironmentPrepared | None = None
     """None: not prepared yet, or there is no workspace."""
+    opened: bool = False
+    """The workspace is open in this run; `workspace` may be the one of an earlier run."""
+    tree: str = ""
+    """The last known tree of the workspace."""
+    kept: e.WorkKept | None = None
     analysis: e.RequirementsAnalyzed | None = None
     tools: Mapping[str, e.DiscoveredTool] = {}
     discovery: e.ToolsDiscovered | None = None
     toolbelts: frozenset[str] = frozenset({"standard"})
     plan_attempts: int = 0
+    plans_before: int = 0
+    """Plans of earlier runs."""
     replan_reason: str = ""
     steps: Mapping[str, StepState] = {}
     calls: Mapping[str, CallState] = {}
@@ -209,6 +227,27 @@ class State(msgspec.Struct, frozen=True):
         return self.spec
 
     @property
+    def run(self) -> int:
+        """Number of the run; the first is 1, each `Continued` begins the next."""
+        return len(self.earlier) + 1
+
+    @property
+    def total(self) -> Usage:
+        """What all runs together have spent; `usage` is about the newest one."""
+        used = [self.usage, *(run.usage for run in self.earlier)]
+        return Usage(
+            steps=sum(usage.steps for usage in used),
+            tokens=sum(usage.tokens for usage in used),
+            usd=sum(usage.usd for usage in used),
+            running_us=sum(usage.running_us for usage in used),
+        )
+
+    @property
+    def unfinished(self) -> tuple[StepState, ...]:
+        """Steps that have not ended."""
+        return tuple(step for step in self.steps.values() if not step.ended)
+
+    @property
     def stopping(self) -> bool:
         """Nothing new may start, and calls without a result are not run again."""
         return self.cancel is not None or self.exhausted is not None
@@ -223,7 +262,7 @@ def status_of(state: State) -> tuple[Status, str]:
     if state.ended:
         assert state.conclusion is not None
         return state.conclusion.status, state.conclusion.reason
-    if state.epoch == 0:
+    if state.stage is Phase.IDLE:
         return Status.PENDING, ""
     if state.conclusion is not None:
         return Status.RUNNING, "cleaning up"
@@ -240,6 +279,15 @@ def status_of(state: State) -> tuple[Status, str]:
     return Status.RUNNING, ""
 
 
+def missing_artifacts(state: State) -> list[str]:
+    """Required artifacts of which no file was kept."""
+    missing = state.kept.missing if state.kept is not None else ()
+    return [a.path for a in state.task.artifacts if a.required and a.path in missing]
+
+
 def needs_brain(state: State) -> bool:
-    """No plan was given and no model either: somebody must think."""
-    return state.task.plan is None and state.task.model is None
+    """No plan was given and no model either: somebody must think.
+
+    A continuation without both is accepted only if there is something to do without a brain.
+    """
+    return state.run == 1 and state.task.plan is None and state.task.model is None

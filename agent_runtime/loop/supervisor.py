@@ -20,9 +20,9 @@ from agent_runtime.errors import (
     StoreUnavailable,
 )
 from agent_runtime.loop.driver import drive
-from agent_runtime.loop.state import State
+from agent_runtime.loop.state import State, status_of
 from agent_runtime.ports import Ports
-from agent_runtime.types import Lease, TaskId
+from agent_runtime.types import Lease, Status, TaskId
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,8 @@ class Supervisor:
         """The border of one task: whatever happens in it leaves the others alone."""
         try:
             state = await self._drive(lease)
-            tried[lease.task_id] = state.seq
+            if status_of(state)[0] is not Status.PENDING:  # somebody has just continued it
+                tried[lease.task_id] = state.seq
             self._failures.pop(lease.task_id, None)
         except CorruptLog as error:
             log.error("task %s stopped here: %s", lease.task_id, error)

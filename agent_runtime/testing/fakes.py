@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from pathlib import PurePosixPath
 
 import anyio
@@ -25,13 +26,17 @@ from agent_runtime.errors import (
     WorkspaceError,
 )
 from agent_runtime.ports import (
+    ArtifactLimits,
     Change,
     CheckOutcome,
     DiskQuota,
     EgressRecord,
     ExecResult,
+    FoundFile,
+    FoundFiles,
     Furnished,
     Furnishing,
+    LeftWork,
     ModelAnswer,
     ModelRequest,
     OpenedWorkspace,
@@ -148,6 +153,7 @@ class FakeWorkspaces:
         self._base = {"README": "hello"} if base is None else dict(base)
         self._point = point
         self.closed: list[str] = []
+        self._open: set[str] = set()
 
     def tree_of(self, task_id: str) -> TreeId:
         """The tree of the files as they are now."""
@@ -161,17 +167,58 @@ class FakeWorkspaces:
         """Everything can be opened."""
 
     async def open(
-        self, task_id: TaskId, spec: WorkspaceSpec, *, disk: DiskQuota | None = None
+        self,
+        task_id: TaskId,
+        spec: WorkspaceSpec,
+        *,
+        disk: DiskQuota | None = None,
+        left: LeftWork | None = None,
     ) -> OpenedWorkspace:
-        """A copy of the base for every task."""
+        """A copy of the base for every task, or what was left of it."""
         await self._point("open workspace")
+        if left is not None and task_id not in self._open:
+            self.files[task_id] = dict(self.trees[left.tree])
         self.files.setdefault(task_id, dict(self._base))
+        self._open.add(task_id)
         base = TreeId(hashlib.sha1(repr(sorted(self._base.items())).encode()).hexdigest())
         self.trees[base] = dict(self._base)
         await self._point("workspace is open")
         return OpenedWorkspace(
             path=f"/fake/{task_id}", mount="/workspace", base_commit="c0ffee", base_tree=base
         )
+
+    async def require(self, task_id: TaskId, trees: Sequence[TreeId]) -> None:
+        """Those that were taken."""
+        if gone := [tree for tree in trees if tree not in self.trees]:
+            raise WorkspaceError(f"the versions {gone} are gone")
+
+    async def find(
+        self, task_id: TaskId, tree: TreeId, patterns: Sequence[str], *, limits: ArtifactLimits
+    ) -> FoundFiles:
+        """Patterns as the standard library's `fnmatch` has them."""
+        await self._point("find")
+        files = self.trees[tree]
+        names = [n for n in sorted(files) if any(fnmatch(n, pattern) for pattern in patterns)]
+        found = [
+            FoundFile(path=n, bytes=len(text), sha256=hashlib.sha256(text).hexdigest())
+            for n, text in ((name, files[name].encode()) for name in names[: limits.files])
+        ]
+        missing = (p for p in patterns if not any(fnmatch(file.path, p) for file in found))
+        left_out = tuple(f"{name}: too many" for name in names[limits.files :])
+        return FoundFiles(files=tuple(found), missing=tuple(missing), left_out=left_out)
+
+    async def without_ignored(
+        self, task_id: TaskId, tree: TreeId, *, base: TreeId, patterns: Sequence[str]
+    ) -> TreeId:
+        """Nothing is ignored."""
+        await self._point("without ignored")
+        return tree
+
+    async def take_out(
+        self, task_id: TaskId, tree: TreeId, paths: Sequence[str], target: str
+    ) -> None:
+        """Nothing is written."""
+        await self._point("take out")
 
     async def snapshot(self, task_id: TaskId) -> TreeId:
         """The tree now."""
@@ -241,6 +288,7 @@ class FakeWorkspaces:
         """Remember that it was closed."""
         await self._point("close workspace")
         self.closed.append(task_id)
+        self._open.discard(task_id)
 
     async def forget(self, task_id: TaskId) -> None:
         """Drop the files."""

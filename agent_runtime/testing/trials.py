@@ -32,7 +32,7 @@ from agent_runtime.loop import events as e
 from agent_runtime.loop.driver import drive
 from agent_runtime.loop.state import State
 from agent_runtime.loop.submission import submit
-from agent_runtime.ports import DiskQuota, OpenedWorkspace, Ports, ProbingTool, Tool
+from agent_runtime.ports import DiskQuota, LeftWork, OpenedWorkspace, Ports, ProbingTool, Tool
 from agent_runtime.stores.memory import MemoryStore, SharedMemory
 from agent_runtime.testing.fakes import (
     FakeEnvironment,
@@ -431,9 +431,14 @@ class _Directory(FakeWorkspaces):
         self._write(self._base)
 
     async def open(
-        self, task_id: TaskId, spec: WorkspaceSpec, *, disk: DiskQuota | None = None
+        self,
+        task_id: TaskId,
+        spec: WorkspaceSpec,
+        *,
+        disk: DiskQuota | None = None,
+        left: LeftWork | None = None,
     ) -> OpenedWorkspace:
-        opened = await super().open(task_id, spec)
+        opened = await super().open(task_id, spec, left=left)
         return replace(opened, path=self._path, mount=self._path)
 
     def tree_of(self, task_id: str) -> TreeId:

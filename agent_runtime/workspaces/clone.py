@@ -68,16 +68,26 @@ def branch_of(task_id: str) -> str:
 
 
 def make_clone(
-    spec: WorkspaceSpec, *, branch: str, target: str, view_path: str, trees: Trees, git: Git
+    spec: WorkspaceSpec,
+    *,
+    branch: str,
+    target: str,
+    view_path: str,
+    trees: Trees,
+    git: Git,
+    at: str | None = None,
 ) -> Made:
-    """Fill the new, empty directory `target`; `trees` knows its files afterwards. Blocks."""
+    """Fill the new, empty directory `target`; `trees` knows its files afterwards. Blocks.
+
+    `at` is the commit in place of the one of `spec.ref`; empty for none, as in a new repository.
+    """
     source = locate(spec.repo)
     notes: list[str] = []
     git_dir = os.path.join(target, ".git")
     make_git_dir(git_dir, bare=False, head=f"ref: refs/heads/{branch}")
     if isinstance(source, Local):
         view = View(source, view_path, git)
-        commit = view.commit_of(spec.ref)
+        commit = at if at == "" else view.commit_of(at or spec.ref)
         view.copy_objects(os.path.join(git_dir, "objects"))
         refs = [(oid, name.replace("refs/heads/", "refs/remotes/origin/", 1))
                 for oid, name in view.refs()]  # fmt: skip
@@ -90,7 +100,7 @@ def make_clone(
     else:
         view = None
         url, mount = redact(source.url), REMOTE_MOUNT
-        commit = _fetch(source, spec.ref, git_dir, git)
+        commit = _fetch(source, at or spec.ref, git_dir, git)
     # The same files that the clone shows go to the private store, as one pack.
     listing = _seed(commit, git_dir, trees, git) if commit else {}
     with directory(target) as root:

@@ -8,6 +8,7 @@
                                      exports/      clean checkouts for checks
                                      disk/         with a quota: work/ and home/ are in it
                                      quota.json    its size, for exports, too
+                                     history/      commits of an ended run, kept until `forget`
 
 An `open` that was interrupted leaves no `opened.json` and is simply done again. All file and git
 work happens in worker threads; one operation of a task at a time.
@@ -29,9 +30,16 @@ import anyio.to_thread
 import msgspec
 
 from agent_runtime.errors import DiskFull, WorkspaceError
-from agent_runtime.ports import Change, DiskQuota, OpenedWorkspace
+from agent_runtime.ports import (
+    ArtifactLimits,
+    Change,
+    DiskQuota,
+    FoundFiles,
+    LeftWork,
+    OpenedWorkspace,
+)
 from agent_runtime.types import TaskId, TreeId, WorkspaceSpec
-from agent_runtime.workspaces import locks, quota
+from agent_runtime.workspaces import artifacts, history, locks, quota
 from agent_runtime.workspaces.apply import apply_patch
 from agent_runtime.workspaces.clone import branch_of, make_clone
 from agent_runtime.workspaces.export import export_tree, remove_export
@@ -98,7 +106,12 @@ class LocalWorkspaces:
     # -- open and close --
 
     async def open(
-        self, task_id: TaskId, spec: WorkspaceSpec, *, disk: DiskQuota | None = None
+        self,
+        task_id: TaskId,
+        spec: WorkspaceSpec,
+        *,
+        disk: DiskQuota | None = None,
+        left: LeftWork | None = None,
     ) -> OpenedWorkspace:
         """Make the working clone, or find the one that an earlier `open` finished.
 
@@ -106,7 +119,7 @@ class LocalWorkspaces:
         With `disk` the clone and HOME get a disk of their own where that can be had (`notes` say if
         not); an in-place directory never does.
         A repository of its own inside the working tree is not carried over; initialised submodules
-        are refused, others left empty.
+        are refused, others left empty. With `left` an ended run is gone on with.
 
         Raises:
             WorkspaceError: the repository cannot be used; the message says what would work.
@@ -118,13 +131,18 @@ class LocalWorkspaces:
                 if isinstance(source, Local):
                     task.owner = await locks.take(self._locks_dir, source.name)
             try:
-                return await self._in_thread(self._open, task_id, task, spec, disk)
+                return await self._in_thread(self._open, task_id, task, spec, disk, left)
             except BaseException:
                 self._let_go(task)
                 raise
 
     def _open(
-        self, task_id: TaskId, task: _Task, spec: WorkspaceSpec, disk: DiskQuota | None
+        self,
+        task_id: TaskId,
+        task: _Task,
+        spec: WorkspaceSpec,
+        disk: DiskQuota | None,
+        left: LeftWork | None,
     ) -> OpenedWorkspace:
         if opened := self._facts(task):
             if quota.exists(task.disk):
@@ -136,13 +154,13 @@ class LocalWorkspaces:
         quota.remove(task.disk)
         _clear(task.exports)
         for name in os.listdir(task.path):
-            if name.startswith("opening-") or name == "work":
+            if name.startswith(("opening-", "keeping-")) or name == "work":
                 remove_path(os.path.join(task.path, name))
         said = self._take_disk(task, disk)
         task.trees.create()
         opening = make_temporary(task.path if spec.in_place else task.room, "opening-", mode=0o711)
         try:
-            opened = self._make(task_id, task, spec, opening)
+            opened = self._make(task_id, task, spec, opening, left)
         finally:
             remove_path(opening)
         opened = replace(opened, disk=said)
@@ -165,29 +183,52 @@ class LocalWorkspaces:
         return f"{quota.MEANS}, {disk.bytes / (1 << 20):,.0f} MiB, {quota.inodes(disk):,} files"
 
     def _make(
-        self, task_id: TaskId, task: _Task, spec: WorkspaceSpec, opening: str
+        self,
+        task_id: TaskId,
+        task: _Task,
+        spec: WorkspaceSpec,
+        opening: str,
+        left: LeftWork | None,
     ) -> OpenedWorkspace:
         view_path = os.path.join(opening, "view")
         task.trees.fresh()
         if spec.in_place:
-            return self._make_in_place(task, spec, view_path)
+            made_here = self._make_in_place(task, spec, view_path)
+            return made_here if left is None else _gone_on(task, made_here, left)
+        if left is not None:
+            _require(task, left.base_tree, left.tree)
+            spec = msgspec.structs.replace(spec, include_dirty=False)
         work = os.path.join(opening, "work")
         final = os.path.join(task.room, "work")
         os.mkdir(work, 0o755)
         branch = branch_of(task_id)
         made = make_clone(
-            spec, branch=branch, target=work, view_path=view_path, trees=task.trees, git=self._git
+            spec,
+            branch=branch,
+            target=work,
+            view_path=view_path,
+            trees=task.trees,
+            git=self._git,
+            at=None if left is None else left.base_commit,
         )
+        history.remember(task.path, os.path.join(work, ".git"))
         os.rename(work, final)
-        tree = task.trees.snapshot(final, with_git=True)
+        notes = made.notes
+        if left is not None:
+            with_git = history.bring_back(task.path, os.path.join(final, ".git"))
+            task.trees.restore(final, left.tree, with_git=with_git)
+            if not with_git:
+                notes += (_NO_HISTORY,)
+        else:
+            tree = task.trees.snapshot(final, with_git=True)
         return OpenedWorkspace(
             path=final,
             mount=made.mount,
             base_commit=made.base_commit,
-            base_tree=tree,
+            base_tree=tree if left is None else left.base_tree,
             branch=branch,
             carried=made.carried,
-            notes=made.notes,
+            notes=notes,
         )
 
     def _make_in_place(self, task: _Task, spec: WorkspaceSpec, view_path: str) -> OpenedWorkspace:
@@ -242,6 +283,11 @@ class LocalWorkspaces:
                 self._let_go(task)
 
     def _close(self, task: _Task) -> None:
+        opened = self._facts(task)
+        if opened is not None and not task.in_place:
+            # Nothing of the result hangs on it: files, and not commits, are handed over.
+            with suppress(OSError):
+                history.keep(task.path, os.path.join(opened.path, ".git"))
         # First the facts: from here on there is no workspace, whatever a kill leaves of it.
         task.opened = None
         task.trees.omit = frozenset()
@@ -326,6 +372,35 @@ class LocalWorkspaces:
             copy_into(source, os.path.join(opened.path, path))
         if home:
             copy_into(home, os.path.join(task.room, "home"))
+
+    async def require(self, task_id: TaskId, trees: Sequence[TreeId]) -> None:
+        """Are these trees still kept? `WorkspaceError` if not."""
+        await self._locked(task_id, lambda task: _require(task, *trees))
+
+    async def find(
+        self, task_id: TaskId, tree: TreeId, patterns: Sequence[str], *, limits: ArtifactLimits
+    ) -> FoundFiles:
+        """The files that globs below the workspace mean. No link is followed, none is a file."""
+        return await self._locked(
+            task_id, lambda task: artifacts.find(task.trees, tree, patterns, limits)
+        )
+
+    async def without_ignored(
+        self, task_id: TaskId, tree: TreeId, *, base: TreeId, patterns: Sequence[str]
+    ) -> TreeId:
+        """`tree` without the new files that `patterns` mean and a `.gitignore` of `base` names."""
+        return await self._locked(
+            task_id,
+            lambda task: artifacts.without_ignored(task.trees, tree, base, patterns, self._git),
+        )
+
+    async def take_out(
+        self, task_id: TaskId, tree: TreeId, paths: Sequence[str], target: str
+    ) -> None:
+        """Write files of a tree below `target`, see `artifacts.take_out`."""
+        await self._locked(
+            task_id, lambda task: artifacts.take_out(task.trees, tree, paths, target)
+        )
 
     async def pack(self, task_id: TaskId, trees: Sequence[TreeId]) -> bytes:
         """These trees with all their files as one git pack."""
@@ -467,6 +542,33 @@ def _with_named_errors(function: Callable[..., T], *args: object) -> T:
 def _clear(path: str) -> None:
     quota.unmount_below(path)
     remove_path(path)
+
+
+_NO_HISTORY = (
+    "commits of the earlier run are not here (the task came from elsewhere, or they were too"
+    " large); its files are, as uncommitted edits"
+)
+
+
+def _require(task: _Task, *trees: TreeId) -> None:
+    try:
+        task.trees.require(*trees)
+    except WorkspaceError as error:
+        raise WorkspaceError(
+            "the versions of the workspace are gone (removed by `agent-runtime gc`, or by hand), "
+            f"so the task cannot go on; run a new one: {error}"
+        ) from error
+
+
+def _gone_on(task: _Task, opened: OpenedWorkspace, left: LeftWork) -> OpenedWorkspace:
+    """An in-place directory as it is now, with the base that the task began with."""
+    _require(task, left.base_tree)
+    notes = opened.notes
+    if opened.base_tree != left.tree:
+        notes += ("in place: what was changed here since the earlier run counts as the task's",)
+    return replace(
+        opened, base_commit=left.base_commit, base_tree=left.base_tree, carried=(), notes=notes
+    )
 
 
 def _unpack(task: _Task, trees: Sequence[TreeId], packed: bytes) -> None:

@@ -128,6 +128,22 @@ class ObjectStore:
             self._keep(file, self._path_of(digest.hexdigest()))
         return digest.digest()
 
+    def put_listing(self, listing: Listing) -> str:
+        """Store the trees of a listing, whose files are stored already; returns the root's id."""
+        below: dict[bytes, Listing] = {}
+        items: list[tuple[bytes, bytes]] = []
+        for path, (mode, oid) in listing.items():
+            name, slash, rest = path.partition(b"/")
+            if slash:
+                below.setdefault(name, {})[rest] = (mode, oid)
+            else:
+                items.append((name, tree_entry(mode, name, bytes.fromhex(oid))))
+        for name, inner in below.items():
+            tree = bytes.fromhex(self.put_listing(inner))
+            # Git sorts a directory as if its name ended with a slash.
+            items.append((name + b"/", tree_entry(MODE_TREE, name, tree)))
+        return self.put(b"tree", b"".join(data for _, data in sorted(items))).hex()
+
     @contextmanager
     def _temporary(self) -> Iterator[IO[bytes]]:
         name = f"tmp_obj_{os.getpid()}_{next(_numbers)}"

@@ -80,7 +80,7 @@ class Trees:
                 self._save_state(root, tree)
         return TreeId(tree)
 
-    def restore(self, work: str, tree: TreeId) -> None:
+    def restore(self, work: str, tree: TreeId, *, with_git: bool = True) -> None:
         """Make `work` equal to `tree`, and its `.git` as it was when `tree` was last taken."""
         self._need(tree)
         state = self._load_state(tree)
@@ -110,9 +110,13 @@ class Trees:
                     f"the workspace {work!r} could not be made equal to tree {tree}; it is"
                     f" {self._files.tree_hex}: does something else write there?"
                 )
-            if "git" in state:
+            if with_git and "git" in state:
                 self._restore_git(root, state["git"])
         self._resumed = False
+
+    def require(self, *trees: TreeId) -> None:
+        """`WorkspaceError` if one of them is not kept here."""
+        self._need(*trees)
 
     def adopt(self, files: Node) -> None:
         """Take over what is known about a directory that was just written."""

@@ -3,6 +3,7 @@
 A *world* is one repository with the files `README` and `src/a.py`, and hands on a task's files.
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from typing import Protocol
 import pytest
 
 from agent_runtime.errors import WorkspaceError
-from agent_runtime.ports import Change, Workspaces
+from agent_runtime.ports import ArtifactLimits, Change, FoundFile, LeftWork, Workspaces
 from agent_runtime.testing import FakeWorkspaces
 from agent_runtime.types import TaskId, TreeId, WorkspaceSpec
 from agent_runtime.workspaces import LocalWorkspaces
@@ -243,3 +244,57 @@ async def test_what_is_no_pack_or_lacks_a_tree_is_not_taken(
 def test_git_is_there() -> None:
     """Every local test needs it; this one says so by name."""
     assert shutil.which("git")
+
+
+# ---- continuing, artifacts ---------------------------------------------------------------
+
+
+async def _left(world: World) -> LeftWork:
+    """What a run leaves that has changed something."""
+    opened = await world.workspaces.open(TASK, world.spec)
+    world.write(TASK, "new.py", "x\n")
+    world.remove(TASK, "README")
+    tree = await world.workspaces.snapshot(TASK)
+    await world.workspaces.close(TASK)
+    return LeftWork(base_commit=opened.base_commit, base_tree=opened.base_tree, tree=tree)
+
+
+async def test_what_an_ended_run_left_is_gone_on_with(world: World) -> None:
+    left = await _left(world)
+    again = await world.workspaces.open(TASK, world.spec, left=left)
+    assert again.base_tree == left.base_tree and again.base_commit == left.base_commit
+    assert world.read(TASK) == {"src/a.py": "print(1)\n", "new.py": "x\n"}
+    assert await world.workspaces.snapshot(TASK) == left.tree
+
+
+async def test_an_open_that_goes_on_keeps_what_was_done_since(world: World) -> None:
+    """Its caller may die before it has stored that the workspace is open."""
+    left = await _left(world)
+    await world.workspaces.open(TASK, world.spec, left=left)
+    world.write(TASK, "later.py", "y\n")
+    await world.workspaces.open(TASK, world.spec, left=left)
+    assert "later.py" in world.read(TASK)
+
+
+async def test_trees_are_there_until_they_are_forgotten(world: World) -> None:
+    left = await _left(world)
+    await world.workspaces.require(TASK, [left.base_tree, left.tree])
+    with pytest.raises(WorkspaceError, match="gone"):
+        await world.workspaces.require(TASK, [TreeId("0" * 40)])
+
+
+async def test_files_are_found_by_globs_within_limits(world: World) -> None:
+    await _opened(world)
+    for name in ("dist/a.whl", "dist/b.whl", "cov.xml"):
+        world.write(TASK, name, name)
+    tree = await world.workspaces.snapshot(TASK)
+    await world.workspaces.close(TASK)
+    patterns = ["dist/*.whl", "cov.xml", "htmlcov"]
+    found = await world.workspaces.find(TASK, tree, patterns, limits=ArtifactLimits())
+    digest = hashlib.sha256(b"cov.xml").hexdigest()
+    assert found.files[0] == FoundFile(path="cov.xml", bytes=7, sha256=digest)
+    assert [file.path for file in found.files] == ["cov.xml", "dist/a.whl", "dist/b.whl"]
+    assert (found.missing, found.left_out) == (("htmlcov",), ())
+    few = await world.workspaces.find(TASK, tree, patterns, limits=ArtifactLimits(files=1))
+    assert [file.path for file in few.files] == ["cov.xml"]
+    assert few.missing == ("dist/*.whl", "htmlcov") and len(few.left_out) == 2

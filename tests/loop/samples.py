@@ -10,6 +10,7 @@ from pathlib import Path
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
 from agent_runtime.types import (
+    ArtifactSpec,
     Effect,
     Phase,
     PreparedEnvironment,
@@ -39,6 +40,7 @@ _SPEC = task(
         fallback="c",
     ),
     protect=["tests/**"],
+    artifacts=[ArtifactSpec(path="dist/*.whl", required=True)],
     labels={"team": "parsers"},
     priority=7,
 )
@@ -107,11 +109,17 @@ SAMPLES: Mapping[str, e.AnyEvent] = {
             protected_changed=["conftest.py"], patch_blob="ee", patch_bytes=3, changed=["a.py"],
             message="no", grade="proven", suspects=["a.py names pytest"],
         ),
+        e.WorkKept(
+            tree="t3",
+            artifacts=[e.Artifact(path="dist/a.whl", bytes=9, sha256="aa", executable=True)],
+            missing=["htmlcov"], left_out=["dist/b: a link"],
+        ),
         e.CleanedUp(problems=["busy"]),
         e.CancelRequested(by="me", reason="late"),
         e.PauseRequested(by="me"),
         e.ResumeRequested(by="me"),
         e.Steered(by="me", message="hurry"),
+        e.Continued(by="me", message="and the docs", spec=_SPEC),
         e.ApprovalDecided(approval_id="a1", decision="deny", by="me", message="no"),
         e.PhaseEntered(phase=Phase.EXECUTION, previous=Phase.PLANNING),
         e.PlanAdopted(steps=_SPEC.plan.steps if _SPEC.plan else [], source="given", attempt=1),

@@ -10,7 +10,7 @@ from agent_runtime.loop.evolve import evolve
 from agent_runtime.loop.journal import summarize
 from agent_runtime.loop.outcomes import CallPrepared, Outcome, Woken
 from agent_runtime.loop.state import State, StepState
-from agent_runtime.types import Effect, Status, StepStatus
+from agent_runtime.types import Effect, Limits, Status, StepStatus
 from tests.simulation.plans import Scene
 from tests.simulation.world import TASK, Chances, Life, folded, live
 
@@ -19,6 +19,7 @@ OUTSIDE = (
     e.PauseRequested,
     e.ResumeRequested,
     e.Steered,
+    e.Continued,
     e.ApprovalDecided,
 )
 """Facts that are appended alone, by somebody who does not drive: what follows comes later."""
@@ -120,6 +121,10 @@ def check_approvals(life: Life) -> None:
     policy = life.world.spec.policy.approvals
     for row, event in zip(life.rows, life.events, strict=True):
         match event:
+            case e.Continued():
+                policy = event.spec.policy.approvals
+                open_asks.clear()
+                granted.clear()
             case e.ApprovalRequested():
                 assert event.approval_id not in asked, "an approval id was used twice"
                 assert all(o.step_id != event.step_id for o in open_asks.values()), "asked twice"
@@ -154,9 +159,12 @@ def check_approvals(life: Life) -> None:
 
 
 def check_budget(life: Life) -> None:
-    """Nothing is started beyond a limit, and no reservation is left open."""
+    """Nothing is started beyond a run's limits, and no reservation is left open."""
     limits, exhausted, state = life.world.spec.limits, False, State(task_id=TASK)
     for row, event in zip(life.rows, life.events, strict=True):
+        if isinstance(event, e.Continued):
+            _check_usage(state, limits)
+            limits, exhausted = event.spec.limits, False
         exhausted = exhausted or isinstance(event, e.BudgetExhausted)
         if isinstance(event, e.CallIntended | e.ModelCallStarted):
             assert not exhausted, "overshoot: a start after the end of the budget"
@@ -167,7 +175,11 @@ def check_budget(life: Life) -> None:
             usd = state.usage.usd + state.usage.reserved_usd
             assert usd + budget.TURN_USD <= limits.usd + 1e-9, "overshoot: limits.usd"
         state = evolve(state, event, row.at_us)
-    usage = life.state.usage
+    _check_usage(life.state, limits)
+
+
+def _check_usage(state: State, limits: Limits) -> None:
+    usage = state.usage
     assert usage.steps <= limits.steps, "overshoot: limits.steps"
     assert usage.steps >= 0 and usage.running_us >= 0
     assert not usage.reserved_tokens and abs(usage.reserved_usd) < 1e-9, "a reservation is open"
@@ -176,18 +188,37 @@ def check_budget(life: Life) -> None:
 
 
 def check_end(life: Life) -> None:
-    """One terminal decision, its event last, nothing left alive, success only by proof."""
+    """One terminal decision a run, its event last, nothing left alive, success only by proof."""
     assert isinstance(life.events[-1], e.TaskEnded)
-    concluded = [x for x in life.events if isinstance(x, e.TaskConcluded)]
-    assert len(concluded) == 1
     assert not life.world.sessions, "a sandbox is alive after the end"
     assert life.state.calls == {} and not any(s.asking for s in life.state.steps.values())
     if life.world.spec.workspace is not None:
         assert TASK in life.world.workspaces.closed, "the working copy is still there"
-    verified = [x for x in life.events if isinstance(x, e.VerificationEnded)]
+    for events in runs_of(life):
+        _check_run_end(events)
+
+
+def runs_of(life: Life) -> list[list[e.AnyEvent]]:
+    """The events of each run; all but the first begin with `Continued`."""
+    runs: list[list[e.AnyEvent]] = [[]]
+    for event in life.events:
+        if isinstance(event, e.Continued):
+            assert isinstance(runs[-1][-1], e.TaskEnded), "continued before its end"
+            runs.append([])
+        runs[-1].append(event)
+    return runs
+
+
+def _check_run_end(events: list[e.AnyEvent]) -> None:
+    concluded = [x for x in events if isinstance(x, e.TaskConcluded)]
+    assert len(concluded) == 1
+    opened = any(isinstance(x, e.WorkspaceOpened) and x.path for x in events)
+    kept = [x for x in events if isinstance(x, e.WorkKept)]
+    assert bool(kept) is opened, "the last tree was not looked at"
+    verified = [x for x in events if isinstance(x, e.VerificationEnded)]
     if concluded[0].status is Status.SUCCEEDED:
         assert verified and verified[-1].ok, "succeeded without a proof"
-    cancelled = any(isinstance(x, e.CancelRequested) for x in life.events)
+    cancelled = any(isinstance(x, e.CancelRequested) for x in events)
     assert cancelled or concluded[0].status is not Status.CANCELLED
     assert "stuck" not in concluded[0].reason and "crash_loop" not in concluded[0].reason
 
@@ -208,6 +239,8 @@ def check_tree(life: Life) -> None:
         if isinstance(event, e.CallReturned) and event.tree_after:
             assert intents[event.call_id].tree_before == expected, "it met another tree"
             expected = event.tree_after
+        if isinstance(event, e.WorkKept):
+            assert event.tree == expected, "it kept another tree"
         if isinstance(event, e.CallResolved) and intents[event.call_id].tree_before:
             assert intents[event.call_id].tree_before == expected, "it met another tree"
     assert world.workspaces.tree_of(TASK) == expected, "the tree is not the log's"
@@ -232,6 +265,8 @@ def check_conversation(life: Life) -> None:
                 | e.StepSkipped(step_id=step_id)
             ) if step_id == talking:
                 talking = ""
+            case e.PlanAdopted(source=source) if source != "unfinished":
+                talking = ""  # a continuation's own plan gives the old one's steps up
             case _:
                 pass
 

@@ -1,4 +1,4 @@
-"""What the simulated tasks are: random ones, and twenty that are known by name."""
+"""What the simulated tasks are: random ones, and some that are known by name."""
 
 import random
 from collections.abc import Mapping
@@ -6,14 +6,17 @@ from dataclasses import dataclass
 
 import msgspec
 
+from agent_runtime.loop.state import State
 from agent_runtime.ports import ModelAnswer
 from agent_runtime.types import (
     Alternative,
     Check,
+    ContinuationSpec,
     Decision,
     Expect,
     Json,
     Limits,
+    LimitsChange,
     Objective,
     PlanSpec,
     Policy,
@@ -58,30 +61,47 @@ def _decision(rng: random.Random) -> Decision:
     return "ask" if rng.random() < 0.9 else "deny"
 
 
-def random_plan(rng: random.Random, *, mixed: bool = False) -> PlanSpec:
+def random_continuation(rng: random.Random, state: State) -> ContinuationSpec:
+    """More steps, the unfinished ones, a word to the model, or checks alone."""
+    limits = LimitsChange(steps=rng.choice([None, 3, 60]), seconds=rng.choice([None, 20.0, 3600.0]))
+    match rng.choice(["plan", "plan", "unfinished", "message", "checks"]):
+        case "plan":
+            mixed = state.task.model is not None and rng.random() < 0.3
+            plan = random_plan(rng, mixed=mixed, prefix=f"r{state.run}s")
+            return ContinuationSpec(plan=plan, limits=limits)
+        case "message":
+            return ContinuationSpec(message="and now this", limits=limits)
+        case "checks":
+            return ContinuationSpec(objectives=OBJECTIVES, limits=limits)
+        case _:
+            return ContinuationSpec(limits=limits)
+
+
+def random_plan(rng: random.Random, *, mixed: bool = False, prefix: str = "s") -> PlanSpec:
     """Up to eight steps; with `mixed` some of them are the model's."""
+    first = f"{prefix}0"
     count = rng.randint(1, 8)
     fallbacks: set[int] = set()
     steps: list[StepSpec] = []
     for i in range(count):
         name = None if mixed and rng.random() < 0.3 else rng.choice(TOOLS)
-        needs = [f"s{j}" for j in range(i) if rng.random() < 0.3]
+        needs = [f"{prefix}{j}" for j in range(i) if rng.random() < 0.3]
         if i in fallbacks:
             needs = []
         fallback = None
         if i + 1 < count and rng.random() < 0.15 and i not in fallbacks:
             fallbacks.add(i + 1)
-            fallback = f"s{i + 1}"
-        templated = name == "write" and "s0" in needs and 0 not in fallbacks
+            fallback = f"{prefix}{i + 1}"
+        templated = name == "write" and first in needs and 0 not in fallbacks
         steps.append(
             StepSpec(
-                id=f"s{i}",
+                id=f"{prefix}{i}",
                 tool=name,
                 goal="think" if name is None else None,
-                args={"text": "{{ steps.s0.output }}"} if templated else {},
+                args={"text": "{{ steps." + first + ".output }}"} if templated else {},
                 needs=needs,
-                when=rng.choice([None, None, "steps.s0.ok", "steps.s0.exit"])
-                if "s0" in needs and 0 not in fallbacks
+                when=rng.choice([None, None, f"steps.{first}.ok", f"steps.{first}.exit"])
+                if first in needs and 0 not in fallbacks
                 else None,
                 retry=rng.choice([0, 0, 1, 3]),
                 timeout_seconds=rng.choice([None, 4.0, 100.0]),
@@ -95,7 +115,7 @@ def random_plan(rng: random.Random, *, mixed: bool = False) -> PlanSpec:
     return PlanSpec(steps=steps)
 
 
-# ---- twenty by name ----------------------------------------------------------------------
+# ---- some by name ------------------------------------------------------------------------
 
 Calls = tuple[tuple[str, Mapping[str, Json]], ...]
 
@@ -116,6 +136,8 @@ class Scene:
     failed_verifications: int = 0
     denies: bool = False
     """Do people deny what they are asked?"""
+    continuations: tuple[ContinuationSpec, ...] = ()
+    """What the task is continued with when it has ended, one after the other."""
 
 
 def _step(step_id: str, tool: str | None, **more: Json) -> StepSpec:
@@ -141,6 +163,8 @@ def _asks(*names: str) -> ModelAnswer:
 
 _DONE = ModelAnswer(text="done", tokens=50, usd=0.01)
 _WRITES = _task(_step("a", "write"), _step("b", "write", needs=["a"]), _step("c", "look"))
+
+_WRITES_LATER = PlanSpec(steps=[_step("d", "write"), _step("e", "look", needs=["d"])])
 
 SCENES: Mapping[str, Scene] = {
     "writes": Scene(_WRITES),
@@ -231,5 +255,28 @@ SCENES: Mapping[str, Scene] = {
     "cancelled": Scene(
         _task(_step("a", "write"), _step("b", "pay"), _step("c", "put")), wishes=((2.0, "cancel"),)
     ),
+    "continued": Scene(
+        _WRITES,
+        continuations=(
+            ContinuationSpec(
+                plan=PlanSpec(
+                    steps=[
+                        _step("d", "write", needs=["a"], args={"text": "{{ steps.b.output }}"}),
+                        _step("e", "pay", needs=["d"]),
+                    ]
+                )
+            ),
+            ContinuationSpec(objectives=OBJECTIVES),
+        ),
+    ),
+    "continued after a cancel": Scene(
+        _task(_step("a", "write"), _step("b", "pay"), _step("c", "write")),
+        wishes=((1.2, "cancel"),),
+        continuations=(ContinuationSpec(), ContinuationSpec(plan=_WRITES_LATER)),
+    ),
+    "continued with a model": Scene(
+        _task(model="world/model"),
+        answers=(_asks("write"), _DONE, _asks("put"), _DONE),
+        continuations=(ContinuationSpec(message="and put it there"),),
+    ),
 }
-assert len(SCENES) == 20

@@ -1,4 +1,4 @@
-"""Twenty fixed tasks, killed at some of their awaits and appends (`make sim`: at all)."""
+"""The fixed tasks, killed at some of their awaits and appends (`make sim`: at all)."""
 
 import pytest
 

@@ -20,6 +20,7 @@ from agent_runtime.loop import (
 )
 from agent_runtime.loop import events as e
 from agent_runtime.loop.reached import Reached, observe
+from agent_runtime.ports import OpenedWorkspace
 from agent_runtime.stores.memory import MemoryStore
 from agent_runtime.testing import FakeWorkspaces
 from agent_runtime.types import Status
@@ -173,6 +174,18 @@ def store_it_later(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(egress.EgressLog, "store", lazy)
 
 
+def begin_again(patch: pytest.MonkeyPatch) -> None:
+    """A continued task that gets a fresh working copy."""
+    opened = FakeWorkspaces.open
+
+    async def fresh(self: FakeWorkspaces, *args: Any, **more: Any) -> OpenedWorkspace:
+        if more.pop("left", None) is not None and TASK not in self._open:
+            self.files.pop(TASK, None)
+        return await opened(self, *args, **more)
+
+    patch.setattr(FakeWorkspaces, "open", fresh)
+
+
 @pytest.mark.parametrize(
     ("mutate", "noticed"),
     [
@@ -197,6 +210,7 @@ def store_it_later(patch: pytest.MonkeyPatch) -> None:
         (never_look_into_the_record, "egress: "),
         (forget_the_mark, "egress: "),
         (store_it_later, "late: "),
+        (begin_again, "tree"),
     ],
 )
 def test_the_simulation_notices(

@@ -23,11 +23,13 @@ from agent_runtime.errors import (
     DeadlineExceeded,
     PluginError,
     StoreUnavailable,
+    UsageError,
     WorkerLost,
     WorkspaceError,
 )
 from agent_runtime.loop import codec, journal
 from agent_runtime.loop import events as e
+from agent_runtime.loop.continuing import continuation
 from agent_runtime.loop.driver import drive
 from agent_runtime.loop.evolve import fold
 from agent_runtime.loop.journal import append_fact
@@ -36,6 +38,7 @@ from agent_runtime.loop.submission import submit
 from agent_runtime.ports import (
     DiskQuota,
     EgressRecord,
+    LeftWork,
     ModelAnswer,
     ModelRequest,
     OpenedWorkspace,
@@ -56,6 +59,7 @@ from agent_runtime.testing import (
 )
 from agent_runtime.toolkit import FunctionTool, tool
 from agent_runtime.types import (
+    ContinuationSpec,
     Effect,
     Json,
     Row,
@@ -67,7 +71,7 @@ from agent_runtime.types import (
     ToolResult,
     WorkspaceSpec,
 )
-from tests.simulation.plans import Scene, random_task
+from tests.simulation.plans import Scene, random_continuation, random_task
 
 TASK = TaskId("task_0")
 OWNERS_MAX = 80
@@ -140,6 +144,7 @@ class World:
         self.slow = set(self.scene.slow)
         self.verifications = 0
         self.stop = anyio.Event()
+        self.continuations_left = 2
         self.wishes = list(self.scene.wishes)
         self.snapshot_events = self.rng.choice([4, 500]) if self.random else 500
         self.goes_out = self.random and seed % 2 == 1
@@ -228,8 +233,10 @@ class World:
                 for _ in range(OWNERS_MAX):
                     state = await self._one_owner()
                     if state is not None and state.ended:
+                        if await self._continue(state):
+                            continue
                         host.cancel_scope.cancel()
-                        return state
+                        return folded(self.shared.tasks[TASK].rows)
                     if state is not None and state.alive:
                         self.blame("an owner went away and did not say so")
                     if state is not None and not self.stop.is_set():
@@ -298,6 +305,41 @@ class World:
             elif self.random and dice < 0.26:
                 self.clock.offset_us -= int(self.rng.uniform(0, 60) * 1e6)
 
+    async def _continue(self, state: State) -> bool:
+        """Somebody re-opens the ended task, now and then two at once, of whom one wins."""
+        wishes = self.scene.continuations
+        if self.random:
+            again = self.continuations_left and self.rng.random() < 0.5
+            wish = random_continuation(self.rng, state) if again else None
+        else:
+            wish = wishes[state.run - 1] if state.run <= len(wishes) else None
+        if wish is None:
+            return False
+        self.continuations_left -= 1
+        won = 0
+        for by in ("world", "other")[: 1 + (self.random and self.rng.random() < 0.2)]:
+            try:
+                await self._reopen(wish, by)
+                won += 1
+            except UsageError:
+                return False  # there is nothing to do
+            except Conflict:
+                pass
+        if won != 1:
+            self.blame(f"{won} of those who continued the task at once have won")
+        return True
+
+    async def _reopen(self, wish: ContinuationSpec, by: str) -> None:
+        fact: e.InputEvent = e.PauseRequested(by=by)
+
+        def make(state: State) -> e.InputEvent:
+            nonlocal fact
+            fact = e.Continued(by=by, message=wish.message, spec=continuation(state, wish))
+            return fact
+
+        await append_fact(MemoryStore(self.shared), self.clock, LocalBus(), TASK, make)
+        self.account.facts.append(fact)
+
     def _now(self) -> float:
         return anyio.current_time()
 
@@ -328,7 +370,11 @@ class World:
         else:
             await self._say(e.CancelRequested(by="world", reason="it waits"))
 
-    async def _say(self, fact: e.InputEvent, store: "FaultyStore | None" = None) -> None:
+    async def _say(
+        self,
+        fact: e.InputEvent,
+        store: "FaultyStore | None" = None,
+    ) -> None:
         def make(state: State) -> e.InputEvent:
             if state.ended or state.conclusion:
                 raise Conflict("it is over")
@@ -403,11 +449,16 @@ class WorldWorkspaces(FakeWorkspaces):
             world.blame(f"{place} while an earlier owner's sandbox is alive")
 
     async def open(
-        self, task_id: TaskId, spec: WorkspaceSpec, *, disk: DiskQuota | None = None
+        self,
+        task_id: TaskId,
+        spec: WorkspaceSpec,
+        *,
+        disk: DiskQuota | None = None,
+        left: LeftWork | None = None,
     ) -> OpenedWorkspace:
         if self._world.faulty():
             raise OSError("the disk is slow")
-        return await super().open(task_id, spec)
+        return await super().open(task_id, spec, left=left)
 
 
 class WorldToolbox(FakeToolbox):

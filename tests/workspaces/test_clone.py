@@ -384,7 +384,7 @@ async def test_an_interrupted_open_is_repeated_cleanly(
     (task / "work" / "half").write_bytes(b"half")
     opened = await _open(workspaces, repo)
     assert contents(opened.path) == contents(repo.path)
-    assert sorted(os.listdir(task)) == ["opened.json", "trees", "work"]
+    assert sorted(os.listdir(task)) == ["objects-at-open", "opened.json", "trees", "work"]
 
 
 async def test_a_later_process_finds_the_workspace_as_it_was(
