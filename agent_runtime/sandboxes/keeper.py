@@ -100,6 +100,8 @@ class Keeper:
         self.failure: StartFailed | None = None
         self.outer = 0
         self.inner = 0
+        self._inner_started = 0
+        """It is bubblewrap's child: once that has reaped it, its pid may be somebody else's."""
         self.status: int | None = None
         """What `waitpid` said of the outer process."""
         self.exit_code: int | None = None
@@ -188,7 +190,7 @@ class Keeper:
 
     def _started(self, inner: int) -> None:
         """The first process of the sandbox is known: limit it, record it, let it go on."""
-        self.inner = inner
+        self.inner, self._inner_started = inner, start_time(inner)
         limits = self.request["limits"]
         # Linux counts these per user and, from 5.14 on, per user namespace: set from outside once
         # the sandbox has its namespace, they do not count what else the user runs.
@@ -360,10 +362,11 @@ class Keeper:
     def _kill(self) -> bool:
         end = time.monotonic() + KILL_SECONDS_MAX
         while True:
-            for pid in (self.inner, *children(), *(p for g in self.groups for p in members(g))):
-                if pid:
-                    with suppress(ProcessLookupError, PermissionError):
-                        os.kill(pid, signal.SIGKILL)
+            same = self.inner != 0 and start_time(self.inner) == self._inner_started
+            inner = [self.inner] if same else []
+            for pid in (*inner, *children(), *(p for g in self.groups for p in members(g))):
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
             with suppress(OSError):  # in version 1 what is frozen dies when it is thawed
                 set_frozen(self.groups, frozen=False)
             if not self._reap():

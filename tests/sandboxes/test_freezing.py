@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -26,7 +27,7 @@ FROZEN_SECONDS = 1.2
 """Longer than the deadlines that must not run meanwhile."""
 
 
-@pytest.fixture(params=["bubblewrap", "unsafe", "without cgroups"])
+@pytest.fixture(params=["bubblewrap", "unsafe", "version 1", "without cgroups"])
 def sandbox(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AnySandbox:
@@ -34,8 +35,17 @@ def sandbox(
     if request.param == "without cgroups":
         monkeypatch.setattr(cgroups, "here", lambda: Places())
         return make_sandbox("bubblewrap", tmp_path / "state")
-    if cgroups.here().freezer is None:
+    places = cgroups.here()
+    if places.freezer is None:
         pytest.skip("no freezer here")
+    if request.param == "version 1":
+        mounted = cgroups.mounts(Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
+        points = [m.point for m in mounted if "freezer" in m.controllers and not m.read_only]
+        if not points or not os.access(points[0], os.W_OK):
+            pytest.skip("no freezer of version 1 here")
+        older = replace(places, freezer=cgroups.Place(1, points[0]))
+        monkeypatch.setattr(cgroups, "here", lambda: older)
+        return make_sandbox("bubblewrap", tmp_path / "state")
     return make_sandbox(request.param, tmp_path / "state")
 
 
