@@ -5,7 +5,7 @@ All of it is a fold of the log; nothing here is stored a second time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 import msgspec
@@ -13,10 +13,13 @@ import msgspec
 from agent_runtime import __version__
 from agent_runtime.loop import events as e
 from agent_runtime.loop.evolve import fold
-from agent_runtime.loop.grades import grade_of
+from agent_runtime.loop.grades import accepts, grade_of, grade_of_check
 from agent_runtime.loop.reached import told
 from agent_runtime.loop.state import State, missing_artifacts, status_of
 from agent_runtime.types import BlobId, Json, Row, Status, TreeId
+from agent_runtime.verdicts import Seen, TestsSeen, Verdict, compare, read_stored, stored
+
+Lists = Mapping[BlobId, bytes]
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +48,8 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
     task_id: str
     seq: int | None = None
     fault: str | None = None
+    notes: list[str] = []
+    """What is no fault, and worth knowing."""
 
 
 def result_of(state: State, *, patch: str | None = None, certificate: str | None = None) -> Result:
@@ -90,6 +95,7 @@ def certificate_of(state: State, rows: Sequence[Row]) -> dict[str, Json] | None:
         "status": status,
         "reason": reason,
         "grade": found.grade or None,
+        "accept": state.task.accept,
         "base_commit": workspace.base_commit if workspace else "",
         "base_tree": found.base_tree,
         "tree": found.tree,
@@ -107,7 +113,11 @@ def certificate_of(state: State, rows: Sequence[Row]) -> dict[str, Json] | None:
                 "min_passed": check.min_passed,
                 "ok": check.ok,
                 "flaky": check.flaky,
-                "evidence": "exit code" if check.ran is None else "exit code and test counts",
+                "origin": check.origin,
+                "grade": grade_of_check(check) or None,
+                "evidence": evidence_of(check),
+                "tests": _tests(check.tests),
+                "compared": None if check.compared is None else msgspec.to_builtins(check.compared),
                 "before": None
                 if check.before is None
                 else {
@@ -115,6 +125,7 @@ def certificate_of(state: State, rows: Sequence[Row]) -> dict[str, Json] | None:
                     "passed": check.before.passed,
                     "ran": check.before.ran,
                     "ok": check.before.ok,
+                    "tests": _tests(check.before.tests),
                 },
             }
             for check in found.checks
@@ -129,6 +140,23 @@ def certificate_of(state: State, rows: Sequence[Row]) -> dict[str, Json] | None:
     }
 
 
+def evidence_of(check: e.CheckResult) -> str:
+    """What a check's verdict stands on, in words."""
+    tests = check.tests
+    if tests is not None and tests.known_by == "report":
+        return f"exit code and tests by name, by {tests.runner}'s own report"
+    if tests is not None and tests.known_by == "output":
+        return f"exit code and tests by name, as {tests.runner} printed them"
+    return "exit code" if check.ran is None else "exit code and test counts"
+
+
+def _tests(tests: TestsSeen | None) -> dict[str, Json] | None:
+    """All of it, also what is nothing: a certificate is read by programs."""
+    if tests is None or not tests.blob:
+        return None
+    return {name: getattr(tests, name) for name in TestsSeen.__struct_fields__}
+
+
 def blobs_named(events: Sequence[e.AnyEvent]) -> list[tuple[int, BlobId]]:
     """Every blob that the log names, with the number of the event that does."""
     named: list[tuple[int, BlobId]] = []
@@ -136,11 +164,18 @@ def blobs_named(events: Sequence[e.AnyEvent]) -> list[tuple[int, BlobId]]:
         match event:
             case e.CallReturned(output_blob=blob) if blob:
                 named.append((seq, BlobId(blob)))
-            case e.VerificationEnded(patch_blob=blob) if blob:
-                named.append((seq, BlobId(blob)))
+            case e.VerificationEnded(patch_blob=blob):
+                lists = [blob_id for check in event.checks for blob_id in lists_of(check)]
+                named += [(seq, blob_id) for blob_id in (BlobId(blob), *lists) if blob_id]
             case _:
                 pass
     return named
+
+
+def lists_of(check: e.CheckResult) -> list[BlobId]:
+    """The blobs with the names of a check's tests, after the work and before it."""
+    before = check.before.tests if check.before is not None else None
+    return [BlobId(tests.blob) for tests in (check.tests, before) if tests and tests.blob]
 
 
 def trees_named(events: Sequence[e.AnyEvent]) -> list[TreeId]:
@@ -187,4 +222,41 @@ def claims_hold(state: State) -> str | None:
         return "the task is said to have succeeded, and protected files were changed"
     if found.grade and found.grade != grade_of(found.checks):
         return f"the evidence is said to be {found.grade!r}, and the checks do not show it"
+    if not accepts(state.task.accept, found.grade):
+        return (
+            f"the task is said to have succeeded, and its evidence is {found.grade!r}: it accepts "
+            f"{state.task.accept!r}"
+        )
+    return None
+
+
+def names_hold(check: e.CheckResult, may_lose: Sequence[str], lists: Lists) -> str | None:
+    """Why what a check says about its tests does not follow from the stored lists; None if it does.
+
+    `lists` has the blobs of `check` by their ids. Two looks at one tree are not stored: what came
+    out differently in them is taken from the log.
+    """
+    before = check.before.tests if check.before is not None else None
+    found: list[Mapping[str, Verdict]] = []
+    for tests in (before, check.tests):
+        if tests is None or not tests.blob:
+            found.append({})
+            continue
+        try:
+            found.append(read_stored(lists[BlobId(tests.blob)]))
+        except ValueError as error:
+            return f"the tests of check {check.id!r} cannot be read: {error}"
+        seen = Seen(known_by=tests.known_by, runner=tests.runner, tests=found[-1])
+        if msgspec.structs.replace(tests, blob="") != stored(seen)[0]:
+            return f"the numbers of the tests of check {check.id!r} are not those of its list"
+    told = check.compared
+    if told is None:
+        return None
+    if check.ok and told.lost.count:
+        return f"check {check.id!r} is said to be good, and it lost {told.lost.count} tests"
+    if told.unstable.count > len(told.unstable.names):
+        return None
+    unstable = told.unstable.names
+    if compare(found[0], found[1], unstable=unstable, may_lose=may_lose) != told:
+        return f"what check {check.id!r} says it lost and mended is not what its lists of tests say"
     return None

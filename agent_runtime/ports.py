@@ -20,6 +20,7 @@ from agent_runtime.types import (
     Json,
     Lease,
     Objective,
+    Origin,
     PreparedEnvironment,
     Row,
     Seq,
@@ -34,6 +35,7 @@ from agent_runtime.types import (
     Where,
     WorkspaceSpec,
 )
+from agent_runtime.verdicts import NOTHING_SEEN, Seen, TestsCompared
 
 # ---- clock and bus -----------------------------------------------------------------------
 
@@ -645,6 +647,11 @@ class Workspaces(Protocol):
             Conflict: a file is in the way.
         """
 
+    async def contents(
+        self, task_id: TaskId, tree: TreeId, paths: Sequence[str]
+    ) -> dict[str, bytes | None]:
+        """What these paths hold in a tree; None for what is no regular file there."""
+
     async def pack(self, task_id: TaskId, trees: Sequence[TreeId]) -> bytes:
         """These trees with all their files as one text of bytes, for `unpack` elsewhere."""
 
@@ -699,7 +706,12 @@ class CheckOutcome:
     before: CheckOutcome | None = None
     """The same check on the base, without the work: the baseline."""
     flaky: bool = False
-    """On one and the same tree it ended well once and once not."""
+    """On one and the same tree it ended well once and once not, or never for the same tests."""
+    seen: Seen = NOTHING_SEEN
+    """The single tests, as far as they are known."""
+    compared: TestsCompared | None = None
+    """What became of the tests of `before`; None where their names are not known."""
+    origin: Origin = "given"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

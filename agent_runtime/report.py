@@ -14,11 +14,12 @@ from datetime import UTC, datetime
 import msgspec
 
 from agent_runtime.loop import events as e
-from agent_runtime.loop.grades import REGRESSION_ONLY
+from agent_runtime.loop.grades import REGRESSION_ONLY, SELF_CHOSEN
 from agent_runtime.loop.reached import away_words, connection_words
 from agent_runtime.loop.state import State, status_of
 from agent_runtime.patches import FileChange, file_changes
 from agent_runtime.types import Row, Status, StepStatus
+from agent_runtime.verdicts import few
 
 GOAL_CHARS_MAX = 4000
 QUOTE_CHARS_MAX = 300
@@ -199,7 +200,7 @@ _RESOLUTIONS = {
 
 def _checks(state: State, events: Sequence[e.AnyEvent]) -> tuple[Item, ...]:
     found = state.verification
-    items = [_check(check) for check in found.checks] if found is not None else []
+    items = [i for c in found.checks for i in (_check(c), *_tests(c))] if found is not None else []
     if found is not None and found.grade:
         items.append(("grade: ", quote(found.grade)))
     if found is not None and found.message:
@@ -220,11 +221,32 @@ def _check(check: e.CheckResult) -> Item:
         "check ",
         quote(check.id),
         f": {'ok' if check.ok else 'NOT ok'}, before the work: {before}; after: {after}",
-        *(("; FLAKY: on the same tree it ends now well and now not",) if check.flaky else ()),
+        *((f"; FLAKY: {FLAKY_WORDS}",) if check.flaky else ()),
+        *(("; chosen by whoever did the work",) if check.origin != "given" else ()),
         *((" (", _prose(check.reason), ")") if check.reason and not check.ok else ()),
         "; command ",
         quote(_command(check.command)),
     )
+
+
+FLAKY_WORDS = "on the same tree it ends now well and now not, or fails for other tests"
+
+
+def _tests(check: e.CheckResult) -> Iterator[Item]:
+    """What became of the single tests of a check."""
+    compared = check.compared
+    if compared is None:
+        return
+    for tests, words in (
+        (compared.mended, "failed before the work and pass now"),
+        (compared.lost, "LOST, gone or without a verdict now"),
+        (compared.broken, "passed before the work and fail now"),
+        (compared.unstable, "UNSTABLE, came out differently in two looks at the same tree"),
+        (compared.added, "were not there before"),
+    ):
+        if tests.count:
+            names = quote(few(tests.names, tests.count))
+            yield ("tests of ", quote(check.id), f", {tests.count} {words}: ", names)
 
 
 def _outcome(ended: e.CheckResult | e.Baseline, expected_exit: int) -> str:
@@ -306,14 +328,20 @@ def _not_proven(found: e.VerificationEnded) -> Iterator[Item]:
     checks = found.checks
     if without := named(check for check in checks if check.before is None):
         yield ("what these checks said before the work: there is no baseline: ", without)
-    if found.grade == REGRESSION_ONLY:
-        yield ("whether the work mends anything: no check surely failed before it",)
+    if found.grade in (REGRESSION_ONLY, SELF_CHOSEN):
+        yield ("whether the work mends anything: no given check surely failed before it",)
     if flaky := named(check for check in checks if check.flaky):
         yield ("flaky checks prove little, whatever they said: ", flaky)
     if once := named(check for check in checks if check.ok):
         yield ("whether these checks pass every time: they ran once on the result: ", once)
     if uncounted := named(check for check in checks if check.ran is None and check.passed is None):
         yield ("how many tests ran, only the exit code counted: ", uncounted)
+    if counted := named(c for c in checks if c.ran is not None and not (c.tests and c.tests.blob)):
+        yield ("which tests ran, they were counted and not named: ", counted)
+    if printed := named(c for c in checks if c.tests and c.tests.known_by == "output"):
+        yield ("whether tests are what was printed, no runner reported them: ", printed)
+    if own := named(check for check in checks if check.origin != "given"):
+        yield ("whether these checks are the right ones, whoever did the work chose them: ", own)
     if unbound := named(check for check in checks if _may_have_lost_tests(check)):
         yield ("whether fewer tests ran than before the work, no min_passed: ", unbound)
 

@@ -11,6 +11,8 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 
+import msgspec
+
 from agent_runtime.certificate import (
     Result,
     VerifyReport,
@@ -18,6 +20,8 @@ from agent_runtime.certificate import (
     certificate_of,
     claims_hold,
     earlier_ends,
+    lists_of,
+    names_hold,
     result_of,
 )
 from agent_runtime.errors import (
@@ -40,7 +44,7 @@ from agent_runtime.loop.journal import append_fact
 from agent_runtime.loop.state import State, status_of
 from agent_runtime.loop.submission import submit
 from agent_runtime.loop.supervisor import Supervisor
-from agent_runtime.ports import ArtifactLimits, Ports
+from agent_runtime.ports import ArtifactLimits, CheckOutcome, Ports
 from agent_runtime.report import Report, report_of
 from agent_runtime.resources import above
 from agent_runtime.results import ResultFiles, RunFiles
@@ -56,6 +60,7 @@ from agent_runtime.types import (
     TaskSummary,
     TreeId,
 )
+from agent_runtime.verdicts import differing, few, read_stored
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _Fault = Callable[[str], VerifyReport]
@@ -366,6 +371,11 @@ class Runtime:
             return fault(broken)
         if state.verification is None or not state.verification.tree:
             return VerifyReport(ok=True, task_id=task_id)
+        may_lose = {o.id: o.check.may_lose for o in state.task.objectives}
+        for check in state.verification.checks:
+            lists = {blob: await self.ports.store.get_blob(blob) for blob in lists_of(check)}
+            if broken := names_hold(check, may_lose.get(check.id, ()), lists):
+                return fault(broken, state.seq)
         patch = await self.ports.store.get_blob(BlobId(state.verification.patch_blob))
         return await self._verify_trees(task_id, state.verification, patch, fault)
 
@@ -426,7 +436,13 @@ class Runtime:
             sandbox=self.ports.sandbox,
             furnished=partial(furnished, state, self.ports),
         )
+        notes = list(report.notes)
         for told, seen in zip(found.checks, again.checks, strict=True):
+            if names := await self._came_out_differently(told, seen):
+                notes.append(
+                    f"check {told.id!r}: {len(names)} tests came out differently, run again: "
+                    f"{few(names, len(names))}"
+                )
             if told.ok != seen.ok:
                 flaky = "; it is flaky" if told.flaky or seen.flaky else ""
                 return VerifyReport(
@@ -434,8 +450,16 @@ class Runtime:
                     task_id=task_id,
                     fault=f"check {told.id!r} ended {_verdict(told.ok, told.reason)}, "
                     f"and run again {_verdict(seen.ok, seen.reason)}{flaky}",
+                    notes=notes,
                 )
-        return report
+        return msgspec.structs.replace(report, notes=notes)
+
+    async def _came_out_differently(self, told: e.CheckResult, seen: CheckOutcome) -> list[str]:
+        """Tests by name, after the work."""
+        if told.tests is None or not told.tests.blob:
+            return []
+        stored = read_stored(await self.ports.store.get_blob(BlobId(told.tests.blob)))
+        return sorted(differing(stored, seen.seen.tests))
 
     async def _verify_trees(
         self, task_id: TaskId, found: e.VerificationEnded, stored: bytes, fault: _Fault

@@ -10,7 +10,9 @@ from __future__ import annotations
 import posixpath
 import re
 
-_NAMES = re.compile(rb"\b(_pytest|pytest|unittest|doctest|os\._exit|_exit|os\.exec[lv]p?e?)\b")
+_NAMES = re.compile(
+    rb"\b(_pytest|pytest|unittest|doctest|agent_runtime_reporting|os\._exit|_exit|os\.exec[lv]p?e?)\b"
+)
 SOURCES = (".py", ".pyi", ".pyx")
 _TEST = re.compile(r"(^|/)(tests?|testing)/|(^|/)(test_[^/]*|[^/]*_test|conftest)\.py$")
 

@@ -535,6 +535,7 @@ _RULES: Final[Mapping[tuple[type, str], Rule]] = {
     (Check, "command"): _command_rule,
     (Check, "exit"): between(0, 255),
     (Check, "min_passed"): between(0, 10_000_000),
+    (Check, "may_lose"): each(filled),
     (Check, "timeout_seconds"): above_zero(DAY_SECONDS, called="a day"),
     (Limits, "steps"): between(1, 100_000),
     (Limits, "usd"): between(0, 100_000),

@@ -182,6 +182,14 @@ class Check(Spec, frozen=True, kw_only=True):
     exit: int = 0
     min_passed: int | None = None
     timeout_seconds: float = 600.0
+    may_lose: list[str] = []
+    """Names or patterns of tests that need not be there any more after the work."""
+
+
+Origin = Literal["given", "self_chosen"]
+"""Who chose a check: the task's author, or whoever does the work."""
+Grade = Literal["proven", "regression_only", "self_chosen"]
+"""What evidence is worth, the best first; see `loop.grades`."""
 
 
 class Objective(Spec, frozen=True, kw_only=True):
@@ -189,6 +197,7 @@ class Objective(Spec, frozen=True, kw_only=True):
 
     id: str
     check: Check
+    origin: Origin = "given"
 
 
 class ArtifactSpec(Spec, frozen=True, kw_only=True):
@@ -245,6 +254,8 @@ class TaskSpec(Spec, frozen=True, kw_only=True):
     model: str | None = None
     plan: PlanSpec | None = None
     objectives: list[Objective] = []
+    accept: Grade = "regression_only"
+    """The least evidence that makes the task succeed."""
     protect: list[str] = []
     artifacts: list[ArtifactSpec] = []
     limits: Limits = Limits()

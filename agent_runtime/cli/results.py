@@ -95,13 +95,15 @@ def verify(
             raise
         if as_json:
             emit_line({"ok": report.ok, "task_id": report.task_id, "seq": report.seq,
-                       "fault": report.fault})  # fmt: skip
-        elif report.ok:
-            again = "; every check ended as before" if rerun else ""
-            say(f"{report.task_id}: the log and its claims are what was written{again}")
+                       "fault": report.fault,
+                       **({"notes": report.notes} if rerun else {})})  # fmt: skip
         else:
+            again = "; every check ended as before" if rerun else ""
             at = f" at event {report.seq}" if report.seq is not None else ""
-            say(f"{report.task_id}: FAULT{at}: {report.fault}")
+            fine = f"the log and its claims are what was written{again}"
+            say(f"{report.task_id}: " + (fine if report.ok else f"FAULT{at}: {report.fault}"))
+            for text in report.notes:
+                say(f"  {one_line(text, 1000)}")
         return 0 if report.ok else 1
 
     return with_runtime(ctx, do, unsafe_no_sandbox=unsafe_no_sandbox)

@@ -7,16 +7,19 @@ from agent_runtime.cli.console import command, one_line, short
 from agent_runtime.cli.views import decision_lines
 from agent_runtime.cli.words import asked_words, command_words
 from agent_runtime.loop.events import CheckResult, WorkKept
-from agent_runtime.loop.grades import PROVEN, REGRESSION_ONLY
+from agent_runtime.loop.grades import PROVEN, REGRESSION_ONLY, SELF_CHOSEN
 from agent_runtime.loop.reached import away_words, connection_words
 from agent_runtime.loop.state import State, status_of
+from agent_runtime.report import FLAKY_WORDS
 from agent_runtime.types import Status
+from agent_runtime.verdicts import few
 
 CHANGED_MAX = 20
 HOSTS_SHOWN_MAX = 20
 GRADES = {
     PROVEN: "proven: a check failed before the work, and all pass now",
     REGRESSION_ONLY: "regression_only: all pass, and none surely failed before the work",
+    SELF_CHOSEN: "self_chosen: all pass, and whoever did the work chose them",
 }
 
 
@@ -25,7 +28,8 @@ def result_lines(state: State, result: Result) -> list[str]:
     lines = ["", result.status + (f": {one_line(result.reason, 1000)}" if result.reason else "")]
     found = state.verification
     if found is not None:
-        lines += [f"  check {check_words(check)}" for check in found.checks]
+        for check in found.checks:
+            lines += [f"  check {check_words(check)}", *(f"    {w}" for w in test_words(check))]
         if found.grade:
             lines.append(f"  grade        {GRADES.get(found.grade, found.grade)}")
         if found.changed:
@@ -113,9 +117,25 @@ def check_words(check: CheckResult) -> str:
         if check.before.passed is not None:
             exit_words += f", {check.before.passed} passed"
     if check.flaky:
-        exit_words += "; FLAKY: on the same tree it ends now well and now not"
+        exit_words += f"; FLAKY: {FLAKY_WORDS}"
     why = f": {one_line(check.reason)}" if check.reason and not check.ok else ""
     return f"{check.id}: {verdict}, {exit_words}{why} | {one_line(command_words(check.command))}"
+
+
+def test_words(check: CheckResult) -> list[str]:
+    """What became of single tests, where somebody should know."""
+    compared = check.compared
+    if compared is None:
+        return []
+    return [
+        one_line(f"{tests.count} {words}: {few(tests.names, tests.count)}", 500)
+        for tests, words in (
+            (compared.mended, "mended"),
+            (compared.broken, "broken"),
+            (compared.unstable, "unstable on the same tree"),
+        )
+        if tests.count
+    ]
 
 
 def waiting_lines(state: State) -> list[str]:

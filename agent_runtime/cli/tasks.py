@@ -29,7 +29,13 @@ from agent_runtime.cli.console import (
     task_argument,
     with_runtime,
 )
-from agent_runtime.cli.summary import artifact_lines, check_words, egress_lines, waiting_lines
+from agent_runtime.cli.summary import (
+    artifact_lines,
+    check_words,
+    egress_lines,
+    test_words,
+    waiting_lines,
+)
 from agent_runtime.cli.words import call_words, phase_words, warns, words
 from agent_runtime.errors import CorruptLog, UsageError
 from agent_runtime.loop import codec
@@ -322,6 +328,8 @@ def _print_task(state: State, picture: Mapping[str, Any]) -> None:
         say("verification " + ("passed" if found.ok else "failed"))
         for check in found.checks:
             say(f"  {check_words(check)}")
+            for line in test_words(check):
+                say(f"    {line}")
         if found.protected_changed:
             say(f"  ! protected files changed: {', '.join(found.protected_changed)}")
     if state.kept is not None:

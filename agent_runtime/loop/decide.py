@@ -22,9 +22,10 @@ from agent_runtime.loop.actions import (
     standing,
 )
 from agent_runtime.loop.evolve import evolve
+from agent_runtime.loop.grades import accepts
 from agent_runtime.loop.outcomes import CallPrepared, Outcome, Woken
 from agent_runtime.loop.state import State, StepState, missing_artifacts, needs_brain
-from agent_runtime.types import Effect, Phase, Status, StepSpec, StepStatus, Strategy
+from agent_runtime.types import Effect, Grade, Phase, Status, StepSpec, StepStatus, Strategy
 
 REPLANS_MAX = 2
 """Plans after the first: a third failed verification says that more of the same will not help."""
@@ -48,6 +49,13 @@ WITHOUT_RERUN = {
 """How a call ends that may not run again; the others were never done, or undone."""
 
 Events = tuple[e.AnyEvent, ...]
+
+_WAY_UP: dict[Grade, str] = {
+    "proven": "give a check that fails without the work, or write accept: regression_only",
+    "regression_only": "give an objective of your own, or write accept: self_chosen",
+    "self_chosen": "",
+}
+"""What a task's author can do about evidence that is not enough."""
 
 
 def decide(state: State, outcome: Outcome, at_us: int) -> Events:
@@ -549,9 +557,11 @@ def _judge(state: State) -> Events:
         and not found.protected_changed
         and not found.suspects
     )
-    if good and not missing:
+    least = state.task.accept
+    enough = good and accepts(least, found.grade)
+    if enough and not missing:
         return (e.TaskConcluded(status=Status.SUCCEEDED, reason="every check passed"),)
-    if good:
+    if enough:
         reason = f"artifact_missing: every check passed, and no file is {', '.join(missing)}"
     elif found.protected_changed:
         reason = "protected_file_changed: " + ", ".join(found.protected_changed)
@@ -560,12 +570,19 @@ def _judge(state: State) -> Events:
             f"reaches_for_the_test_runner: {', '.join(found.suspects)}; if that is meant, the task "
             "releases the file, as protect: ['!PATH']"
         )
+    elif good:
+        reason = (
+            f"grade_too_low: every check passed, and that is {found.grade or 'not graded'}; the "
+            f"task accepts {least}: {_WAY_UP[least]}"
+        )
     elif not found.checks:
         reason = found.message or "no_objectives: nothing says when this task is done"
     else:
         failing = [c for c in found.checks if not c.ok]
         reason = "check_failed: " + "; ".join(f"{c.id} ({c.reason})" for c in failing)
-    if state.task.model is not None and state.task.plan is None:
+    # No plan makes evidence better than the checks can show.
+    may_help = not good or enough
+    if state.task.model is not None and state.task.plan is None and may_help:
         if state.plan_attempts - state.plans_before <= REPLANS_MAX:
             return (e.ReplanRequested(reason=f"Verification failed: {reason}"),)
     return (e.TaskConcluded(status=Status.UNVERIFIED, reason=reason),)

@@ -15,6 +15,7 @@ from agent_runtime.types import (
     Effect,
     FailureKind,
     Json,
+    Origin,
     Phase,
     PreparedEnvironment,
     Status,
@@ -22,6 +23,7 @@ from agent_runtime.types import (
     Strategy,
     TaskSpec,
 )
+from agent_runtime.verdicts import TestsCompared, TestsSeen
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -260,6 +262,7 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     passed: int | None = None
     ran: int | None = None
     reason: str = ""
+    tests: TestsSeen | None = None
 
 
 class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -278,6 +281,9 @@ class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     before: Baseline | None = None
     flaky: bool = False
+    origin: Origin = "given"
+    tests: TestsSeen | None = None
+    compared: TestsCompared | None = None
 
 
 class VerificationEnded(Event, frozen=True, kw_only=True):

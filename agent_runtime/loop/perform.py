@@ -12,6 +12,7 @@ from collections.abc import Coroutine
 from typing import assert_never
 
 import anyio
+import msgspec
 
 from agent_runtime.errors import (
     AgentRuntimeError,
@@ -35,6 +36,7 @@ from agent_runtime.loop.outcomes import Outcome
 from agent_runtime.ports import CheckOutcome, FoundFiles, ModelRequest
 from agent_runtime.resources import described
 from agent_runtime.types import BlobId, TreeId
+from agent_runtime.verdicts import Seen, TestsSeen, stored
 
 log = logging.getLogger(__name__)
 
@@ -288,7 +290,7 @@ async def _verify(hands: Hands) -> Performed:
     except (WorkspaceError, SandboxUnavailable, AgentRuntimeError, OSError) as error:
         return _nothing_verified(f"verification_failed: {error}"), {}
     blobs: dict[BlobId, bytes] = {}
-    checks = [_check_result(check) for check in found.checks]
+    checks = [_check_result(check, blobs) for check in found.checks]
     ok = found.ok and bool(checks)
     verified = e.VerificationEnded(
         ok=ok,
@@ -306,7 +308,7 @@ async def _verify(hands: Hands) -> Performed:
     return verified, blobs
 
 
-def _check_result(check: CheckOutcome) -> e.CheckResult:
+def _check_result(check: CheckOutcome, blobs: dict[BlobId, bytes]) -> e.CheckResult:
     before = check.before
     return e.CheckResult(
         id=check.id,
@@ -320,6 +322,9 @@ def _check_result(check: CheckOutcome) -> e.CheckResult:
         output=check.output,
         reason=check.reason,
         flaky=check.flaky,
+        origin=check.origin,
+        tests=_tests(check.seen, blobs),
+        compared=check.compared,
         before=None
         if before is None
         else e.Baseline(
@@ -328,8 +333,14 @@ def _check_result(check: CheckOutcome) -> e.CheckResult:
             passed=before.passed,
             ran=before.ran,
             reason=before.reason,
+            tests=_tests(before.seen, blobs),
         ),
     )
+
+
+def _tests(seen: Seen, blobs: dict[BlobId, bytes]) -> TestsSeen:
+    tests, names = stored(seen)
+    return msgspec.structs.replace(tests, blob=_keep(names, blobs)) if names else tests
 
 
 def _nothing_verified(message: str) -> e.VerificationEnded:

@@ -248,6 +248,14 @@ class FakeWorkspaces:
             sorted(set(self.trees[after].items()) - set(self.trees[before].items()))
         ).encode()
 
+    async def contents(
+        self, task_id: TaskId, tree: TreeId, paths: Sequence[str]
+    ) -> dict[str, bytes | None]:
+        """Files only: there are no links here."""
+        await self._point("contents")
+        files = self.trees[tree]
+        return {path: files[path].encode() if path in files else None for path in paths}
+
     async def pack(self, task_id: TaskId, trees: Sequence[TreeId]) -> bytes:
         """The files as JSON."""
         await self._point("pack")
@@ -426,6 +434,7 @@ def _outcome(objective: Objective, ok: bool) -> CheckOutcome:
         expected_exit=0,
         ok=ok,
         reason="" if ok else "exit 1, expected 0",
+        origin=objective.origin,
     )
 
 

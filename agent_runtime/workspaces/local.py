@@ -402,6 +402,12 @@ class LocalWorkspaces:
             task_id, lambda task: artifacts.take_out(task.trees, tree, paths, target)
         )
 
+    async def contents(
+        self, task_id: TaskId, tree: TreeId, paths: Sequence[str]
+    ) -> dict[str, bytes | None]:
+        """What these paths hold in a tree; None for what is no regular file there."""
+        return await self._locked(task_id, lambda task: task.trees.contents(tree, paths))
+
     async def pack(self, task_id: TaskId, trees: Sequence[TreeId]) -> bytes:
         """These trees with all their files as one git pack."""
         return await self._locked(task_id, lambda task: task.trees.pack(trees))

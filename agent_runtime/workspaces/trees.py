@@ -11,7 +11,7 @@ A nested repository's files belong to the tree; its own `.git` neither to the tr
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from agent_runtime.errors import WorkspaceError
@@ -235,6 +235,24 @@ class Trees:
         """Every file and link of a tree."""
         self._need(tree)
         return self.store.listing(tree)
+
+    def contents(self, tree: TreeId, paths: Sequence[str]) -> dict[str, bytes | None]:
+        """What the paths hold that `changes` spells so; None for what is no regular file."""
+        wanted = set(paths)
+        found: dict[str, list[str]] = {}
+        for path, (mode, oid) in self.listing(tree).items():
+            if (spelled := shown(path)) in wanted:
+                found.setdefault(spelled, []).append("" if mode == MODE_LINK else oid)
+        # A path that is not UTF-8 may be spelled as another one is: then nobody knows which.
+        oids = {path: each[0] for path, each in found.items() if len(each) == 1 and each[0]}
+        held: dict[str, bytes | None] = dict.fromkeys(paths)
+        names = list(oids)
+
+        def take(index: int, chunks: Iterator[bytes]) -> None:
+            held[names[index]] = b"".join(chunks)
+
+        self.store.blobs(list(oids.values()), take)
+        return held
 
     def _need(self, *trees: TreeId) -> None:
         for tree in trees:

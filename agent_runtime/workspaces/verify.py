@@ -7,8 +7,8 @@ the task changed makes the verification fail, whatever the checks say.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+import os
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -20,6 +20,7 @@ from agent_runtime.errors import WorkspaceError
 from agent_runtime.ports import (
     CheckOutcome,
     Furnished,
+    Layer,
     Sandbox,
     SandboxSpec,
     Verification,
@@ -27,8 +28,10 @@ from agent_runtime.ports import (
 )
 from agent_runtime.tampering import SOURCES, reaches_for_runner
 from agent_runtime.types import Check, Objective, TaskId, TreeId
+from agent_runtime.verdicts import Seen, bad, compare, differing, few
 from agent_runtime.workspaces.counts import count_tests, says_failed
-from agent_runtime.workspaces.files import Walker, directory, open_file
+from agent_runtime.workspaces.test_reports import Channel, seen_in
+from agent_runtime.workspaces.test_reports.places import Places
 
 OUTPUT_CHARS_MAX = 10_000
 """Of a check's output in its record: half from the head, half from the tail."""
@@ -78,12 +81,13 @@ class Verifier:
                 held.add(exported)
             try:
                 async with furnished(path) as spec:
-                    return await _run(objective, sandbox, spec)
+                    return await run_check(objective, sandbox, spec, f"{path}.report")
             finally:
                 with anyio.move_on_after(DISCARD_SECONDS_MAX, shield=True):
                     await self._workspaces.discard(path)
+                    await self._workspaces.discard(f"{path}.report")
 
-        checks = [await _judged(partial(run, o), base=base, tree=tree) for o in objectives]
+        checks = [await _judged(o, partial(run, o), base=base, tree=tree) for o in objectives]
         if not held:
             path, exported = await self._workspaces.export(
                 task_id, tree, base=base, protected=protected
@@ -120,8 +124,8 @@ class Verifier:
         ]
         suspects: list[str] = []
         if looked_at:
-            before = await self._contents(task_id, base, [c.path for c in looked_at])
-            after = await self._contents(task_id, tree, [c.path for c in looked_at])
+            before = await self._workspaces.contents(task_id, base, [c.path for c in looked_at])
+            after = await self._workspaces.contents(task_id, tree, [c.path for c in looked_at])
             for change in looked_at:
                 old = b"" if change.kind == "A" else before[change.path]
                 new = b"" if change.kind == "D" else after[change.path]
@@ -135,82 +139,156 @@ class Verifier:
                         suspects.append(f"{change.path} names {name}")
         return tuple(sorted(found)), tuple(suspects)
 
-    async def _contents(
-        self, task_id: TaskId, tree: TreeId, paths: Sequence[str]
-    ) -> dict[str, bytes | None]:
-        path, _ = await self._workspaces.export(task_id, tree, base=tree, protected=())
-        try:
-            return await anyio.to_thread.run_sync(_read_all, path, paths)
-        finally:
-            with anyio.move_on_after(DISCARD_SECONDS_MAX, shield=True):
-                await self._workspaces.discard(path)
-
-
-def _read_all(checkout: str, paths: Sequence[str]) -> dict[str, bytes | None]:
-    contents: dict[str, bytes | None] = {}
-    with directory(checkout) as root:
-        for path in paths:
-            contents[path] = None
-            # The checkout is ours, its links are the agent's: none is followed.
-            with suppress(OSError), Walker(root) as walker:
-                below, name = walker.parent(path.encode("utf-8", "surrogateescape"))
-                with open(open_file(name, below=below), "rb") as file:
-                    contents[path] = file.read()
-    return contents
-
 
 async def _judged(
-    run: Callable[[TreeId], Awaitable[CheckOutcome]], *, base: TreeId, tree: TreeId
+    objective: Objective,
+    run: Callable[[TreeId], Awaitable[CheckOutcome]],
+    *,
+    base: TreeId,
+    tree: TreeId,
 ) -> CheckOutcome:
     """One check on the work and on the base.
 
-    A bad end is looked at twice: on the base it would be taken for a bug that was mended.
+    A bad end is looked at twice: on the base it would be taken for a bug that was mended. So is the
+    base where tests of it are missed: those that come and go by themselves are not lost.
     """
+    may_lose = objective.check.may_lose
     after = await run(tree)
-    before = after if tree == base else await run(base)
-    check = _compared(after, before)
-    if after.ok and before.ok:
+    if tree == base:
+        return replace(after, before=after)
+    before = await run(base)
+    check = _compared(after, before, may_lose=may_lose)
+    if after.ok and check.ok and before.ok:
         return check
-    second = await run(base if after.ok else tree)
-    return replace(check, flaky=second.ok)
+    if not after.ok:
+        again = await run(tree)
+        unstable = _differing(after, again)
+        return replace(
+            _compared(after, before, may_lose=may_lose, unstable=unstable), flaky=again.ok
+        )
+    again = await run(base)
+    unstable = _differing(before, again)
+    flaky = before.ok != again.ok or _failed_by_turns(before, again)
+    return replace(_compared(after, before, may_lose=may_lose, unstable=unstable), flaky=flaky)
 
 
-async def _run(objective: Objective, sandbox: Sandbox, spec: SandboxSpec) -> CheckOutcome:
+def _differing(first: CheckOutcome, second: CheckOutcome) -> set[str]:
+    """The tests that came out differently in two looks at one tree."""
+    if first.seen.tests and second.seen.tests:
+        return differing(first.seen.tests, second.seen.tests)
+    return set()
+
+
+def _failed_by_turns(first: CheckOutcome, second: CheckOutcome) -> bool:
+    """Did both looks fail, and no test in both of them? Then none of them surely fails."""
+    failed, failed_again = bad(first.seen.tests), bad(second.seen.tests)
+    return bool(failed and failed_again and not failed & failed_again)
+
+
+async def run_check(
+    objective: Objective, sandbox: Sandbox, spec: SandboxSpec, directory: str
+) -> CheckOutcome:
+    """One check in one sandbox; `directory` is made for what its test runners report."""
     check = objective.check
     argv = ["/bin/sh", "-c", check.command] if isinstance(check.command, str) else check.command
-    started = anyio.current_time()
-    result = await sandbox.execute(spec, argv, deadline_seconds=check.timeout_seconds)
-    seconds = anyio.current_time() - started
+    channel = Channel(directory)
+    # Where it is on the host: a kind of sandbox without mounts has it there, too.
+    spec = replace(
+        spec,
+        env=channel.variables(spec.env),
+        layers=(*spec.layers, Layer(source=directory, path=directory)),
+    )
+    async with channel.opened():
+        started = anyio.current_time()
+        result = await sandbox.execute(spec, argv, deadline_seconds=check.timeout_seconds)
+        seconds = anyio.current_time() - started
     output = result.output.decode("utf-8", "replace")
-    counts = count_tests(output)
-    passed = counts and counts.passed
+    seen = await anyio.to_thread.run_sync(
+        partial(
+            seen_in,
+            channel.told,
+            output,
+            whole=result.output_bytes <= len(result.output),
+            places=Places((spec.mount, os.path.realpath(spec.workspace), spec.workspace)),
+        )
+    )
+    passed, ran = _counted(seen, output)
     reason = _fault(check, result.exit, passed, timed_out=result.timed_out)
-    if not reason and check.exit == 0 and says_failed(output):
-        reason = "exit 0, and a summary of its own says that tests failed"
+    if not reason and check.exit == 0:
+        reason = _told_otherwise(seen, output)
     return CheckOutcome(
         id=objective.id,
         command=check.command,
         exit=result.exit,
         expected_exit=check.exit,
         passed=passed,
-        ran=counts and counts.ran,
+        ran=ran,
         min_passed=check.min_passed,
         output=capped(output),
         seconds=seconds,
         ok=not reason,
         reason=reason,
+        seen=seen,
+        origin=objective.origin,
     )
 
 
-def _compared(after: CheckOutcome, before: CheckOutcome) -> CheckOutcome:
+def _counted(seen: Seen, output: str) -> tuple[int | None, int | None]:
+    """How many tests passed, and how many came to a verdict; None where nothing says so."""
+    if seen.tests or seen.known_by == "report":
+        verdicts = list(seen.tests.values())
+        passed = verdicts.count("passed")
+        return passed, passed + len(bad(seen.tests))
+    counts = count_tests(output)
+    return (counts.passed, counts.ran) if counts else (None, None)
+
+
+def _told_otherwise(seen: Seen, output: str) -> str:
+    """What the test runners say about a run that ends well, if they say that it did not."""
+    if failed := sorted(bad(seen.tests)):
+        return f"exit 0, and its tests failed: {few(failed, len(failed))}"
+    if seen.problems:
+        return f"exit 0, and {'; '.join(seen.problems[:3])}"
+    if says_failed(output):
+        return "exit 0, and a summary of its own says that tests failed"
+    return ""
+
+
+def _compared(
+    after: CheckOutcome,
+    before: CheckOutcome,
+    *,
+    may_lose: Sequence[str],
+    unstable: Collection[str] = (),
+) -> CheckOutcome:
     """A check that is good, and has lost tests on the way, is not: skipping is no fix."""
-    lost = ""
-    if after.ok and after is not before:
-        if (before.ran or 0) > (after.ran or 0):
-            lost = f"{after.ran or 0} tests came to a verdict, and {before.ran} before the work"
-        elif (before.passed or 0) > (after.passed or 0):
-            lost = f"{after.passed or 0} tests passed, and {before.passed} before the work"
-    return replace(after, before=before, ok=after.ok and not lost, reason=lost or after.reason)
+    both = (before.seen.known_by, after.seen.known_by)
+    # Names that were reported once must be reported again; printed ones may be garbled.
+    if both[0] != "report" and both != ("output", "output"):
+        lost = _fewer(after, before) if after.ok else ""
+        return replace(after, before=before, ok=after.ok and not lost, reason=lost or after.reason)
+    compared = compare(before.seen.tests, after.seen.tests, unstable=unstable, may_lose=may_lose)
+    check = replace(after, before=before, compared=compared)
+    if not after.ok or not compared.lost.count:
+        return check
+    return replace(
+        check,
+        ok=False,
+        reason=f"tests_lost: {compared.lost.count} of {len(before.seen.tests)}: "
+        f"{few(compared.lost.names, compared.lost.count)}; if that is meant, the check names them "
+        "in may_lose",
+    )
+
+
+def _fewer(after: CheckOutcome, before: CheckOutcome) -> str:
+    if (before.ran or 0) > (after.ran or 0):
+        return (
+            f"tests_lost: {after.ran or 0} tests came to a verdict, and {before.ran} before the "
+            "work"
+        )
+    if (before.passed or 0) > (after.passed or 0):
+        return f"tests_lost: {after.passed or 0} tests passed, and {before.passed} before the work"
+    return ""
 
 
 def _fault(check: Check, code: int, passed: int | None, *, timed_out: bool) -> str:

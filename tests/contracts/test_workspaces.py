@@ -137,6 +137,16 @@ async def test_a_tree_is_about_content_alone(world: World) -> None:
     assert await world.workspaces.snapshot(TASK) == base
 
 
+async def test_files_of_a_tree_can_be_read_and_what_is_none_is_none(world: World) -> None:
+    base = await _opened(world)
+    world.write(TASK, "README", "changed\n")
+    after = await world.workspaces.snapshot(TASK)
+    paths = ["README", "src/a.py", "src", "nothing"]
+    old = await world.workspaces.contents(TASK, base, paths)
+    assert old == {"README": b"hello\n", "src/a.py": b"print(1)\n", "src": None, "nothing": None}
+    assert (await world.workspaces.contents(TASK, after, paths))["README"] == b"changed\n"
+
+
 async def test_two_tasks_with_the_same_content_have_the_same_tree(world: World) -> None:
     assert await _opened(world) == await _opened(world, OTHER)
 

@@ -54,6 +54,10 @@ def test_the_right_patch_succeeds_with_a_certificate_that_verifies(
     [check] = certificate["checks"]
     assert (check["passed"], check["before"]["ok"], check["before"]["passed"]) == (3, False, 0)
     assert certificate["grade"] == "proven"
+    assert check["evidence"] == "exit code and tests by name, by pytest's own report"
+    assert (check["tests"]["passed"], check["before"]["tests"]["failed"]) == (3, 3)
+    assert check["compared"]["mended"]["count"] == 3 and not check["compared"]["lost"]["count"]
+    assert "tests/test_wordwrap.py::" in check["compared"]["mended"]["names"][0]
     assert cli("verify", result["task_id"], "--rerun").returncode == 0
     assert certificate["changed"] == ["wordwrap.py"]
     verified = cli("verify", result["task_id"], "--json")

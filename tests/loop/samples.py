@@ -21,6 +21,7 @@ from agent_runtime.types import (
     Strategy,
     TaskId,
 )
+from agent_runtime.verdicts import Named, TestsCompared, TestsSeen
 from tests.loop.harness import step, task
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -102,8 +103,20 @@ SAMPLES: Mapping[str, e.AnyEvent] = {
                 e.CheckResult(
                     id="ok", command=["true"], expected_exit=0, exit=1, ok=False, passed=1, ran=3,
                     min_passed=2, output="o", output_blob="ff", reason="exit 1",
-                    before=e.Baseline(exit=2, ok=False, passed=0, ran=2, reason="exit 2"),
-                    flaky=True,
+                    before=e.Baseline(
+                        exit=2, ok=False, passed=0, ran=2, reason="exit 2",
+                        tests=TestsSeen(known_by="count"),
+                    ),
+                    flaky=True, origin="self_chosen",
+                    tests=TestsSeen(
+                        known_by="report", runner="pytest", passed=1, failed=2, errors=3,
+                        skipped=4, not_run=5, ids_sha256="aa", blob="bb",
+                    ),
+                    compared=TestsCompared(
+                        lost=Named(1, ["a::l (gone)"]), broken=Named(1, ["a::b"]),
+                        mended=Named(1, ["a::m"]), added=Named(1, ["a::n"]),
+                        unstable=Named(2, ["a::u", "a::v"]),
+                    ),
                 )
             ],
             protected_changed=["conftest.py"], patch_blob="ee", patch_bytes=3, changed=["a.py"],

@@ -9,6 +9,7 @@ from agent_runtime.loop import events as e
 from agent_runtime.report import Quote, Report, report_of
 from agent_runtime.report_page import html_of, markdown_of
 from agent_runtime.types import Effect, ToolResult
+from agent_runtime.verdicts import Named, TestsCompared, TestsSeen
 from tests.loop.harness import FOREVER, NO, Bench, Script, step, task
 
 pytestmark = pytest.mark.anyio
@@ -123,20 +124,52 @@ async def test_what_a_check_does_not_prove_is_told() -> None:
     report = report_of(state, bench.rows(), bench.events(), b"")
     assert section(report, "Checks")[:3] == [
         "check <t>: ok, before the work: exit 1 (expected 0), 2 passed; after: exit 0, 3 passed of"
-        " 4 that ran; FLAKY: on the same tree it ends now well and now not; command <pytest 'a b'>",
+        " 4 that ran; FLAKY: on the same tree it ends now well and now not, or fails for other"
+        " tests; command <pytest 'a b'>",
         "check <u>: ok, before the work: not run; after: exit 0; command <true>",
         "grade: <regression_only>",
     ]
-    assert section(report, "Not checked")[:8] == [
+    assert section(report, "Not checked")[:9] == [
         "what these checks said before the work: there is no baseline: <u>",
-        "whether the work mends anything: no check surely failed before it",
+        "whether the work mends anything: no given check surely failed before it",
         "flaky checks prove little, whatever they said: <t>",
         "whether these checks pass every time: they ran once on the result: <t, u>",
         "how many tests ran, only the exit code counted: <u>",
+        "which tests ran, they were counted and not named: <t>",
         "whether fewer tests ran than before the work, no min_passed: <t>",
         "protected files were changed, and checks ran without that: <conftest.py>",
         "the work reaches for what judges it: <a.py: <os._exit>>",
     ]
+
+
+async def test_what_became_of_single_tests_is_told_by_name() -> None:
+    bench = Bench(Script("plain"))
+    await bench.run(task(step("a", "plain")))
+    check = e.CheckResult(
+        id="t", command="make test", expected_exit=0, exit=0, ok=False, passed=2, ran=2,
+        before=e.Baseline(exit=1, ok=False), origin="self_chosen",
+        tests=TestsSeen(known_by="output", runner="go test", passed=2, blob="bb"),
+        compared=TestsCompared(
+            lost=Named(1, ["x (gone)"]), mended=Named(9, ["a", "b", "c", "d", "e", "f"]),
+            unstable=Named(1, ["u"]), added=Named(1, ["n"]), broken=Named(1, ["`b`"]),
+        ),
+    )  # fmt: skip
+    found = e.VerificationEnded(
+        ok=False, tree="t2", base_tree="t0", checks=[check], protected_changed=[],
+        patch_blob="ee", patch_bytes=3, changed=[],
+    )  # fmt: skip
+    state = msgspec.structs.replace(bench.state(), verification=found)
+    report = report_of(state, bench.rows(), bench.events(), b"")
+    assert section(report, "Checks")[1:6] == [
+        "tests of <t>, 9 failed before the work and pass now: <a, b, c, d, e and 4 more>",
+        "tests of <t>, 1 LOST, gone or without a verdict now: <x (gone)>",
+        "tests of <t>, 1 passed before the work and fail now: <`b`>",
+        "tests of <t>, 1 UNSTABLE, came out differently in two looks at the same tree: <u>",
+        "tests of <t>, 1 were not there before: <n>",
+    ]
+    unchecked = section(report, "Not checked")
+    assert "whether tests are what was printed, no runner reported them: <t>" in unchecked
+    assert any("right ones" in line and "<t>" in line for line in unchecked)
 
 
 async def test_a_report_is_a_page_however_long_the_log() -> None:

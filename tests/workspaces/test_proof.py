@@ -1,5 +1,6 @@
 """Clean checkouts and what is checked on them."""
 
+import json
 import os
 import shutil
 from collections.abc import AsyncIterator, Sequence
@@ -10,6 +11,7 @@ import anyio
 import pytest
 
 from agent_runtime.ports import (
+    CheckOutcome,
     ExecResult,
     Furnished,
     OpenedWorkspace,
@@ -50,7 +52,8 @@ class DirectSandbox:
     ) -> ExecResult:
         self.seen.append(spec.workspace)
         with anyio.move_on_after(deadline_seconds):
-            done = await anyio.run_process(list(argv), cwd=spec.workspace, check=False)
+            env = {**os.environ, **spec.env}
+            done = await anyio.run_process(list(argv), cwd=spec.workspace, env=env, check=False)
             return ExecResult(
                 exit=done.returncode, output=done.stdout, output_bytes=len(done.stdout)
             )
@@ -247,10 +250,22 @@ def test_the_last_summary_counts(output: str, counts: tuple[int, int] | None) ->
     ("before", "after", "reason"),
     [
         ("2 failed, 3 passed", "5 passed", ""),
-        ("2 failed, 3 passed", "3 passed", "3 tests came to a verdict, and 5 before the work"),
-        ("2 failed, 3 passed", "3 passed, 2 skipped", "3 tests came to a verdict, and 5 before"),
-        ("3 passed", "2 passed, 1 xfailed", "2 tests passed, and 3 before the work"),
-        ("3 passed", "nothing to say", "0 tests came to a verdict, and 3 before the work"),
+        (
+            "2 failed, 3 passed",
+            "3 passed",
+            "tests_lost: 3 tests came to a verdict, and 5 before the work",
+        ),
+        (
+            "2 failed, 3 passed",
+            "3 passed, 2 skipped",
+            "tests_lost: 3 tests came to a verdict, and 5 before",
+        ),
+        ("3 passed", "2 passed, 1 xfailed", "tests_lost: 2 tests passed, and 3 before the work"),
+        (
+            "3 passed",
+            "nothing to say",
+            "tests_lost: 0 tests came to a verdict, and 3 before the work",
+        ),
         ("1 error in 0.1s", "96 passed", ""),
         ("no summary", "5 passed", ""),
     ],
@@ -338,6 +353,21 @@ async def test_a_link_in_place_of_a_shared_file_counts_as_changed(
     assert verification.protected_changed == ("pyproject.toml",)
 
 
+async def test_a_link_and_a_name_that_may_be_two_are_no_files(
+    workspaces: LocalWorkspaces, opened: OpenedWorkspace
+) -> None:
+    work = Path(opened.path)
+    os.symlink("a.py", work / "l.py")
+    with open(os.path.join(os.fsencode(work), b"\xff.py"), "wb") as file:
+        file.write(b"raw")
+    paths = ["l.py", "\\xff.py"]
+    after = await workspaces.snapshot(TASK)
+    assert await workspaces.contents(TASK, after, paths) == {"l.py": None, "\\xff.py": b"raw"}
+    (work / "\\xff.py").write_bytes(b"spelled")
+    after = await workspaces.snapshot(TASK)
+    assert await workspaces.contents(TASK, after, paths) == {"l.py": None, "\\xff.py": None}
+
+
 async def test_what_the_agent_left_outside_the_tree_is_not_in_the_proof(
     workspaces: LocalWorkspaces, opened: OpenedWorkspace
 ) -> None:
@@ -370,3 +400,139 @@ async def test_what_a_test_run_leaves_is_neither_handed_over_nor_held_against_th
     assert found.ok and found.protected_changed == ()
     changes = await workspaces.changes(TASK, opened.base_tree, found.tree)
     assert [c.path for c in changes] == ["a.py"]
+
+
+# ---- tests by name -----------------------------------------------------------------------
+
+TELLS = "cat told > ${PYTHONPATH%%/python*}/pytest; exit $(cat code)"
+"""A check whose runner reports what lies in `told`."""
+
+
+def told(mount: str, tests: dict[str, str]) -> bytes:
+    facts: list[dict[str, Json]] = [{"start": "9", "root": mount}]
+    facts += [{"test": name, "verdict": verdict} for name, verdict in tests.items()]
+    facts += [{"end": 1 if "failed" in tests.values() else 0}]
+    return b"".join(json.dumps({"session": "1.1", **fact}).encode() + b"\n" for fact in facts)
+
+
+async def _told(
+    workspaces: LocalWorkspaces,
+    repo: Repo,
+    before: dict[str, str],
+    after: dict[str, str],
+    *,
+    command: str = TELLS,
+    **options: Json,
+) -> CheckOutcome:
+    """A check that tells `before` on the base and `after` on the work."""
+    repo.write("told", told(str(repo.path), before))
+    repo.write("code", b"1" if "failed" in before.values() else b"0")
+    repo.commit()
+    opened = await workspaces.open(TASK, WorkspaceSpec(repo=str(repo.path)))
+    Path(opened.path, "told").write_bytes(told(str(repo.path), after))
+    Path(opened.path, "code").write_bytes(b"0")
+    Path(opened.path, "fixed").write_bytes(b"")
+    [check] = (await _verify(workspaces, opened, command, **options)).checks
+    return check
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "may_lose", "reason"),
+    [
+        ({"a": "failed", "b": "passed"}, {"a": "passed", "b": "passed", "c": "passed"}, [], ""),
+        ({"a": "failed", "b": "passed"}, {"a": "passed"}, [], "tests_lost: 1 of 2: b (gone)"),
+        (
+            {"a": "failed", "b": "passed"}, {"a": "passed", "new_b": "passed"}, [],
+            "tests_lost: 1 of 2: b (gone)",
+        ),
+        (
+            {"a": "failed", "b": "passed"}, {"a": "skipped", "b": "passed"}, [],
+            "tests_lost: 1 of 2: a (failed before, skipped now)",
+        ),
+        (
+            {"a": "passed", "b": "passed"}, {"a": "passed", "b": "skipped"}, [],
+            "tests_lost: 1 of 2: b (passed before, skipped now)",
+        ),
+        ({"a": "failed", "b": "passed"}, {"a": "passed"}, ["b*"], ""),
+        (
+            {"a": "failed"}, {"a": "failed"}, [],
+            "exit 0, and its tests failed: a",
+        ),
+    ],
+)  # fmt: skip
+async def test_a_good_check_must_not_lose_a_test_by_name(
+    workspaces: LocalWorkspaces,
+    repo: Repo,
+    before: dict[str, str],
+    after: dict[str, str],
+    may_lose: list[str],
+    reason: str,
+) -> None:
+    """DESIGN 5: the collected test ids must not shrink. As many as before is not enough."""
+    check = await _told(workspaces, repo, before, after, may_lose=may_lose)
+    assert check.ok is (not reason) and check.reason.startswith(reason)
+    assert check.compared is not None and check.compared.unstable.count == 0
+    if after.get("a") == "passed" and before["a"] == "failed":
+        assert check.compared.mended.names == ["a"]
+    added = sorted(after.keys() - before.keys())
+    assert check.compared.added.names == added, "a renamed test is lost and new"
+
+
+async def test_a_runner_that_reported_before_must_report_again(
+    workspaces: LocalWorkspaces, repo: Repo
+) -> None:
+    """A summary in its place can be printed by anybody."""
+    command = f"if [ -e fixed ]; then echo '2 passed in 1s'; else {TELLS}; fi"
+    check = await _told(workspaces, repo, {"a": "failed", "b": "passed"}, {}, command=command)
+    assert not check.ok
+    assert check.reason.startswith("tests_lost: 2 of 2: a (gone), b (gone); if that is meant")
+
+
+async def test_tests_that_come_and_go_on_the_base_by_themselves_are_named_and_not_lost(
+    workspaces: LocalWorkspaces, repo: Repo, tmp_path: Path
+) -> None:
+    """A name with a random number in it is a new one in every run."""
+    once = tmp_path / "once"
+    command = f"[ -e fixed -o -e {once} ] || {{ touch {once}; sed -i s/b7/b8/ told; }}; {TELLS}"
+    before, after = {"a": "passed", "b7": "passed"}, {"a": "passed", "b9": "passed"}
+    check = await _told(workspaces, repo, before, after, command=command)
+    assert check.ok and check.compared is not None
+    assert (check.compared.unstable.names, check.compared.lost.count) == (["b7", "b8"], 0)
+
+
+async def test_a_check_that_fails_for_other_tests_each_time_is_flaky(
+    workspaces: LocalWorkspaces, repo: Repo, tmp_path: Path
+) -> None:
+    """None of them surely failed before the work: nothing is proven."""
+    once = tmp_path / "once"
+    swap = 'sed -i "s/failed/x/; s/passed/failed/; s/x/passed/" told'
+    command = f"[ -e fixed -o -e {once} ] || {{ touch {once}; {swap}; }}; {TELLS}"
+    before, after = {"a": "failed", "b": "passed"}, {"a": "passed", "b": "passed"}
+    check = await _told(workspaces, repo, before, after, command=command)
+    assert check.ok and check.flaky and check.compared is not None
+    assert check.compared.unstable.names == ["a", "b"]
+
+
+async def test_a_minimum_of_passed_tests_is_taken_from_the_report(
+    workspaces: LocalWorkspaces, repo: Repo
+) -> None:
+    command = f"echo '900 passed in 1s'; {TELLS}"
+    tests = {"a": "passed", "b": "passed"}
+    check = await _told(workspaces, repo, tests, tests, command=command, min_passed=3)
+    assert check.reason == "2 passed, expected at least 3"
+
+
+async def test_names_that_are_printed_are_compared_and_garbled_ones_are_counted(
+    workspaces: LocalWorkspaces, repo: Repo
+) -> None:
+    lines = "test a ... ok\ntest b ... ok\ntest result: ok. 2 passed; 0 failed; 0 ignored"
+    garbled = lines.replace("test b", "hello test b")
+    swapped = lines.replace("test b", "test c")
+    for after, good in ((swapped, False), (garbled, True)):
+        repo.write("out", lines.encode())
+        repo.commit()
+        opened = await workspaces.open(TASK, WorkspaceSpec(repo=str(repo.path)))
+        Path(opened.path, "out").write_text(after, encoding="utf-8")
+        [check] = (await _verify(workspaces, opened, "cat out")).checks
+        assert check.ok is good, check.reason
+        await workspaces.forget(TASK)

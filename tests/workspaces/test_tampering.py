@@ -12,13 +12,17 @@ from agent_runtime.workspaces.counts import says_failed
         ("a.py", b"x = 1", b"x = 1\nimport _pytest.python", "_pytest"),
         ("a.py", b"", b"import os; os._exit(0)", "os._exit"),
         ("a.py", b"import atexit", b"atexit.register(os.execv, 'x', [])", "os.execv"),
+        (
+            "a.py", b"", b"sys.modules['agent_runtime_reporting'].Reporter",
+            "agent_runtime_reporting",
+        ),
         ("a.py", b"import unittest", b"import unittest  # more", None),
         ("a.py", b"", b"# the pytester", None),
         ("tests/helpers.py", b"", b"import pytest", None),
         ("pkg/test_a.py", b"", b"import pytest", None),
         ("notes.md", b"", b"run pytest", None),
     ],
-)
+)  # fmt: skip
 def test_a_source_that_begins_to_name_the_runner_is_told(
     path: str, before: bytes, after: bytes, name: str | None
 ) -> None:
