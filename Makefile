@@ -7,7 +7,7 @@ SEED ?=
 LIVES ?= 100000
 KILLS ?= 100
 
-.PHONY: help demo test check sim kills cheats bench format clean
+.PHONY: help demo examples test check sim kills cheats bench format clean
 
 help: ## list these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,6 +21,9 @@ $(VENV)/.synced: pyproject.toml uv.lock
 
 demo: $(VENV)/.synced ## a real bug fix: reproduced, fixed, killed, resumed, certified
 	@$(BIN)/python examples/demo.py
+
+examples: $(VENV)/.synced ## a Python library, a Node package, a project with PostgreSQL: each set up once, fixed twice
+	@$(BIN)/python examples/environments.py
 
 test: $(VENV)/.synced ## all tests, with a short simulation
 	@$(BIN)/pytest -q -n auto --maxprocesses 4 --dist worksteal
