@@ -15,7 +15,7 @@ import msgspec
 
 from agent_runtime.loop import events as e
 from agent_runtime.loop.grades import REGRESSION_ONLY, SELF_CHOSEN
-from agent_runtime.loop.reached import away_words, connection_words
+from agent_runtime.loop.reached import away_words, connection_words, reason_of
 from agent_runtime.loop.state import State, status_of
 from agent_runtime.patches import FileChange, file_changes
 from agent_runtime.types import Row, Status, StepStatus
@@ -428,7 +428,7 @@ def _network(state: State, events: Sequence[e.AnyEvent]) -> tuple[Item, ...]:
         for key, host in sorted(reached.hosts.items())
     ]
     items += [
-        (f"{away_words(host)}: ", quote(key), ", because ", _prose(host.reason))
+        (f"{away_words(host)}: ", quote(key), ", because ", _prose(reason_of(host)))
         for key, host in sorted(reached.turned_away.items())
     ]
     if reached.left_out:

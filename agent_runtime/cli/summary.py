@@ -8,7 +8,7 @@ from agent_runtime.cli.views import decision_lines
 from agent_runtime.cli.words import asked_words, command_words
 from agent_runtime.loop.events import CheckResult, WorkKept
 from agent_runtime.loop.grades import PROVEN, REGRESSION_ONLY, SELF_CHOSEN
-from agent_runtime.loop.reached import away_words, connection_words
+from agent_runtime.loop.reached import away_words, connection_words, reason_of
 from agent_runtime.loop.state import State, status_of
 from agent_runtime.report import FLAKY_WORDS
 from agent_runtime.types import Status
@@ -93,7 +93,7 @@ def egress_lines(state: State) -> list[str]:
         for key, host in sorted(reached.hosts.items())
     ]
     lines += [
-        f"! network: {away_words(host)}: {key}: {one_line(host.reason)}"
+        f"! network: {away_words(host)}: {key}: {one_line(reason_of(host))}"
         for key, host in sorted(reached.turned_away.items())
     ]
     more = len(lines) - HOSTS_SHOWN_MAX

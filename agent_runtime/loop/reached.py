@@ -120,6 +120,12 @@ def connection_words(host: Host) -> str:
     return said
 
 
+def reason_of(host: Host) -> str:
+    """The reason, without what the line has said already."""
+    prefix = f"{host.host}:{host.port} is not allowed by policy.egress: "
+    return host.reason.removeprefix(prefix)
+
+
 def away_words(host: Host) -> str:
     """`refused 2 times`, `failed once`, or both."""
     parts = [

@@ -220,7 +220,7 @@ class EgressProxy:
         addresses = await self._addresses(head, proxy)
         if proxy is None:
             async with await self._connect(addresses, head, exchange) as server:
-                await server.send(b"" if head.is_tunnel else head.forwarded())
+                await self._send_head(server, b"" if head.is_tunnel else head.forwarded(), exchange)
                 yield server
             return
         exchange.open(via=proxy.shown)
@@ -234,8 +234,12 @@ class EgressProxy:
                 yield StapledByteStream(stream, await self._tunnel(stream, head, proxy))
             else:
                 data = head.forwarded(absolute=True, authorization=proxy.authorization)
-                await stream.send(data)
+                await self._send_head(stream, data, exchange)
                 yield stream
+
+    async def _send_head(self, server: ByteStream, data: bytes, exchange: _Exchange) -> None:
+        await server.send(data)
+        exchange.moved(sent=len(data))  # an address can carry as much away as a body
 
     def _not_allowed(self, head: Head, why: str, address: Address | None = None) -> Refused:
         target = f"{head.host}:{head.port}"
@@ -354,6 +358,7 @@ class EgressProxy:
                     both.cancel_scope.cancel()
             group.cancel_scope.cancel()
         if not head.is_tunnel:
+            exchange.end()  # all is said: the record is there before the client goes on
             await _linger(client)
 
     async def _opening(self, reader: BufferedByteReceiveStream, head: Head) -> bytes:

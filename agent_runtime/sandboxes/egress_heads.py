@@ -18,6 +18,8 @@ HEAD_BYTES_MAX: Final = 32 << 10
 HEADERS_MAX: Final = 100
 BODY_DIGITS_MAX: Final = 15
 
+METHOD_CHARS_MAX: Final = 32
+
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _VERSION = re.compile(r"HTTP/1\.[01]\Z")
 _HOP_BY_HOP: Final = frozenset(
@@ -85,6 +87,8 @@ def parse_head(data: bytes) -> Head:
     if len(words) != 3 or not _TOKEN.match(words[0]) or not _VERSION.match(words[2]):
         raise BadRequest("the first line is no HTTP/1.1 request")
     method, target, _ = words
+    if len(method) > METHOD_CHARS_MAX:
+        raise BadRequest(f"a method of more than {METHOD_CHARS_MAX} characters")
     headers = list(_headers(rest))
     try:
         if method == "CONNECT":

@@ -176,6 +176,17 @@ async def test_redirects_are_followed_for_reads_and_bounded(use: Workbench, serv
     assert server.seen[-1][:2] == ("GET", "/fin")
 
 
+async def test_a_post_that_was_answered_is_never_called_not_sent(
+    use: Workbench, server: Server
+) -> None:
+    """What is called not sent is tried again, and the first server has seen it."""
+    for target in ("http://127.0.0.1:1/", f"{server.url}/drop"):
+        url = f"{server.url}/to/{target}"
+        result = await use("http", url=url, method="POST", body="x", follow_redirects=1)
+        assert (result.ok, result.data["status"]) == (True, 302)
+        assert f"[the redirect to {target} could not be followed: " in result.output
+
+
 async def test_a_redirect_to_another_host_does_not_take_credentials_along(
     use: Workbench, server: Server
 ) -> None:

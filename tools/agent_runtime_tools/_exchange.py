@@ -70,6 +70,8 @@ class Answer:
     is_cut: bool
     url: str
     redirects: tuple[str, ...]
+    note: str = ""
+    """Why a redirect could not be followed after something was sent that may not be sent twice."""
 
     def header(self, wanted: str) -> str:
         """A header's first value, empty if it is not there."""
@@ -131,8 +133,17 @@ def exchange(request: Request, *, env: Mapping[str, str], seconds: float, redire
     """
     deadline = time.monotonic() + seconds
     followed: list[str] = []
+    answer: Answer | None = None
+    is_safe = request.method in ("GET", "HEAD", "OPTIONS")
     while True:
-        answer = _once(request, env, deadline, seconds)
+        try:
+            answer = _once(request, env, deadline, seconds)
+        except (NotAllowed, NotSent, NoAnswer) as error:
+            if answer is None or is_safe:
+                raise
+            # The first request has been answered: whoever hears "not sent" would send it again.
+            note = f"the redirect to {request.url} could not be followed: {error}"
+            return replace(answer, redirects=tuple(followed[:-1]), note=note)
         target = answer.header("location")
         if answer.status not in (301, 302, 303, 307, 308) or not target:
             return replace(answer, redirects=tuple(followed))

@@ -97,13 +97,13 @@ def http(call: ToolCall) -> ToolResult:
     from agent_runtime_tools import _exchange
 
     method = str(call.arguments.get("method", "GET"))
-    safe = method in SAFE
+    may_repeat = effect_of(call.arguments, EffectPolicy()) is not Effect.ONCE
     try:
         request = _exchange.request(call, method)
     except ValueError as error:
         return ToolResult(ok=False, kind="bad_input", output=f"http: {error}")
     seconds = float(call.arguments.get("timeout_seconds", call.timeout_seconds))
-    redirects = int(call.arguments.get("follow_redirects", REDIRECTS if safe else 0))
+    redirects = int(call.arguments.get("follow_redirects", REDIRECTS if method in SAFE else 0))
     try:
         answer = _exchange.exchange(request, env=call.env, seconds=seconds, redirects=redirects)
     except _exchange.NotAllowed as error:
@@ -115,10 +115,10 @@ def http(call: ToolCall) -> ToolResult:
         # Without an answer nobody knows what a request has changed: the effect ledger decides.
         return ToolResult(
             ok=False,
-            kind="timeout" if error.is_timeout or not safe else "transient",
+            kind="timeout" if error.is_timeout or not may_repeat else "transient",
             output=f"{method} {request.url}: {error}",
         )
-    return _result(answer, may_repeat=effect_of(call.arguments, EffectPolicy()) is not Effect.ONCE)
+    return _result(answer, may_repeat=may_repeat)
 
 
 def _result(answer: Answer, *, may_repeat: bool) -> ToolResult:
@@ -127,6 +127,7 @@ def _result(answer: Answer, *, may_repeat: bool) -> ToolResult:
             *(f"redirected to {url}" for url in answer.redirects),
             f"HTTP {answer.status} {answer.reason}".rstrip(),
             *(f"{name}: {value}" for name, value in answer.headers),
+            *([f"[{answer.note}]"] if answer.note else []),
         ]
     )
     text = answer.text()
