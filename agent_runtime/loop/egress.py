@@ -95,14 +95,21 @@ class EgressLog:
         self._heard: _Batch | None = None
         self._waiting: list[_Batch] = []
         self._running: dict[str, None] = {}
+        self._ears: dict[str, Callable[[EgressRecord], None]] = {}
         self._lock = anyio.Lock()
 
     def hear(self, source: str = "") -> Callable[[EgressRecord], None]:
         """A callback for `SandboxSpec.egress_heard` of one sandbox, whose owner must be the task.
 
         `source` says on whose behalf it goes out (`setup`); empty: the calls that run in the worker
-        when a connection is asked for, which may be none: a process that one left behind.
+        when a connection is asked for, which may be none: a process that one left behind. The same
+        source has the same callback, so that equal specs stay equal.
         """
+        if source not in self._ears:
+            self._ears[source] = self._ear(source)
+        return self._ears[source]
+
+    def _ear(self, source: str) -> Callable[[EgressRecord], None]:
         sources: dict[int, str] = {}
 
         def heard(record: EgressRecord) -> None:

@@ -110,6 +110,13 @@ async def test_another_sandbox_names_its_source_and_what_is_too_much_is_counted(
     assert list(bench.state().reached.hosts) == ["a.org:443"]
 
 
+async def test_one_source_has_one_callback() -> None:
+    """A worker that was started before it was needed is handed out to an equal spec only."""
+    egress = EgressLog(await journal_of(Bench(Script("look"))))
+    assert egress.hear() is egress.hear()
+    assert egress.hear("setup") is not egress.hear()
+
+
 def test_a_state_knows_a_bounded_number_of_hosts() -> None:
     reached = Reached()
     for number in range(HOSTS_MAX + 7):
