@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import anyio
 
@@ -119,6 +119,8 @@ class EgressLog:
                 whose = source or ", ".join(self._running)
             if record.kind == "opened":
                 sources[record.number] = whose
+            if record.mark <= self._journal.state.reached.mark:
+                record = replace(record, mark=0)  # somebody removed the file: it is another one
             self._add(record, whose)
 
         return heard

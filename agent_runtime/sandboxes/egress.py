@@ -38,7 +38,7 @@ from agent_runtime.sandboxes.egress_heads import (
     parse_head,
 )
 from agent_runtime.sandboxes.egress_records import RecordFile
-from agent_runtime.sandboxes.egress_tls import UNRECOGNIZED_NAME, BadHello, look
+from agent_runtime.sandboxes.egress_tls import UNRECOGNIZED_NAME, BadHello, Look
 
 log = logging.getLogger(__name__)
 
@@ -367,11 +367,11 @@ class EgressProxy:
         Nothing of it is sent before it is known to be allowed. Raises `Refused`.
         """
         with suppress(anyio.EndOfStream):
-            data = bytearray(await reader.receive(PIECE_BYTES))
+            look, data = Look(), await reader.receive(PIECE_BYTES)
             try:
                 with anyio.fail_after(self._waits.head):
-                    while (found := look(data)) is None:
-                        data += await reader.receive(PIECE_BYTES)
+                    while (found := look.feed(data)) is None:
+                        data = await reader.receive(PIECE_BYTES)
             except TimeoutError:
                 raise self._bad_opening(head, "its TLS hello did not come to an end") from None
             except BadHello as error:
@@ -382,7 +382,7 @@ class EgressProxy:
                 why = self._rules.refuse_plain(head.host, head.port)
             if why is not None:
                 raise self._bad_opening(head, why)
-            return bytes(data)
+            return bytes(look.seen)
         return b""
 
     def _bad_opening(self, head: Head, why: str) -> Refused:

@@ -19,7 +19,6 @@ UNRECOGNIZED_NAME: Final = bytes((21, 3, 1, 0, 2, 2, 112))
 """A fatal alert that clients show as "unrecognized name" (RFC 6066, section 3)."""
 
 _HANDSHAKE: Final = 22
-_CLIENT_HELLO: Final = 1
 _SERVER_NAME: Final = 0
 _RECORD_BYTES_MAX: Final = 1 << 14
 
@@ -36,42 +35,60 @@ class Opening:
     server_name: str = ""
 
 
-def look(data: bytes | bytearray) -> Opening | None:
-    """What these first bytes are; None if it takes more of them to know.
+class Look:
+    """Reads the first bytes as they come, each of them once: they may come one by one."""
 
-    Raises:
-        BadHello: it is TLS, and broken, too long, or its name is no host's.
-    """
-    if data[:1] not in (b"", b"\x16") or data[1:2] not in (b"", b"\x03"):
-        return Opening(is_tls=False)
-    hello = _message(data)
-    if hello is None:
-        if len(data) > HELLO_BYTES_MAX:
+    def __init__(self) -> None:
+        self.seen = bytearray()
+        self._at = 0
+        """Where the next record begins."""
+        self._message = bytearray()
+        """The first handshake message, as far as it is there."""
+
+    def feed(self, data: bytes) -> Opening | None:
+        """What it is; None if it takes more bytes to know.
+
+        Raises:
+            BadHello: it is TLS, and broken, too long, or its name is no host's.
+        """
+        self.seen += data
+        if bytes(self.seen[:1]) not in (b"", b"\x16") or bytes(self.seen[1:2]) not in (
+            b"",
+            b"\x03",
+        ):
+            return Opening(is_tls=False)
+        self._take_records()
+        message = self._message
+        if bytes(message[:1]) not in (b"", b"\x01"):
+            raise BadHello("does not begin with a hello")
+        end = 4 + int.from_bytes(message[1:4])
+        is_whole = self._is_whole()
+        if end > HELLO_BYTES_MAX or (len(self.seen) > HELLO_BYTES_MAX and not is_whole):
             raise BadHello(f"has more than {HELLO_BYTES_MAX} bytes")
-        return None
-    try:
-        return Opening(is_tls=True, server_name=_server_name(_Reader(hello)))
-    except BadHost as error:
-        raise BadHello(f"asks for a server whose name {error}") from None
+        if not is_whole:
+            return None
+        try:
+            return Opening(is_tls=True, server_name=_server_name(_Reader(bytes(message[4:end]))))
+        except BadHost as error:
+            raise BadHello(f"asks for a server whose name {error}") from None
 
+    def _take_records(self) -> None:
+        data = self.seen
+        while len(data) - self._at >= 5:
+            count = int.from_bytes(data[self._at + 3 : self._at + 5])
+            is_one = data[self._at] == _HANDSHAKE and data[self._at + 1] == 3
+            if self._is_whole():
+                return  # what follows the hello is nobody's business
+            if not is_one or not 0 < count <= _RECORD_BYTES_MAX:
+                raise BadHello("is broken off by something else")
+            if len(data) - self._at < 5 + count:
+                return
+            self._message += data[self._at + 5 : self._at + 5 + count]
+            self._at += 5 + count
 
-def _message(data: bytes | bytearray) -> bytes | None:
-    """The body of the first handshake message, gathered from its records; None if it goes on."""
-    message, at = bytearray(), 0
-    while len(data) - at >= 5:
-        count = int.from_bytes(data[at + 3 : at + 5])
-        if data[at] != _HANDSHAKE or data[at + 1] != 3 or not 0 < count <= _RECORD_BYTES_MAX:
-            raise BadHello("is broken off by something else")
-        message += data[at + 5 : at + 5 + count]
-        at += 5 + count
-    if message[:1] and message[0] != _CLIENT_HELLO:
-        raise BadHello("does not begin with a hello")
-    if len(message) < 4:
-        return None
-    end = 4 + int.from_bytes(message[1:4])
-    if end > HELLO_BYTES_MAX:
-        raise BadHello(f"has more than {HELLO_BYTES_MAX} bytes")
-    return bytes(message[4:end]) if len(message) >= end else None
+    def _is_whole(self) -> bool:
+        message = self._message
+        return len(message) >= 4 and len(message) >= 4 + int.from_bytes(message[1:4])
 
 
 def _server_name(hello: _Reader) -> str:

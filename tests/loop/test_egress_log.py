@@ -110,6 +110,17 @@ async def test_another_sandbox_names_its_source_and_what_is_too_much_is_counted(
     assert list(bench.state().reached.hosts) == ["a.org:443"]
 
 
+async def test_a_record_that_begins_anew_is_stored_all_the_same() -> None:
+    """Somebody removed the file while the task went on."""
+    bench = Bench(Script("look"))
+    egress = EgressLog(await journal_of(bench))
+    for number, mark in ((1, 900), (2, 100), (3, 200)):
+        egress.hear()(record("opened", number, mark=mark))
+        await egress.store()
+    assert bench.state().reached.hosts["a.org:443"].opened == 3
+    assert bench.state().reached.mark == 900
+
+
 async def test_one_source_has_one_callback() -> None:
     """A worker that was started before it was needed is handed out to an equal spec only."""
     egress = EgressLog(await journal_of(Bench(Script("look"))))

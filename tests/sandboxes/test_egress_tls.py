@@ -12,9 +12,14 @@ from anyio.streams.tls import TLSStream
 
 from agent_runtime import egress_rules
 from agent_runtime.sandboxes.egress import Waits
-from agent_runtime.sandboxes.egress_tls import HELLO_BYTES_MAX, BadHello, Opening, look
+from agent_runtime.sandboxes.egress_tls import HELLO_BYTES_MAX, BadHello, Look, Opening
 from tests.sandboxes.test_egress import Names, Way, everything, proxy
 from tests.sandboxes.web import ADDRESS, make_certificate, serving
+
+
+def look(data: bytes) -> Opening | None:
+    """Of bytes that come at once."""
+    return Look().feed(data)
 
 
 def hello(server_name: str | None) -> bytes:
@@ -43,7 +48,12 @@ def named(data: bytes, name: bytes) -> bytes:
 def test_the_name_is_found_wherever_the_hello_is_cut() -> None:
     for data in (whole := hello("Host.Example"), in_records(whole, 1), in_records(whole, 100)):
         assert look(data + b"more") == Opening(is_tls=True, server_name="host.example")
-        assert [look(data[:count]) for count in range(len(data))] == [None] * len(data)
+        assert [look(data[:count]) for count in range(0, len(data), 7)] == [None] * -(
+            -len(data) // 7
+        )
+        reader = Look()
+        said = [reader.feed(data[at : at + 1]) for at in range(len(data))]
+        assert said == [None] * (len(data) - 1) + [Opening(is_tls=True, server_name="host.example")]
 
 
 def test_a_hello_without_a_name_and_what_is_no_tls_are_told_apart() -> None:
@@ -59,6 +69,7 @@ def test_a_hello_without_a_name_and_what_is_no_tls_are_told_apart() -> None:
         (named(hello("host.example"), b"a\0b.example."), "is no name of a host"),
         (hello("host.example")[:60] + b"\xff" * 600, "is cut off|is broken off|more than"),
         (b"\x16\x03\x01\x00\x04\x02\x00\x00\x00", "does not begin with a hello"),
+        (b"\x16\x03\x01\x00\x04\x01\x00\x00\x00", "is cut off"),
         (b"\x16\x03\x01\x00\x00", "is broken off"),
         (b"\x16\x03\x01\x40\x01", "is broken off"),
         (b"\x16\x03\x01\x00\x04\x01\xff\xff\xff", f"more than {HELLO_BYTES_MAX}"),
