@@ -19,6 +19,7 @@ from agent_runtime.errors import AgentRuntimeError, WorkspaceError
 from agent_runtime.loop.egress import EgressLog
 from agent_runtime.loop.events import WorkspaceOpened
 from agent_runtime.loop.journal import Journal
+from agent_runtime.loop.reached import SETUP
 from agent_runtime.loop.state import State
 from agent_runtime.ports import (
     DiskQuota,
@@ -162,7 +163,7 @@ class Hands:
             ),
             self.ports.sandbox,
             limits=self.limits,
-            heard=self.egress.hear("setup"),
+            heard=self.egress.hear(SETUP),
         )
 
     async def redactor(self) -> Redactor:

@@ -16,6 +16,9 @@ from agent_runtime.types import Json
 HOSTS_MAX = 200
 """Hosts of either kind that a state knows by name; the others are counted."""
 
+SETUP = "setup"
+"""The source of what the environment's setup reaches."""
+
 replace = msgspec.structs.replace
 
 
@@ -25,6 +28,8 @@ class Host(msgspec.Struct, frozen=True):
     host: str
     port: int
     opened: int = 0
+    by_setup: int = 0
+    """Of those opened: by the environment's setup, which has rules of its own."""
     ended: int = 0
     """Of those opened: their bytes are known. The others lived when their owner was killed."""
     refused: int = 0
@@ -68,7 +73,10 @@ def _add(hosts: dict[str, Host], entry: e.EgressEntry, *, away: bool = False) ->
     if away:
         changes = {entry.kind: getattr(host, entry.kind) + entry.count, "reason": entry.reason}
     elif entry.kind == "opened":
-        changes = {"opened": host.opened + entry.count}
+        changes = {
+            "opened": host.opened + entry.count,
+            "by_setup": host.by_setup + entry.count * (entry.source == SETUP),
+        }
     else:
         changes = {
             "ended": host.ended + entry.count,
@@ -87,6 +95,7 @@ def told(reached: Reached) -> dict[str, Json]:
                 "host": host.host,
                 "port": host.port,
                 "connections": host.opened,
+                "by_setup": host.by_setup,
                 "not_ended": host.opened - host.ended,
                 "bytes_sent": host.bytes_sent,
                 "bytes_received": host.bytes_received,
@@ -114,6 +123,8 @@ def _sorted(hosts: Mapping[str, Host]) -> Iterable[Host]:
 def connection_words(host: Host) -> str:
     """`3 connections, 120 bytes out, 4000 in`."""
     said = f"{host.opened} connection{'s' * (host.opened != 1)}"
+    if host.by_setup:
+        said += f" ({host.by_setup} by setup)"
     said += f", {host.bytes_sent} bytes out, {host.bytes_received} in"
     if unended := host.opened - host.ended:
         said += f"; {unended} of them without an end in the log"

@@ -7,7 +7,14 @@ import pytest
 from agent_runtime.loop import events as e
 from agent_runtime.loop.egress import LISTED_MAX, EgressLog
 from agent_runtime.loop.journal import Journal
-from agent_runtime.loop.reached import HOSTS_MAX, Reached, away_words, observe, told
+from agent_runtime.loop.reached import (
+    HOSTS_MAX,
+    Reached,
+    away_words,
+    connection_words,
+    observe,
+    told,
+)
 from agent_runtime.ports import EgressRecord
 from agent_runtime.stores.memory import MemoryStore
 from agent_runtime.types import ToolCall
@@ -57,8 +64,8 @@ async def test_connections_that_look_the_same_are_one_entry_before_the_result() 
     assert kinds.index(e.EgressObserved) < kinds.index(e.CallReturned)
     assert told(state.reached) == {
         "hosts": [
-            {"host": "a.org", "port": 443, "connections": 100, "not_ended": 1, "bytes_sent": 198,
-             "bytes_received": 2970},
+            {"host": "a.org", "port": 443, "connections": 100, "by_setup": 0, "not_ended": 1,
+             "bytes_sent": 198, "bytes_received": 2970},
         ],
         "turned_away": [
             {"host": "b.org", "port": 443, "refused": 1, "failed": 0, "reason": "no"},
@@ -107,7 +114,8 @@ async def test_another_sandbox_names_its_source_and_what_is_too_much_is_counted(
     assert {entry.source for entry in seen.entries} == {"setup"}
     assert (len(seen.entries), seen.left_out) == (LISTED_MAX + 1, 1000 - LISTED_MAX)
     assert seen.bytes_sent_left_out == 1000 - LISTED_MAX
-    assert list(bench.state().reached.hosts) == ["a.org:443"]
+    (host,) = bench.state().reached.hosts.values()
+    assert connection_words(host).startswith("1 connection (1 by setup), 0 bytes out")
 
 
 async def test_a_record_that_begins_anew_is_stored_all_the_same() -> None:
