@@ -243,13 +243,27 @@ def remove_path(path: str) -> None:
         os.unlink(path)
 
 
-def copy_into(source: str, target: str) -> None:
-    """A copy of a file, link or directory, with its modes and times, in the place of what is there.
+def copy_into(source: str, root: str, path: str) -> None:
+    """A copy of a file, link or directory at `path` below `root`, in the place of what is there.
 
-    The sandbox that uses it makes its user the owner.
+    With its modes and times; the sandbox that uses it makes its user the owner. What lies below
+    `root` may be an agent's: nobody may write there meanwhile.
+
+    Raises:
+        WorkspaceError: a parent is a link or no directory: the copy would land somewhere else.
     """
+    place = root
+    for part in path.split("/")[:-1]:
+        place = os.path.join(place, part)
+        with suppress(FileExistsError):
+            os.mkdir(place, 0o755)
+        if not stat.S_ISDIR(os.lstat(place).st_mode):
+            raise WorkspaceError(
+                f"{os.path.relpath(place, root)!r} in the workspace is not a directory (any more), "
+                f"and {path!r} of its environment belongs below it; make it a directory again"
+            )
+    target = os.path.join(root, path)
     remove_path(target)
-    os.makedirs(os.path.dirname(target), exist_ok=True)
     if os.path.isdir(source) and not os.path.islink(source):
         shutil.copytree(source, target, symlinks=True)
     else:

@@ -369,9 +369,9 @@ class LocalWorkspaces:
             os.path.join(task.path, _OMITTED), msgspec.json.encode(sorted(copies)), durable=True
         )
         for path, source in copies.items():
-            copy_into(source, os.path.join(opened.path, path))
+            copy_into(source, opened.path, path)
         if home:
-            copy_into(home, os.path.join(task.room, "home"))
+            copy_into(home, task.room, "home")
 
     async def require(self, task_id: TaskId, trees: Sequence[TreeId]) -> None:
         """Are these trees still kept? `WorkspaceError` if not."""

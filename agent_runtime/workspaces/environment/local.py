@@ -1,13 +1,14 @@
 """The environment of a task on this machine: found, set up once, kept, and given to its sandboxes.
 
-Setup runs in the working copy, in a sandbox of its own with its own way out and its secrets. What
-it leaves beside the repository's files moves into an entry (see `entries`), and the working copy is
-as it was. From then on every sandbox sees the entry's files: dependencies read-only at their
-places, the rest as copies. Checks get fresh copies: what the tools did to theirs decides nothing.
+Setup runs on a copy of the working copy, in a sandbox of its own with its own way out and its
+secrets. What it leaves beside the repository's files moves into an entry (see `entries`). From then
+on every sandbox sees the entry's files: dependencies read-only at their places, the rest as copies.
+Checks get fresh copies: what the tools did to theirs decides nothing.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import platform
@@ -41,7 +42,6 @@ from agent_runtime.types import (
     PreparedEnvironment,
     TaskId,
     TaskSpec,
-    TreeId,
 )
 from agent_runtime.workspaces import locks
 from agent_runtime.workspaces.environment import entries as kept_files
@@ -56,6 +56,7 @@ from agent_runtime.workspaces.files import (
     open_file,
     remove_path,
 )
+from agent_runtime.workspaces.git import no_room
 from agent_runtime.workspaces.local import LocalWorkspaces
 
 VERSION: Final = 1
@@ -186,6 +187,10 @@ class LocalEnvironment:
             notes = (*recipe.notes, f"the task goes on without: {error}")
             without = msgspec.structs.replace(plain, source="")
             return Preparation(environment=without, notes=notes, output=run.output)
+        except OSError as error:
+            if _is_full(error):
+                raise no_room(error) from error
+            raise
         in_place = task.workspace is not None and task.workspace.in_place
         copied = [] if in_place else kept.copied
         if in_place and kept.copied:
@@ -272,11 +277,11 @@ class LocalEnvironment:
         def copy() -> str:
             for path in prepared.copied:
                 source = self._entries.source(prepared.key, path)
-                copy_into(source, os.path.join(checkout, path))
+                copy_into(source, checkout, path)
             made = make_temporary(os.path.dirname(checkout), "home-", mode=0o711)
             if prepared.home:
                 source = self._entries.path(prepared.key, "home")
-                copy_into(source, os.path.join(made, "home"))
+                copy_into(source, made, "home")
             return made
 
         made = await anyio.to_thread.run_sync(copy)
@@ -344,31 +349,31 @@ class _Setup:
     async def make(
         self, key: str, commands: Sequence[Command], upon: tuple[str, Kept] | None = None
     ) -> Kept:
-        """Run the commands in the working copy and move what they leave into an entry."""
-        base = self.opened.base_tree
-        making = await anyio.to_thread.run_sync(self._entries.begin)
-        place = self.opened.path
+        """Run the commands on a copy of the working copy and move what they leave into an entry.
+
+        A copy of their own with its `.git`: whatever they do to the repository, secrets that they
+        write into its files included, reaches neither the task's files nor its versions.
+        """
+        making = await anyio.to_thread.run_sync(self._entries.begin, key)
+        place, home, tmp = (os.path.join(making, name) for name in ("checkout", "home", "tmp"))
         try:
             if self._in_place:
+                base = self.opened.base_tree
                 place, _ = await self._workspaces.export(
                     self.task_id, base, base=base, protected=()
                 )
             else:
-                await self._workspaces.restore(self.task_id, base)  # after a kill in the middle
+                await anyio.to_thread.run_sync(copy_into, self.opened.path, making, "checkout")
             if upon is not None:
                 await anyio.to_thread.run_sync(self._put_back, upon, making, place)
-            home, tmp = (os.path.join(making, name) for name in ("home", "tmp"))
             await self._run(commands, place, home, tmp)
             await anyio.to_thread.run_sync(remove_path, tmp)
             kept = await anyio.to_thread.run_sync(self._sort_out, making, place)
-            if not self._in_place:
-                await self._name_changes(base)
+            await anyio.to_thread.run_sync(remove_path, place)
             await anyio.to_thread.run_sync(self._entries.finish, making, key, kept)
         finally:
             with anyio.CancelScope(shield=True):
-                if not self._in_place:
-                    await self._workspaces.restore(self.task_id, base)
-                if self._in_place and place != self.opened.path:
+                if self._in_place and place != os.path.join(making, "checkout"):
                     await self._workspaces.discard(place)
                 await anyio.to_thread.run_sync(remove_path, making)
         return kept
@@ -432,38 +437,40 @@ class _Setup:
 
     def _put_back(self, upon: tuple[str, Kept], making: str, place: str) -> None:
         key, kept = upon
+        home = os.path.join(making, "home")
         for path in (*kept.mounted, *kept.copied):
-            target = os.path.join(making, "home", path[2:]) if path.startswith("~/") else (
-                os.path.join(place, path)
-            )  # fmt: skip
-            copy_into(self._entries.source(key, path), target)
+            in_home = path.startswith("~/")
+            copy_into(
+                self._entries.source(key, path),
+                home if in_home else place,
+                path.removeprefix("~/") if in_home else path,
+            )
         if kept.home:
-            for name in os.listdir(self._entries.path(key, "home")):
-                source = self._entries.path(key, "home", name)
-                target = os.path.join(making, "home", name)
-                if os.path.isdir(target) and not os.path.islink(source):
-                    # Something that is mounted below it was put there before.
-                    _merge(source, target)
-                else:
-                    copy_into(source, target)
+            _merge(self._entries.path(key, "home"), home)
 
     def _sort_out(self, making: str, place: str) -> Kept:
-        kept = kept_files.keep(making, place, self._listing, self.opened.base_tree)
+        if not self._in_place:
+            if changed := kept_files.changed(self.opened.path, place, self._listing):
+                self.notes.append(
+                    f"setup changed files of the repository, and this is not kept: {_some(changed)}"
+                )
+        kept, unnamed = kept_files.keep(making, place, self._listing, self.opened.base_tree)
         if self._redactor:
-            if removed := kept_files.without_secrets(making, self._redactor):
+            kept, removed = kept_files.without_secrets(making, kept, self._redactor)
+            if removed:
                 self.notes.append(
                     f"not kept from setup, for a secret stood in it: {_some(removed)}"
                 )
+        if unnamed:
+            names = self._redactor.text(_some(unnamed))
+            self.notes.append(f"not kept from setup, for its name is not UTF-8: {names}")
         return kept
 
-    async def _name_changes(self, base: TreeId) -> None:
-        tree = await self._workspaces.snapshot(self.task_id)
-        if tree != base:
-            changes = await self._workspaces.changes(self.task_id, base, tree)
-            self.notes.append(
-                "setup changed files of the repository, and this is not kept: "
-                + _some([change.path for change in changes])
-            )
+
+def _is_full(error: OSError) -> bool:
+    """Was there no room? What copies whole directories says so in words only."""
+    numbers = (errno.ENOSPC, errno.EDQUOT)
+    return error.errno in numbers or any(os.strerror(number) in str(error) for number in numbers)
 
 
 def _tail(text: str) -> str:
@@ -475,12 +482,13 @@ def _tail(text: str) -> str:
 
 
 def _merge(source: str, target: str) -> None:
+    """Copy what is in a directory into another one, where something was put before."""
     for entry in os.scandir(source):
         below = os.path.join(target, entry.name)
         if entry.is_dir(follow_symlinks=False) and os.path.isdir(below):
             _merge(entry.path, below)
         else:
-            copy_into(entry.path, below)
+            copy_into(entry.path, target, entry.name)
 
 
 def _is_python(prefix: str) -> bool:
