@@ -74,10 +74,14 @@ async def prepare(action: PrepareCall, hands: Hands) -> Outcome:
         return _unprepared(action, "bad_input", str(error))
     except (WorkerLost, DeadlineExceeded) as error:
         await hands.end_worker()
-        return _unprepared(action, "transient", f"while its templates were filled: {error}")
+        said = (await hands.redactor()).text(str(error))
+        return _unprepared(action, "transient", f"while its templates were filled: {said}")
     except DiskFull:
         raise  # nothing is wrong with the step: the task stops, and goes on when there is room
-    except (SandboxUnavailable, WorkspaceError) as error:
+    except SandboxUnavailable as error:
+        # A service that does not come up is quoted in it, and has what the tools have.
+        return _unprepared(action, "refused", (await hands.redactor()).text(str(error)))
+    except WorkspaceError as error:
         return _unprepared(action, "refused", str(error))
 
 

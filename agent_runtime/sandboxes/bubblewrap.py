@@ -92,10 +92,11 @@ class BubblewrapSandbox:
             plan = mounts.mounts(spec, worker=True, outlet=outlet)
             env = mounts.variables(spec, plan.home, outlet)
             directories = mounts.worker_directories(mounts.worker_binds(spec.plugin_paths))
-            command = mounts.preceded(worker_command(directories), spec, outlet, env)
+            command = mounts.preceded(worker_command(directories), spec, outlet)
             # The worker gets the task's variables with its first frame: an LD_PRELOAD is for
             # commands.
-            launch = self._launch(spec, plan, command, {"PATH": mounts.PATH, "LANG": "C.UTF-8"})
+            own = {"PATH": mounts.PATH, "LANG": "C.UTF-8", **mounts.services_variable(spec, env)}
+            launch = self._launch(spec, plan, command, own)
             return await start_worker(self._launcher, launch, spec, env, rewrite=same, gate=gate)
         except BaseException:
             if gate is not None:
@@ -108,7 +109,7 @@ class BubblewrapSandbox:
         """See `ports.Sandbox.execute`."""
         await self._ready()
         async with _gate(self._state_dir, spec) as outlet:
-            launch = self._command(spec, argv, outlet)
+            launch = self._command(spec, argv, outlet, seconds=deadline_seconds)
             return await run_captured(
                 self._launcher, launch, spec, deadline_seconds=deadline_seconds
             )
@@ -123,7 +124,7 @@ class BubblewrapSandbox:
         """
         await self._ready()
         async with _gate(self._state_dir, spec) as outlet:
-            launch = self._command(spec, argv, outlet)
+            launch = self._command(spec, argv, outlet, seconds=deadline_seconds)
             return await run_attached(
                 self._launcher, launch, spec, deadline_seconds=deadline_seconds
             )
@@ -135,10 +136,16 @@ class BubblewrapSandbox:
     # ---- what is started -----------------------------------------------------------------
 
     def _command(
-        self, spec: SandboxSpec, argv: Sequence[str], outlet: Outlet | None = None
+        self,
+        spec: SandboxSpec,
+        argv: Sequence[str],
+        outlet: Outlet | None = None,
+        *,
+        seconds: float | None = None,
     ) -> Launch:
         plan = mounts.mounts(spec, worker=False, outlet=outlet)
         env = mounts.variables(spec, plan.home, outlet)
+        env.update(mounts.services_variable(spec, seconds=seconds))
         return self._launch(spec, plan, mounts.preceded((*_WRAPPER, *argv), spec, outlet), env)
 
     def _launch(

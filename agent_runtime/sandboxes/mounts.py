@@ -32,7 +32,6 @@ from agent_runtime.sandboxes.interpreters import (
     own_interpreter,
     venv_binds,
 )
-from agent_runtime.types import ServiceSpec
 
 HOME: Final = "/home/agent"
 """HOME inside, unless the workspace is mounted there or above."""
@@ -41,6 +40,7 @@ RUNTIME: Final = "/run/agent-runtime"
 SOCKET: Final = f"{RUNTIME}/egress.sock"
 RELAY: Final = f"{RUNTIME}/relay.py"
 SERVICES: Final = f"{RUNTIME}/services.py"
+SERVICES_VARIABLE: Final = "AGENT_RUNTIME_SERVICES"
 CA_BUNDLE: Final = f"{RUNTIME}/ca-bundle.pem"
 CA_EXTRA: Final = f"{RUNTIME}/ca-extra.pem"
 """The way out, where there is one."""
@@ -163,24 +163,30 @@ def mounts(spec: SandboxSpec, *, worker: bool, outlet: Outlet | None = None) -> 
     return plan
 
 
-def preceded(
-    command: Sequence[str], spec: SandboxSpec, outlet: Outlet | None, env: Mapping[str, str] = {}
-) -> list[str]:
-    """A command with what runs first: the relay, then the services; each becomes the next.
-
-    `env` are variables for the services, where the command itself has none.
-    """
+def preceded(command: Sequence[str], spec: SandboxSpec, outlet: Outlet | None) -> list[str]:
+    """A command with what runs first: the relay, then the services; each becomes the next."""
     argv = list(command)
     if spec.services:
-        argv = [own_interpreter(), *_ALONE, SERVICES, _services_text(spec.services, env), *argv]
+        argv = [own_interpreter(), *_ALONE, SERVICES, *argv]
     if outlet is not None:
         argv = [own_interpreter(), *_ALONE, RELAY, SOCKET, str(PORT), *argv]
     return argv
 
 
-def _services_text(services: Sequence[ServiceSpec], env: Mapping[str, str]) -> str:
-    """What `services.py` reads: JSON."""
-    return json.dumps({"env": dict(env), "services": msgspec.to_builtins(list(services))})
+def services_variable(
+    spec: SandboxSpec, env: Mapping[str, str] = {}, *, seconds: float | None = None
+) -> dict[str, str]:
+    """What `services.py` reads, if there are any: JSON.
+
+    A variable, for a command line is readable by every user of the host, and `env` may hold
+    secrets: it is for the services, where the command itself has none. `seconds` is what services
+    and command have together.
+    """
+    if not spec.services:
+        return {}
+    services = msgspec.to_builtins(list(spec.services))
+    said = {"env": dict(env), "services": services, "seconds": seconds}
+    return {SERVICES_VARIABLE: json.dumps(said)}
 
 
 def inside(path: str, spec: SandboxSpec, home: str) -> str:
@@ -203,7 +209,7 @@ def check(spec: SandboxSpec) -> None:
     for name, value in spec.env.items():
         if not name or "=" in name or "\0" in name + value:
             raise SandboxUnavailable(
-                f"{name!r} cannot be the name or {value!r} the value of a variable"
+                f"{name!r} cannot be the name of a variable, or its value has a zero byte"
             )
     places = (mount, spec.workspace, spec.home or "", spec.python or "", *spec.read_only_paths)
     if any("\0" in place for place in (*places, *spec.plugin_paths)):

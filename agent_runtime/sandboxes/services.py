@@ -1,7 +1,8 @@
 """The task's services inside the sandbox: start them, wait for them, then become the command.
 
-Run as a script, `services.py JSON COMMAND…`, with nothing but the standard library. What a service
-prints goes to a file below /tmp/services. They end with the sandbox.
+Run as a script, `services.py COMMAND…`, with nothing but the standard library; a variable says what
+to start, as JSON.
+What a service prints goes to a file below /tmp/services. They end with the sandbox.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 
+VARIABLE = "AGENT_RUNTIME_SERVICES"
 POLL_SECONDS = 0.05
 LOGS = "/tmp/services"
 TAIL_BYTES = 2000
@@ -26,21 +28,24 @@ class NotReady(Exception):
 
 def main() -> None:
     """Start them in their order, each once the one before is ready."""
-    said = json.loads(sys.argv[1])
-    command = sys.argv[2:]
+    said = json.loads(os.environ.pop(VARIABLE))
+    command = sys.argv[1:]
+    # Who waits for the command waits no longer than this: a service that takes it all is to blame.
+    seconds = said["seconds"]
+    last = None if seconds is None else time.monotonic() + max(seconds - 1.0, seconds / 2)
     env = {**os.environ, **said["env"]}
     os.makedirs(LOGS, exist_ok=True)
     try:
         for service in said["services"]:
-            start(service, env)
+            start(service, env, last)
     except NotReady as error:
         sys.stderr.write(f"agent-runtime: {error}\n")
         sys.exit(NOT_READY)
     os.execvpe(command[0], command, dict(os.environ))
 
 
-def start(service: dict[str, object], env: dict[str, str]) -> None:
-    """One service. Raises `NotReady`."""
+def start(service: dict[str, object], env: dict[str, str], last: float | None = None) -> None:
+    """One service, ready before `last` by the monotonic clock. Raises `NotReady`."""
     name, ready = str(service["id"]), service.get("ready") or {}
     assert isinstance(ready, dict) and isinstance(service["env"], dict)
     own = {**env, **service["env"]}
@@ -56,14 +61,20 @@ def start(service: dict[str, object], env: dict[str, str]) -> None:
     if not ready:
         return
     seconds = float(ready.get("timeout_seconds") or 60.0)
-    deadline = time.monotonic() + seconds
+    started = time.monotonic()
+    deadline = started + seconds
+    if last is not None:
+        deadline = min(deadline, last)
     while not is_ready(ready, own, deadline - time.monotonic()):
         code = process.poll()
         # One that goes into the background by itself ends well and lives on.
         if code:
             raise NotReady(f"service {name!r} ended with exit {code}\n{tail(log)}")
         if time.monotonic() > deadline:
-            raise NotReady(f"service {name!r} was not ready within {seconds:g} s\n{tail(log)}")
+            waited = f"{max(deadline - started, 0.0):.3g} s"
+            if deadline == last:
+                waited += ", which is all that what needs it has"
+            raise NotReady(f"service {name!r} was not ready within {waited}\n{tail(log)}")
         time.sleep(POLL_SECONDS)
 
 
@@ -94,7 +105,8 @@ def argv_of(command: object) -> list[str]:
 def tail(path: str) -> str:
     """The end of what it printed."""
     with open(path, "rb") as file:
-        return file.read()[-TAIL_BYTES:].decode(errors="replace").strip()
+        file.seek(max(os.fstat(file.fileno()).st_size - TAIL_BYTES, 0))
+        return file.read(TAIL_BYTES).decode(errors="replace").strip()
 
 
 if __name__ == "__main__":

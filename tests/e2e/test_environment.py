@@ -198,10 +198,13 @@ def test_secrets_reach_setup_and_nothing_that_is_kept(cli: CommandLine, project:
     setup = [
         'test -n "$DEPLOY_TOKEN"',
         "echo token: $DEPLOY_TOKEN; printf %s $DEPLOY_TOKEN | base64; env",
+        # In one of the repository's own files, at the top, in .git: none is in any version later.
+        "echo $DEPLOY_TOKEN >> value.py; echo $DEPLOY_TOKEN > .npmrc; git config t.t $DEPLOY_TOKEN",
         'mkdir -p build; echo "//registry/:_authToken=$DEPLOY_TOKEN" > ~/.npmrc; '
         "printf '%s' \"user:$DEPLOY_TOKEN\" | base64 > build/auth; echo fine > build/fine",
     ]
-    look = "env; cat ~/.npmrc build/auth build/fine; cat /proc/*/environ | tr '\\0' '\\n'; true"
+    files = "~/.npmrc .npmrc .git/config build/auth build/fine"
+    look = f"env; cat {files}; cat /proc/*/environ | tr '\\0' '\\n'; true"
     code, lines = cli.run(
         task(
             project,
@@ -211,8 +214,11 @@ def test_secrets_reach_setup_and_nothing_that_is_kept(cli: CommandLine, project:
         )
     )
     assert (code, lines[-1]["status"]) == (0, "succeeded"), lines[-1]["reason"]
-    (note,) = prepared(lines)["notes"]
-    assert note == "not kept from setup, for a secret stood in it: home/.npmrc, work/build/auth"
+    changed, note = prepared(lines)["notes"]
+    assert changed == "setup changed files of the repository, and this is not kept: value.py"
+    assert note == (
+        "not kept from setup, for a secret stood in it: home/.npmrc, work/.npmrc, work/build/auth"
+    )
     task_id = lines[-1]["task_id"]
     verbs = (["report", task_id], ["show", task_id, "--json"], ["logs", task_id])
     printed = [json.dumps(lines), *(cli(*verb).stdout for verb in verbs)]
@@ -222,23 +228,47 @@ def test_secrets_reach_setup_and_nothing_that_is_kept(cli: CommandLine, project:
         for name in names:
             data = Path(place, name).read_bytes()
             assert not any(needle in data for needle in needles), f"{place}/{name}"
+    stored = subprocess.run(
+        "for id in $(git cat-file --batch-all-objects --batch-check='%(objectname)'); "
+        "do git cat-file -p $id; done",
+        shell=True, cwd=next((cli.home / "state" / "workspaces").glob("*/trees/store")),
+        capture_output=True, check=True,
+    ).stdout  # fmt: skip
+    assert b"41" in stored and not any(needle in stored for needle in needles)
     blob = cli("show", task_id, "--json").stdout
     assert json.loads(blob)["environment"]["output_blob"]
 
 
-def test_a_granted_secret_reaches_tools_and_no_event(cli: CommandLine, project: Path) -> None:
+def test_a_granted_secret_reaches_tools_and_services_and_no_event(
+    cli: CommandLine, project: Path
+) -> None:
     cli.extra["AGENT_RUNTIME_SECRETS"] = "DEPLOY_TOKEN=env:SOME_TOKEN"
     cli.extra["SOME_TOKEN"] = CANARY
     code, lines = cli.run(
         task(
             project,
-            "echo got ${#DEPLOY_TOKEN}: $DEPLOY_TOKEN",
+            "echo got ${#DEPLOY_TOKEN}: $DEPLOY_TOKEN; "
+            "cat /tmp/services/own.log; grep -c DEPLOY /proc/1/cmdline; true",
             check='test -z "$DEPLOY_TOKEN" && grep -q 42 value.py',
             policy={"secrets": ["DEPLOY_TOKEN"]},
+            environment={
+                "setup": [],
+                "services": [
+                    {
+                        "id": "own",
+                        "command": "echo ${#DEPLOY_TOKEN}; : > /tmp/up",
+                        "ready": {"command": "test -e /tmp/up"},
+                    }
+                ],
+            },
         )
     )
     assert code == 0, lines
-    assert outputs(lines)[0].strip() == f"got {len(CANARY)}: [secret DEPLOY_TOKEN]"
+    length = len(CANARY)
+    # The last: no command line, which every user of the host can read, names it.
+    assert outputs(lines)[0].split("\n")[:3] == [
+        f"got {length}: [secret DEPLOY_TOKEN]", str(length), "0",
+    ]  # fmt: skip
     assert CANARY not in json.dumps(lines)
 
 

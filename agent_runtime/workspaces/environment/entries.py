@@ -213,10 +213,13 @@ def without_secrets(making: str, kept: Kept, redactor: Redactor) -> tuple[Kept, 
     Returns what is still kept, and what was removed.
     """
     removed: list[str] = []
-    for path in (path for part in _parts(making) for path in _entries(part)):
-        if _has_secret(path, redactor):
-            remove_path(path)
-            removed.append(shown(os.fsencode(redactor.text(os.path.relpath(path, making)))))
+    for part in _parts(making):
+        for path in _entries(part):
+            # Not the last name alone: a secret may have a slash in it.
+            name = os.path.relpath(path, making)
+            if redactor.is_in(os.fsencode(name)) or _has_secret(path, redactor):
+                remove_path(path)
+                removed.append(shown(os.fsencode(redactor.text(name))))
 
     def there(paths: list[str]) -> list[str]:
         return [path for path in paths if os.path.lexists(_place(making, path))]
@@ -255,8 +258,6 @@ def _is_same(before: str, after: str) -> bool:
 
 
 def _has_secret(path: str, redactor: Redactor) -> bool:
-    if redactor.is_in(os.fsencode(os.path.basename(path))):
-        return True
     facts = os.lstat(path)
     if stat.S_ISLNK(facts.st_mode):
         return redactor.is_in(os.fsencode(os.readlink(path)))

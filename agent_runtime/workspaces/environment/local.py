@@ -182,9 +182,10 @@ class LocalEnvironment:
         try:
             key, kept, cached = await self._kept(run)
         except SetupFailed as error:
+            said = run.redactor.text(str(error))
             if not recipe.optional:
-                raise
-            notes = (*recipe.notes, f"the task goes on without: {error}")
+                raise SetupFailed(said) from error
+            notes = (*recipe.notes, f"the task goes on without: {said}")
             without = msgspec.structs.replace(plain, source="")
             return Preparation(environment=without, notes=notes, output=run.output)
         except OSError as error:
@@ -213,7 +214,7 @@ class LocalEnvironment:
             cached=cached,
             seconds=anyio.current_time() - started,
             output=run.output,
-            notes=(*recipe.notes, *run.notes),
+            notes=(*recipe.notes, *map(run.redactor.text, run.notes)),
         )
 
     async def _kept(self, run: _Setup) -> tuple[str, Kept, bool]:
@@ -321,7 +322,7 @@ class _Setup:
         self.output = b""
         self._sandbox, self._limits, self._heard = sandbox, limits, heard
         self._chains, self._python = chains, python
-        self._secrets, self._redactor = secrets, redactor
+        self._secrets, self.redactor = secrets, redactor
         self._entries, self._workspaces, self._listing = entries, workspaces, listing
         self._in_place = task.workspace is not None and task.workspace.in_place
 
@@ -416,8 +417,8 @@ class _Setup:
             if left <= 0:
                 raise SetupFailed(self._told(shown, f"had no time left of {recipe.seconds:g} s"))
             result = await self._sandbox.execute(spec, argv, deadline_seconds=left)
-            said = self._redactor.redact(result.output)
-            self.output += b"$ " + self._redactor.redact(shown.encode()) + b"\n" + said
+            said = self.redactor.redact(result.output)
+            self.output += b"$ " + self.redactor.redact(shown.encode()) + b"\n" + said
             self.output = self.output[-OUTPUT_BYTES_MAX:]
             if result.timed_out:
                 raise SetupFailed(
@@ -428,7 +429,7 @@ class _Setup:
 
     def _told(self, command: str, what: str, output: bytes = b"") -> str:
         tail = _tail(output.decode("utf-8", "replace").strip())
-        command = self._redactor.text(command)
+        command = self.redactor.text(command)
         hint = ""
         if not self.recipe.egress:
             hint = "; it has no network: name what it needs in environment.egress"
@@ -455,15 +456,14 @@ class _Setup:
                     f"setup changed files of the repository, and this is not kept: {_some(changed)}"
                 )
         kept, unnamed = kept_files.keep(making, place, self._listing, self.opened.base_tree)
-        if self._redactor:
-            kept, removed = kept_files.without_secrets(making, kept, self._redactor)
+        if self.redactor:
+            kept, removed = kept_files.without_secrets(making, kept, self.redactor)
             if removed:
                 self.notes.append(
                     f"not kept from setup, for a secret stood in it: {_some(removed)}"
                 )
         if unnamed:
-            names = self._redactor.text(_some(unnamed))
-            self.notes.append(f"not kept from setup, for its name is not UTF-8: {names}")
+            self.notes.append(f"not kept from setup, for its name is not UTF-8: {_some(unnamed)}")
         return kept
 
 
