@@ -134,7 +134,14 @@ async def _prepare_environment(hands: Hands) -> Performed:
     blobs: dict[BlobId, bytes] = {}
 
     async def prepare() -> Outcome:
-        made = await hands.prepare_environment()
+        limit = hands.state.task.limits.seconds
+        with anyio.move_on_after(max(seconds_left(hands.state), 0.0)) as scope:
+            made = await hands.prepare_environment()
+        if scope.cancelled_caught:
+            raise SetupFailed(
+                f"budget_exhausted: limits.seconds is {limit:g}, and the environment's setup was "
+                "not over by then; give the task more, or its setup less to do"
+            )
         return e.EnvironmentPrepared(
             environment=made.environment,
             cached=made.cached,

@@ -41,6 +41,8 @@ _DROPPED_IN_HOME: Final = (".cache/pip", ".cache/uv", ".npm/_cacache", ".npm/_lo
 _WRITABLE: Final = (".cache", ".vite", ".vite-temp")
 """Where tools keep caches in a node_modules: made, so that something writable can be put there."""
 _PIECE_BYTES: Final = 1 << 20
+_SETUP_SECONDS_MAX: Final = 86_400
+"""None is taken to run for longer."""
 _PATH_BYTES_MAX: Final = 3000
 """Of a path while it is kept: with it, and other places before it, the system must be content."""
 
@@ -116,13 +118,15 @@ class Entries:
 
     def unused(self, before: float) -> Iterator[str]:
         """Keys of entries that nobody has asked for since `before` (seconds since 1970), and what
-        killed setups left until then."""
+        killed setups left until then; not what may be a setup that runs."""
+        begun_before = min(before, time.time() - _SETUP_SECONDS_MAX)
         if not os.path.isdir(self.root):
             return
         for name in sorted(os.listdir(self.root)):
             with suppress(FileNotFoundError):
-                mark = self.path(name) if name.startswith(".") else self.path(name, "kept.json")
-                if os.stat(mark).st_mtime < before:
+                is_making = name.startswith(".")
+                mark = self.path(name) if is_making else self.path(name, "kept.json")
+                if os.stat(mark).st_mtime < (begun_before if is_making else before):
                     yield name
 
     def remove(self, key: str) -> None:
