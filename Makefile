@@ -7,7 +7,7 @@ SEED ?=
 LIVES ?= 100000
 KILLS ?= 100
 
-.PHONY: help demo examples test check sim kills cheats bench format clean
+.PHONY: help demo examples test check sim kills pairs cheats bench format clean
 
 help: ## list these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ sim: $(VENV)/.synced ## long simulation (LIVES=100000, SEED=random): prints its 
 
 kills: $(VENV)/.synced ## a hundred real SIGKILLs (KILLS=100, SEED=random)
 	@$(BIN)/python -m tests.crash.kills $(KILLS) $(SEED)
+
+pairs: $(VENV)/.synced ## ten real bugs of packages from PyPI: right patches proven, wrong ones not
+	@$(BIN)/python -m tests.pairs
 
 cheats: $(VENV)/.synced ## every way we know to turn tests green without a fix
 	@ALL_CHEATS=1 $(BIN)/pytest -q -n auto --maxprocesses 4 --dist worksteal tests/e2e/test_cheats.py
