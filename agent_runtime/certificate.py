@@ -113,6 +113,7 @@ def certificate_of(state: State, rows: Sequence[Row]) -> dict[str, Json] | None:
                 "min_passed": check.min_passed,
                 "ok": check.ok,
                 "flaky": check.flaky,
+                "countered": check.countered,
                 "origin": check.origin,
                 "grade": grade_of_check(check) or None,
                 "evidence": evidence_of(check),

@@ -707,6 +707,8 @@ class CheckOutcome:
     """The same check on the base, without the work: the baseline."""
     flaky: bool = False
     """On one and the same tree it ended well once and once not, or never for the same tests."""
+    countered: tuple[str, ...] = ()
+    """Tests that turned good; made to fail once more, they made the check fail: it listens."""
     seen: Seen = NOTHING_SEEN
     """The single tests, as far as they are known."""
     compared: TestsCompared | None = None

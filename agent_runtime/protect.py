@@ -21,11 +21,17 @@ from agent_runtime.types import Json
 DEFAULT_PATTERNS: Final[tuple[str, ...]] = (
     # What decides how tests are found and run.
     "conftest.py", "pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini",
-    "tox.toml", "noxfile.py", "setup.cfg", "jest.config.*", "vitest.config.*", ".mocharc.*",
+    "tox.toml", "noxfile.py", "setup.cfg", "nose2.cfg", "unittest.cfg", "jest.config.*",
+    "jest.setup.*", "jest.preset.*", "setupTests.*", "vitest.config.*", "vitest.setup.*",
+    "vitest.workspace.*", ".mocharc.*", "karma.conf.*", "ava.config.*", "cypress.config.*",
+    "playwright.config.*", "babel.config.*", ".babelrc", ".babelrc.*", "bunfig.toml", ".rspec",
+    "phpunit.xml", "phpunit.xml.dist", "/.config/nextest.toml", "__snapshots__/",
     # What Python imports before any test.
-    "sitecustomize.py", "usercustomize.py",
-    # What calls the tests.
-    "Makefile", "makefile", "GNUmakefile", "/.github/workflows/**", "/.github/actions/**",
+    "sitecustomize", "sitecustomize.*", "usercustomize", "usercustomize.*",
+    # What calls the tests, and what says by which program they are called.
+    "Makefile", "makefile", "GNUmakefile", "*.mk", "Rakefile", "justfile", "Justfile", ".justfile",
+    "Taskfile.yml", "Taskfile.yaml", ".npmrc", ".yarnrc", ".yarnrc.yml", "/.cargo/**",
+    "/.github/workflows/**", "/.github/actions/**",
     "/.gitlab-ci.yml", "/.circleci/**", "/.travis.yml", "/.buildkite/**", "/.woodpecker/**",
     "/.woodpecker.yml", "/.cirrus.yml", "/.drone.yml", "/azure-pipelines.yml",
     "/bitbucket-pipelines.yml", "/appveyor.yml", "/.appveyor.yml", "Jenkinsfile",
@@ -43,8 +49,19 @@ STANDARD_LIBRARY: Final = "<standard library>"
 """As the last part of a pattern: a file or directory that is imported in place of a module of
 Python's own. A `json.py` beside the tests runs before any of them."""
 
-PACKAGE_JSON_SECTIONS: Final = ("scripts", "jest", "vitest", "mocha", "ava")
-PYPROJECT_TOOLS: Final = ("tox",)
+TEST_RUNNER: Final = "<test runner>"
+"""Likewise for what runs Python's tests, its libraries and plug-ins: a `pytest.py`."""
+
+_STANDING_IN: Final = {
+    STANDARD_LIBRARY: "|".join(sorted(sys.stdlib_module_names)),
+    TEST_RUNNER: r"_?pytest|pytest_[^/.]+|pluggy|iniconfig|unittest|packaging|pygments|py|"
+    r"exceptiongroup|tomli|xdist|execnet",
+}
+_IMPORTABLE: Final = r"(?:\.pyc?|(?:\.[^/.]+)?\.(?:so|pyd))?"
+"""What Python finds under a module's name: files of these kinds, and directories."""
+
+PACKAGE_JSON_SECTIONS: Final = ("scripts", "jest", "vitest", "mocha", "ava", "babel")
+PYPROJECT_TOOLS: Final = ("tox", "nox", "poe", "taskipy")
 """Guarded in `[tool]`, beside every key that starts with `pytest`."""
 
 
@@ -82,8 +99,8 @@ def forbids(path: str, patterns: Sequence[str], *, before: bytes, after: bytes) 
 def protected_sections_changed(path: str, before: bytes, after: bytes) -> bool:
     """Did the part of a shared file change that decides how the tests run?
 
-    True for `[tool.pytest*]` and `[tool.tox]` of a pyproject.toml and the scripts and test sections
-    of a package.json. A file that cannot be read counts as changed in any part.
+    True for `[tool.pytest*]` and task runners' tables of a pyproject.toml and the scripts and test
+    sections of a package.json. A file that cannot be read counts as changed in any part.
     """
     if _file_name(path) not in _SECTIONS or before == after:
         return False
@@ -95,10 +112,10 @@ def protected_sections_changed(path: str, before: bytes, after: bytes) -> bool:
 @lru_cache(maxsize=1024)
 def glob_regex(pattern: str) -> re.Pattern[str]:
     """A whole-path pattern: `*` and `?` stay inside a part, `**` crosses, `[…]` is a set."""
-    if pattern.endswith(STANDARD_LIBRARY):
-        place = glob_regex(pattern.removesuffix(STANDARD_LIBRARY)).pattern
-        names = "|".join(sorted(sys.stdlib_module_names))
-        return re.compile(rf"{place}(?:{names})(?:\.py)?")
+    for kind, names in _STANDING_IN.items():
+        if pattern.endswith(kind):
+            place = glob_regex(pattern.removesuffix(kind)).pattern
+            return re.compile(rf"{place}(?:{names}){_IMPORTABLE}")
     out: list[str] = []
     at = 0
     while at < len(pattern):

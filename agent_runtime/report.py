@@ -330,6 +330,9 @@ def _not_proven(found: e.VerificationEnded) -> Iterator[Item]:
         yield ("what these checks said before the work: there is no baseline: ", without)
     if found.grade in (REGRESSION_ONLY, SELF_CHOSEN):
         yield ("whether the work mends anything: no given check surely failed before it",)
+    turned = (c for c in checks if c.ok and c.before and not c.before.ok and not c.countered)
+    if untold := named(turned):
+        yield ("whether these checks notice a test that fails: no counter-check: ", untold)
     if flaky := named(check for check in checks if check.flaky):
         yield ("flaky checks prove little, whatever they said: ", flaky)
     if once := named(check for check in checks if check.ok):

@@ -14,7 +14,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 
-from agent_runtime.protect import STANDARD_LIBRARY, matches
+from agent_runtime.protect import STANDARD_LIBRARY, TEST_RUNNER, matches
 from agent_runtime.types import Objective
 
 TEST_PATTERNS = (
@@ -23,9 +23,6 @@ TEST_PATTERNS = (
     "*.spec.[jt]sx", "*_spec.rb", "*_test.rb",
 )  # fmt: skip
 """What a runner that is not told where to look takes for tests."""
-
-RUNNER_MODULES = ("pytest", "_pytest", "pluggy", "iniconfig", "unittest")
-"""What must not be put before the test runner's own modules, beside the module named by `-m`."""
 
 IMPORT_ROOTS = ("", "src", "lib", "python")
 """Where Python looks before its own library, from the directory that a command runs in."""
@@ -36,7 +33,13 @@ LOOKERS = frozenset({
 })  # fmt: skip
 """They look at what they are given and run none of it: that is the work, not what decides it."""
 
-_TEST_NAME = re.compile(r"tests?|__tests__|specs?|test_.*|.*[._]test\..*|.*[._]spec\..*")
+_TEST_NAME = re.compile(
+    r"tests?|__tests__|specs?|test_.*|testing|testsuites?|unittests?|.*[._-]tests?|"
+    r".*[._]test\..*|.*[._]spec\..*",
+    re.IGNORECASE,
+)
+_TEST_FILE = re.compile(r"test_.*|.*_test\.\w+|.*[._](test|spec)\.\w+", re.IGNORECASE)
+_PYTHONPATH = re.compile(r"(?<!\S)PYTHONPATH=['\"]?([^\s'\"]+)")
 _SEPARATOR = re.compile(r"[;&|()\n]+")
 _SHELLS = frozenset({"sh", "bash", "dash", "zsh"})
 _PYTHON = re.compile(r"python[0-9.]*")
@@ -50,14 +53,10 @@ def deciding_files(objectives: Sequence[Objective], known: set[str]) -> list[str
         named: list[str] = []
         modules: list[str] = []
         decided_by_code = False
-        cwd = ""
-        for words in _commands(objective.check.command):
-            if words[0] == "cd" and len(words) > 1:
-                cwd = posixpath.normpath(posixpath.join(cwd, words[1]))
-                continue
+        for words, cwd in _placed(objective.check.command):
             if (module := _module(words)) is not None:
-                modules.extend(posixpath.join(cwd, name) for name in (module, *RUNNER_MODULES))
-            if posixpath.basename(module or words[0]) not in LOOKERS:
+                modules.append(posixpath.join(cwd, module.split(".", 1)[0]))
+            if posixpath.basename((module or words[0]).split(".", 1)[0]) not in LOOKERS:
                 decided_by_code = True
                 named.extend(_named(words, cwd, known, directories))
         if decided_by_code and not any(_is_test(pattern) for pattern in named):
@@ -73,7 +72,7 @@ def deciding_files(objectives: Sequence[Objective], known: set[str]) -> list[str
 
 
 def standing_in(objectives: Sequence[Objective], known: set[str]) -> list[str]:
-    """Patterns of new files that the commands would import in place of Python's own library.
+    """Patterns of new files that would be imported in place of Python's library or a test runner.
 
     For the front of the list: what the base has is released, unless a later pattern protects it.
     """
@@ -82,20 +81,36 @@ def standing_in(objectives: Sequence[Objective], known: set[str]) -> list[str]:
     directories = _directories(known)
     found: list[str] = []
     for objective in objectives:
-        cwd = ""
-        for words in _commands(objective.check.command):
-            if words[0] == "cd" and len(words) > 1:
-                cwd = posixpath.normpath(posixpath.join(cwd, words[1]))
-            elif posixpath.basename(_module(words) or words[0]) not in LOOKERS:
-                roots = (posixpath.join(cwd, root).rstrip("/") for root in IMPORT_ROOTS)
-                found += [root for root in roots if root in ("", cwd) or root in directories]
+        for words, cwd in _placed(objective.check.command):
+            module = _module(words) or words[0]
+            if posixpath.basename(module.split(".", 1)[0]) not in LOOKERS:
+                found += _roots(cwd, objective.check.command, directories)
     patterns: list[str] = []
     for root in dict.fromkeys(found):
-        pattern = posixpath.join("/", root, STANDARD_LIBRARY)
-        patterns.append(pattern)
+        made = [posixpath.join("/", root, kind) for kind in (STANDARD_LIBRARY, TEST_RUNNER)]
+        patterns += made
         there = {path for path in (*known, *directories) if posixpath.dirname(path) == root}
-        patterns += [f"!/{path}" for path in sorted(there) if matches(path, [pattern])]
+        patterns += [f"!/{path}" for path in sorted(there) if matches(path, made)]
     return patterns
+
+
+def _placed(command: str | Sequence[str]) -> Iterator[tuple[list[str], str]]:
+    """The simple commands, each with the directory that it runs in."""
+    cwd = ""
+    for words in _commands(command):
+        if words[0] == "cd" and len(words) > 1:
+            cwd = posixpath.normpath(posixpath.join(cwd, words[1]))
+        else:
+            yield words, cwd
+
+
+def _roots(cwd: str, command: str | Sequence[str], directories: set[str]) -> list[str]:
+    """Where a command's Python imports from, inside of the repository."""
+    line = command if isinstance(command, str) else " ".join(command)
+    named = [part for found in _PYTHONPATH.findall(line) for part in found.split(":") if part]
+    roots = (posixpath.join(cwd, root).rstrip("/") for root in (*IMPORT_ROOTS, *named))
+    places = (posixpath.normpath(root) if root else "" for root in roots)
+    return [p for p in dict.fromkeys(places) if p in ("", cwd) or p in directories]
 
 
 def _commands(command: str | Sequence[str]) -> Iterator[list[str]]:
@@ -129,20 +144,47 @@ def _commands(command: str | Sequence[str]) -> Iterator[list[str]]:
 
 
 def _module(words: Sequence[str]) -> str | None:
-    """The module of `python … -m MODULE`, as the path it would have."""
+    """The module of `python … -m MODULE`."""
     if _PYTHON.fullmatch(posixpath.basename(words[0])) and "-m" in words[1:-1]:
-        return words[words.index("-m", 1) + 1].split(".", 1)[0]
+        return words[words.index("-m", 1) + 1]
     return None
 
 
 def _named(words: Sequence[str], cwd: str, known: set[str], directories: set[str]) -> Iterator[str]:
-    for word in words:
+    for before, word in zip(("", *words), words, strict=False):
         path = posixpath.normpath(posixpath.join(cwd, word.split("::", 1)[0]))
-        literal = re.sub(r"([\\*?\[])", r"\\\1", path)
         if path in known:
-            yield f"/{literal}"
+            yield _literal(path)
+            yield from _companions(path, known)
         elif path in directories:
-            yield f"/{literal}/**"
+            yield f"{_literal(path)}/**"
+        elif before == "-p" or (before == "-m" and "test" in word):
+            # A plug-in of the repository's own, or a runner: `python -m tests.run`.
+            module = posixpath.normpath(posixpath.join(cwd, word.replace(".", "/")))
+            for place in (f"{module}.py", f"{module}/__init__.py", f"{module}/__main__.py"):
+                if place in known:
+                    yield _literal(place)
+
+
+def _companions(path: str, known: set[str]) -> Iterator[str]:
+    """What a named test file stands on: packages around it, helpers and data of its directory.
+
+    Other tests there are not meant: adding one is no cheat.
+    """
+    parts = path.split("/")
+    tests = next((n for n, part in enumerate(parts[:-1], 1) if _TEST_NAME.fullmatch(part)), None)
+    if tests is None:
+        return
+    for depth in range(tests, len(parts)):
+        yield _literal("/".join((*parts[:depth], "__init__.py")))
+    top = "/".join(parts[:tests]) + "/"
+    for other in sorted(known):
+        if other.startswith(top) and not _TEST_FILE.fullmatch(posixpath.basename(other)):
+            yield _literal(other)
+
+
+def _literal(path: str) -> str:
+    return "/" + re.sub(r"([\\*?\[])", r"\\\1", path)
 
 
 def _is_test(pattern: str) -> bool:

@@ -284,6 +284,7 @@ class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
     origin: Origin = "given"
     tests: TestsSeen | None = None
     compared: TestsCompared | None = None
+    countered: list[str] = []
 
 
 class VerificationEnded(Event, frozen=True, kw_only=True):

@@ -332,6 +332,7 @@ def _check_result(check: CheckOutcome, blobs: dict[BlobId, bytes]) -> e.CheckRes
         origin=check.origin,
         tests=_tests(check.seen, blobs),
         compared=check.compared,
+        countered=list(check.countered),
         before=None
         if before is None
         else e.Baseline(

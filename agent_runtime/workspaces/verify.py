@@ -11,6 +11,7 @@ import os
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Protocol
 
 import anyio
 import anyio.to_thread
@@ -29,6 +30,7 @@ from agent_runtime.ports import (
 from agent_runtime.tampering import SOURCES, reaches_for_runner
 from agent_runtime.types import Check, Objective, TaskId, TreeId
 from agent_runtime.verdicts import Seen, bad, compare, differing, few
+from agent_runtime.workspaces.counter import WhichTest, all_tests, failures, spoil, unnoticed
 from agent_runtime.workspaces.counts import count_tests, says_failed
 from agent_runtime.workspaces.test_reports import Channel, seen_in
 from agent_runtime.workspaces.test_reports.places import Places
@@ -38,6 +40,11 @@ OUTPUT_CHARS_MAX = 10_000
 
 DISCARD_SECONDS_MAX = 60.0
 """Bound of removing a checkout when the verification itself is being cancelled."""
+
+COUNTERED_MAX = 50
+"""Tests that the record of one check names."""
+
+_BLIND = "so the code under test decides, and not its tests"
 
 _UNREADABLE = b"\0"
 """No TOML and no JSON: guarded sections compare as changed."""
@@ -73,13 +80,20 @@ class Verifier:
         changed, suspects = await self._forbidden(task_id, base, tree, protected)
         held: set[TreeId] = set()
 
-        async def run(objective: Objective, which: TreeId) -> CheckOutcome:
+        async def run(
+            objective: Objective,
+            which: TreeId,
+            spoiling: Sequence[WhichTest] | None = None,
+            spoiled: list[WhichTest] | None = None,
+        ) -> CheckOutcome:
             path, exported = await self._workspaces.export(
                 task_id, which, base=base, protected=protected
             )
             if which == tree:
                 held.add(exported)
             try:
+                if spoiled is not None:
+                    spoiled += await anyio.to_thread.run_sync(_spoil, path, spoiling)
                 async with furnished(path) as spec:
                     return await run_check(objective, sandbox, spec, f"{path}.report")
             finally:
@@ -87,7 +101,12 @@ class Verifier:
                     await self._workspaces.discard(path)
                     await self._workspaces.discard(f"{path}.report")
 
-        checks = [await _judged(o, partial(run, o), base=base, tree=tree) for o in objectives]
+        checks = []
+        for objective in objectives:
+            check = await _judged(objective, partial(run, objective), base=base, tree=tree)
+            if tree != base:
+                check = await _countered(check, partial(run, objective), base=base, tree=tree)
+            checks.append(check)
         if not held:
             path, exported = await self._workspaces.export(
                 task_id, tree, base=base, protected=protected
@@ -170,6 +189,53 @@ async def _judged(
     unstable = _differing(before, again)
     flaky = before.ok != again.ok or _failed_by_turns(before, again)
     return replace(_compared(after, before, may_lose=may_lose, unstable=unstable), flaky=flaky)
+
+
+class _Run(Protocol):
+    """Runs one check, with these tests (None: all) made to fail; adds what that were."""
+
+    async def __call__(
+        self, which: TreeId, spoiling: Sequence[WhichTest] | None, spoiled: list[WhichTest]
+    ) -> CheckOutcome: ...
+
+
+async def _countered(check: CheckOutcome, run: _Run, *, base: TreeId, tree: TreeId) -> CheckOutcome:
+    """A good check must be no longer good when the tests that turned are made to fail."""
+    before = check.before
+    if not check.ok or before is None:
+        return check
+    spoiled: list[WhichTest] = []
+    missed: list[WhichTest] = []
+    turned = [] if before.ok else failures(f"{_said(before)}\n{before.output}")
+    if turned:
+        again = await run(tree, turned, spoiled)
+        missed = unnoticed(spoiled, _said(again), ok=again.ok)
+    elif before.ok and check.ran:
+        # Nothing turned: then all of them. What the base does not notice either says nothing, as
+        # with doctests.
+        again = await run(tree, None, spoiled)
+        if again.ok and spoiled and not (await run(base, None, [])).ok:
+            missed = spoiled
+        elif again.ok:
+            return check
+    if not spoiled:
+        return check
+    if missed:
+        reason = f"does not notice these tests being made to fail: {_names(missed)}; {_BLIND}"
+        return replace(check, ok=False, reason=reason)
+    return replace(check, countered=tuple(str(test) for test in spoiled[:COUNTERED_MAX]))
+
+
+def _said(check: CheckOutcome) -> str:
+    """What failed, in pytest's words: from its report where there is one."""
+    if check.seen.known_by != "report":
+        return check.output
+    failed = sorted(bad(check.seen.tests))
+    return "".join(f"FAILED {name}\n" for name in failed) + f"{len(failed)} failed"
+
+
+def _spoil(checkout: str, tests: Sequence[WhichTest] | None) -> list[WhichTest]:
+    return spoil(checkout, all_tests(checkout) if tests is None else tests)
 
 
 def _differing(first: CheckOutcome, second: CheckOutcome) -> set[str]:
@@ -302,6 +368,10 @@ def _fault(check: Check, code: int, passed: int | None, *, timed_out: bool) -> s
         if passed < check.min_passed:
             return f"{passed} passed, expected at least {check.min_passed}"
     return ""
+
+
+def _names(tests: Sequence[WhichTest]) -> str:
+    return few([str(test) for test in tests], len(tests))
 
 
 def capped(text: str) -> str:

@@ -107,7 +107,7 @@ SAMPLES: Mapping[str, e.AnyEvent] = {
                         exit=2, ok=False, passed=0, ran=2, reason="exit 2",
                         tests=TestsSeen(known_by="count"),
                     ),
-                    flaky=True, origin="self_chosen",
+                    flaky=True, countered=["tests/a.py::test_a"], origin="self_chosen",
                     tests=TestsSeen(
                         known_by="report", runner="pytest", passed=1, failed=2, errors=3,
                         skipped=4, not_run=5, ids_sha256="aa", blob="bb",

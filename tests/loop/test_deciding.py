@@ -9,7 +9,8 @@ from agent_runtime.types import Check, Objective
 KNOWN = {
     "calc.py", "check.sh", "src/app.py", "src/lib.py", "tests/test_calc.py", "tests/data.json",
     "pkg/core.py", "pkg/tests/test_core.py", "backend/api.py", "backend/tests/test_api.py",
-    "odd[1].py",
+    "odd[1].py", "tests/__init__.py", "tests/helpers.py", "tests/run.py", "Specs/a.py",
+    "Specs/test_a.py", "plug.py", "pytest_odd.py", "unit_tests/test_u.py", "unit_tests/util.py",
 }  # fmt: skip
 
 
@@ -17,7 +18,8 @@ def protects(path: str, *commands: str | list[str]) -> bool:
     objectives = [
         Objective(id=f"o{n}", check=Check(command=command)) for n, command in enumerate(commands)
     ]
-    return matches(path, deciding_files(objectives, KNOWN)) is not None
+    patterns = [*standing_in(objectives, KNOWN), *deciding_files(objectives, KNOWN)]
+    return matches(path, patterns) is not None
 
 
 @pytest.mark.parametrize(
@@ -44,6 +46,24 @@ def protects(path: str, *commands: str | list[str]) -> bool:
         ("python3.12 -m pytest -q tests", "pytest/__main__.py"),
         ("python -m pytest -q tests", "_pytest/config.py"),
         ("cd backend; python -m unittest", "backend/unittest.py"),
+        ("make test", "pytest.py"),
+        ("./check.sh", "src/pytest/__init__.py"),
+        ("PYTHONPATH=src python -m pytest -q tests", "src/pytest.py"),
+        ("PYTHONPATH=pkg:. pytest -q tests", "pkg/pluggy.py"),
+        ("pytest -q tests", "_pytest.cpython-311-x86_64-linux-gnu.so"),
+        ("pytest -q tests", "pygments/__init__.py"),
+        ("pytest -q tests", "pytest_evil.py"),
+        # What a single test stands on.
+        ("python -m pytest -q tests/test_calc.py", "tests/helpers.py"),
+        ("python -m pytest -q tests/test_calc.py", "tests/__init__.py"),
+        ("python -m pytest -q tests/test_calc.py::test_add", "tests/data.json"),
+        ("python -m pytest -q pkg/tests/test_core.py", "pkg/tests/__init__.py"),
+        # Called like tests in other words.
+        ("python -m pytest Specs", "Specs/a.py"),
+        ("python -m pytest unit_tests", "unit_tests/util.py"),
+        # Runners and plug-ins of the repository's own.
+        ("python -m tests.run", "tests/run.py"),
+        ("python -m pytest -p plug tests", "plug.py"),
     ],
 )
 def test_what_decides_an_objective_is_protected(command: str | list[str], path: str) -> None:
@@ -64,6 +84,11 @@ def test_what_decides_an_objective_is_protected(command: str | list[str], path: 
         ("test -f NOTES.md", "tests/test_new.py"),
         ("python -m pkg.core", "pkg/core.py"),
         ("it's unbalanced", "calc.py"),
+        ("python -m pytest -q tests/test_calc.py", "tests/test_new.py"),
+        ("python -m pytest -q pkg/tests/test_core.py", "pkg/core.py"),
+        ("python -m pytest -q tests", "pytest_odd.py"),
+        ("python -m pytest -q tests", "plug.py"),
+        ("python -m pytest -q tests", "pytesting.py"),
         ([], "calc.py"),
         ("", "calc.py"),
     ],
@@ -83,6 +108,9 @@ def test_what_is_worked_on_is_not(command: str | list[str], path: str) -> None:
         ("python -m pytest -q tests", "pkg/types.py", False),
         ("python -m pytest -q tests", "calendars.py", False),
         ("grep -q x argparse.py", "argparse.py", False),
+        ("PYTHONPATH=pkg python -m pytest -q tests", "pkg/types.py", True),
+        ("pytest", "json.cpython-311-x86_64-linux-gnu.so", True),
+        ("pytest", "json.md", False),
         # What the base has is worked on.
         ("python -m pytest -q tests", "queue.py", False),
         ("python -m pytest -q tests", "code/app.py", False),

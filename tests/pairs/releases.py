@@ -6,6 +6,7 @@ run in are kept in the user's cache directory.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -107,11 +108,14 @@ def fetch(pairs: Sequence[Pair]) -> Path:
     Raises:
         Unreachable: something is missing, and PyPI does not give it.
     """
-    python = _environment()
-    # Both releases of a package in one call would contradict each other.
-    for releases in ([pair.old for pair in pairs], [pair.new for pair in pairs]):
-        if missing := [r for r in releases if _sdist(r) is None]:
-            _download(missing, python)
+    cache().mkdir(parents=True, exist_ok=True)
+    with open(cache() / "lock", "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        python = _environment()
+        # Both releases of a package in one call would contradict each other.
+        for releases in ([pair.old for pair in pairs], [pair.new for pair in pairs]):
+            if missing := [r for r in releases if _sdist(r) is None]:
+                _download(missing, python)
     return python
 
 
@@ -121,7 +125,6 @@ def _environment() -> Path:
     where = cache() / f"venv-{hashlib.sha256(kind.encode()).hexdigest()[:12]}"
     if not (where / ".ready").exists():
         shutil.rmtree(where, ignore_errors=True)
-        where.parent.mkdir(parents=True, exist_ok=True)
         _run([sys.executable, "-m", "venv", str(where)])
         _pip(where, "install", *wanted.split())
         (where / ".ready").touch()

@@ -65,7 +65,7 @@ class DirectSandbox:
 
 @pytest.fixture
 async def opened(workspaces: LocalWorkspaces, repo: Repo) -> OpenedWorkspace:
-    repo.write("tests/test_a.py", b"assert True\n")
+    repo.write("tests/test_a.py", b"def test_a(): assert True\n")
     repo.write("conftest.py", b"# the rules\n")
     repo.write(
         "pyproject.toml", b'[project]\nname = "x"\n[tool.pytest.ini_options]\naddopts = ""\n'
@@ -121,7 +121,7 @@ async def test_an_export_has_the_bases_protected_files_and_no_others(
     held = contents(path)
     assert held[b"a.py"] == ("file", b"fixed\n")
     assert held[b"conftest.py"] == ("file", b"# the rules\n")
-    assert held[b"tests/test_a.py"] == ("file", b"assert True\n")
+    assert held[b"tests/test_a.py"] == ("file", b"def test_a(): assert True\n")
     assert b"docs/conftest.py" not in held
     assert [c.path for c in await workspaces.changes(TASK, opened.base_tree, tree)] == ["a.py"]
     assert not Path(path, ".git").exists()
@@ -152,7 +152,7 @@ async def test_no_change_of_type_gets_around_protection(
     after = await workspaces.snapshot(TASK)
     path, tree = await workspaces.export(TASK, after, base=base, protected=PROTECTED)
     assert tree == base
-    assert contents(path)[b"tests/test_a.py"] == ("file", b"assert True\n")
+    assert contents(path)[b"tests/test_a.py"] == ("file", b"def test_a(): assert True\n")
     verification = await _verify(workspaces, opened, "true")
     assert not verification.ok
     assert verification.protected_changed
@@ -536,3 +536,48 @@ async def test_names_that_are_printed_are_compared_and_garbled_ones_are_counted(
         [check] = (await _verify(workspaces, opened, "cat out")).checks
         assert check.ok is good, check.reason
         await workspaces.forget(TASK)
+
+
+# ---- the counter-check -------------------------------------------------------------------
+
+FAKE = """\
+if grep -q fixed a.py; then {after}; fi
+printf 'FAILED tests/test_a.py::test_a - no\\n1 failed, 1 passed in 0.1s\\n'; exit 1
+"""
+LISTENS = "grep -q 'raise Assert' tests/test_a.py || {{ echo '2 passed in 0.1s'; exit 0; }}"
+DEAF = "echo '2 passed in 0.1s'; exit 0"
+
+
+@pytest.mark.parametrize(("after", "ok"), [(LISTENS.format(), True), (DEAF, False)])
+async def test_a_check_that_turned_good_must_notice_that_its_tests_are_made_to_fail(
+    workspaces: LocalWorkspaces, opened: OpenedWorkspace, after: str, ok: bool
+) -> None:
+    """Code under test can make its runner say anything."""
+    Path(opened.path, "a.py").write_bytes(b"fixed\n")
+    [check] = (await _verify(workspaces, opened, FAKE.format(after=after))).checks
+    assert (check.ok, check.countered) == (ok, ("tests/test_a.py::test_a",) if ok else ())
+    assert ok or "tests/test_a.py::test_a" in check.reason
+
+
+@pytest.mark.parametrize(
+    ("command", "ok", "countered"),
+    [
+        (f"{LISTENS.format()}; exit 1", True, ("tests/test_a.py",)),
+        # The base notices it, the result does not.
+        (f"if grep -q fixed a.py; then {DEAF}; fi; {LISTENS.format()}; exit 1", False, ()),
+        # Nobody notices it: these tests are not what the check is about.
+        (DEAF, True, ()),
+        ("exit 0", True, ()),
+    ],
+)
+async def test_a_check_that_was_good_before_must_notice_that_all_tests_are_made_to_fail(
+    workspaces: LocalWorkspaces,
+    opened: OpenedWorkspace,
+    command: str,
+    ok: bool,
+    countered: tuple[str, ...],
+) -> None:
+    """A broken result must not pass for one that broke nothing."""
+    Path(opened.path, "a.py").write_bytes(b"fixed\n")
+    [check] = (await _verify(workspaces, opened, command)).checks
+    assert (check.ok, check.countered) == (ok, countered)
