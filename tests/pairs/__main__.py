@@ -1,7 +1,8 @@
 """`make pairs`: real bugs, each with its right patch and two wrong ones, by the command line.
 
-The right patch must end proven. Half of it, and a comment, must never succeed. Ends with 1 if one
-of them does not, and with 2 where the releases cannot be had.
+The right patch must end proven, with a check that notices tests which are made to fail. Half of it,
+and a comment, must never succeed. Ends with 1 if one of them does not, and with 2 where the
+releases cannot be had.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Ended:
     grade: str
     before: str
     after: str
+    countered: int
+    """Tests that the counter-check made to fail, and the check noticed."""
     verified: bool
     """`verify` found the log and its claims to be what was written."""
 
@@ -61,7 +64,13 @@ class Line:
         """Is everything as it should be?"""
         proven = self.right.status == "succeeded" and self.right.grade == "proven"
         wrong = (self.half, self.comment)
-        return proven and self.right.verified and all(w.status != "succeeded" for w in wrong)
+        listens = self.right.countered > 0
+        return (
+            proven
+            and listens
+            and self.right.verified
+            and all(w.status != "succeeded" for w in wrong)
+        )
 
 
 def main() -> int:
@@ -81,7 +90,18 @@ def main() -> int:
         f"{len(pairs)} release pairs: source of the older, tests of the newer one. Each with the"
         " right patch,\nwith half of it and with a comment in its place.\n"
     )
-    show(["pair", "passed before", "passed after", "right patch", "half of it", "a comment", "s"])
+    show(
+        [
+            "pair",
+            "passed before",
+            "passed after",
+            "right patch",
+            "countered",
+            "half of it",
+            "a comment",
+            "s",
+        ]
+    )
     good = 0
     with (
         tempfile.TemporaryDirectory(prefix="pairs-") as work,
@@ -129,6 +149,7 @@ def run(case: Case, patch: str, work: Path) -> Ended:
         grade=certificate["grade"] or "",
         before=counts(check["before"]),
         after=counts(check),
+        countered=len(check.get("countered", ())),
         verified=json.loads(verified[-1])["ok"],
     )
 
@@ -186,6 +207,7 @@ def report(line: Line) -> None:
     show([
         f"{pair.name} {pair.old.version} -> {pair.new.version}", line.right.before,
         line.right.after, f"{line.right.status}, {line.right.grade or 'no grade'}",
+        str(line.right.countered),
         _why(line.half), _why(line.comment), f"{line.seconds:.0f}",
     ])  # fmt: skip
     if not line.good:
@@ -199,7 +221,7 @@ def _why(ended: Ended) -> str:
 
 def show(cells: list[str]) -> None:
     """Columns of fixed width."""
-    widths = (34, 15, 14, 20, 26, 26, 4)
+    widths = (34, 15, 14, 20, 11, 26, 26, 4)
     print("".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip(),
           flush=True)  # fmt: skip
 
