@@ -7,7 +7,7 @@ is told before the task is accepted.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 import jinja2
@@ -32,6 +32,8 @@ _PARSER: Final = jinja2.Environment(
     comment_start_string="\0{#",
     comment_end_string="#}\0",
 )
+_FILTERS: Final = (*_PARSER.filters, "quote")
+"""Jinja2's, and the one of `sandboxes.rendering`."""
 _STATEMENT: Final = re.compile(r"\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 _RAW: Final = re.compile(r"\s*\{% raw %\}.*\{% endraw %\}\s*", re.DOTALL)
 _TAKEN_AS_IT_IS: Final = "a text is taken as it is between {% raw %} and {% endraw %}"
@@ -59,6 +61,16 @@ def read_template(text: str) -> tuple[list[Reference], list[str]]:
             _unknown(node.name)
             for node in tree.find_all(nodes.Name)
             if node.name not in (*VARIABLES, *FUNCTIONS)
+        ]
+        faults += [
+            _no_such("filter", node.name, _FILTERS)
+            for node in tree.find_all(nodes.Filter)
+            if node.name not in _FILTERS
+        ]
+        faults += [
+            _no_such("test", node.name, _PARSER.tests)
+            for node in tree.find_all(nodes.Test)
+            if node.name not in _PARSER.tests
         ]
         faults += [
             f"a template has only expressions {{{{ … }}}}, no statements and no comments: "
@@ -105,3 +117,11 @@ def _unknown(name: str) -> str:
     guess = nearest(name, VARIABLES)
     hint = f"; did you mean {guess!r}?" if guess else ""
     return f"a template knows {' and '.join(VARIABLES)}, not {shown(name)}{hint}"
+
+
+def _no_such(kind: str, name: str, known: Iterable[str]) -> str:
+    guess = nearest(name, known)
+    hint = (
+        f"did you mean {guess!r}?" if guess else "there are those of Jinja2, and the filter quote"
+    )
+    return f"there is no {kind} {shown(name)} in expressions; {hint}"

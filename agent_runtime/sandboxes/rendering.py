@@ -12,6 +12,7 @@ import os
 import re
 import resource
 import select
+import shlex
 import signal
 import time
 from collections.abc import Iterable, Mapping
@@ -68,11 +69,17 @@ class Expressions(SandboxedEnvironment):
             comment_end_string=_NEVER + "d",
         )
         self.globals = {"range": self.globals["range"], "dict": dict}
+        self.filters["quote"] = quote
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         if isinstance(obj, Mapping) and attribute in obj:
             return obj[attribute]
         return super().getattr(obj, attribute)
+
+
+def quote(value: Any) -> str:
+    """One word of a shell's command, whatever is in it."""
+    return shlex.quote(str(value))
 
 
 def fill(template: Json, variables: Mapping[str, Json]) -> Json:

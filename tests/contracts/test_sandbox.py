@@ -477,6 +477,7 @@ async def test_templates_are_filled_and_whole_expressions_keep_their_type(
     variables: dict[str, Any] = {
         "steps": {"fix": {"output": "ok\n", "exit": 0, "data": [1, {"a": True}]}, "items": 5},
         "name": "x",
+        "evil": "it's; $(true) `x`",
     }
     template = {
         "whole": "{{ steps.fix.exit }}",
@@ -485,6 +486,7 @@ async def test_templates_are_filled_and_whole_expressions_keep_their_type(
         "filter": "{{ steps.fix.data | length }}",
         "lazy": "{{ range(3) | map('string') }}",
         "none": "{{ none }}",
+        "quoted": "echo {{ evil | quote }}",
         "untouched": [1, None, True, "plain", "${#array[@]} %}", "a } }"],
         "raw": "{% raw %}\n-{{ a |\n+{% endraw %}\n{% endraw %}\n",
     }
@@ -495,6 +497,7 @@ async def test_templates_are_filled_and_whole_expressions_keep_their_type(
         "filter": 2,
         "lazy": ["0", "1", "2"],
         "none": None,
+        "quoted": """echo 'it'"'"'s; $(true) `x`'""",
         "untouched": [1, None, True, "plain", "${#array[@]} %}", "a } }"],
         "raw": "-{{ a |\n+{% endraw %}\n",
     }
