@@ -91,6 +91,8 @@ class Rules:
 
     mode: NetworkMode
     rules: tuple[Rule, ...] = ()
+    place: str = "policy.egress of the task"
+    """Where the rules are written, for whoever is refused."""
 
     def refuse_target(self, host: str, port: int) -> str | None:
         """Why a normalised host (see `host_of`) may not be asked for; None if it may."""
@@ -145,14 +147,14 @@ class Rules:
         return "a tunnel to port 443 carries TLS, unless a rule names the host with this port"
 
     def way_out(self, host: str, port: int, address: Address | None = None) -> str:
-        """What to write into the task file so that it may."""
+        """What to write, and where, so that it may."""
         wanted: list[str] = []
         if address is None or address_of(host) is not None:
             wanted.append(_written(host, port))
         if address is not None and address_of(host) is None:
             wanted.append(_written(str(address), port))
         rules = " and ".join(repr(rule) for rule in wanted)
-        return f"add {rules} to policy.egress of the task, if it is to be reached"
+        return f"add {rules} to {self.place}, if it is to be reached"
 
     def shown(self) -> str:
         """The rules in one line, for people."""

@@ -399,6 +399,8 @@ class SandboxSpec:
     network: NetworkMode = "none"
     egress: tuple[str, ...] = ()
     """Rules as in `policy.egress`: what `restricted` may reach, and `full` beside the public."""
+    egress_place: str = "policy.egress of the task"
+    """Where these rules are written, for messages."""
     egress_heard: Callable[[EgressRecord], None] | None = None
     """Called on the event loop for every record; must not block. `OSError`: it is not made."""
     egress_redacted: Callable[[str], str] | None = None

@@ -151,6 +151,7 @@ def sandbox_exec(
             chown=False,
             network=mode,
             egress=egress,
+            egress_place="--egress",
             egress_heard=_tell if show_egress else None,
             limits=sandbox_limits(settings),
         )

@@ -245,10 +245,11 @@ class EgressProxy:
         target = f"{head.host}:{head.port}"
         text = (
             f"The connection to {target} was refused: {why}.\n"
-            f"Rules of policy.egress (80 and 443 where no port is named): {self._rules.shown()}.\n"
+            f"Rules of {self._rules.place} (80 and 443 where no port is named): "
+            f"{self._rules.shown()}.\n"
             f"Way out: {self._rules.way_out(head.host, head.port, address)}."
         )
-        return Refused(403, f"{target} is not allowed by policy.egress: {why}", text)
+        return Refused(403, f"{target} is not allowed by {self._rules.place}: {why}", text)
 
     async def _addresses(self, head: Head, proxy: Proxy | None) -> list[str]:
         """Those that may be dialled; with a proxy on the way also none, if we cannot know."""
@@ -386,7 +387,7 @@ class EgressProxy:
         return b""
 
     def _bad_opening(self, head: Head, why: str) -> Refused:
-        text = f"{head.host}:{head.port} is not allowed by policy.egress: {why}"
+        text = f"{head.host}:{head.port} is not allowed by {self._rules.place}: {why}"
         return Refused(403, text, text)
 
     async def _watch(self, exchange: _Exchange, scope: anyio.CancelScope) -> None:
@@ -579,7 +580,7 @@ class Gate:
         if spec.network == "none":
             return None
         try:
-            rules = parse_rules(spec.network, spec.egress)
+            rules = replace(parse_rules(spec.network, spec.egress), place=spec.egress_place)
             found = company(os.environ)
         except (BadHost, BadProxy) as error:
             raise SandboxUnavailable(f"no way out for the sandbox: {error}") from None

@@ -61,6 +61,24 @@ def test_the_first_that_says_anything_is_taken_whole() -> None:
         files.pop(name)
 
 
+def test_a_refused_connection_of_a_setup_is_told_where_its_rules_are_written() -> None:
+    own = {".agent-runtime.yaml": "environment: {setup: [make], egress: [pypi.org]}\n"}
+    places = [
+        found(EVERYTHING).egress_place,
+        found({"package-lock.json": "{}"}).egress_place,
+        found(own).egress_place,
+        found(own, egress=["x.org"]).egress_place,
+        found(own, setup=["make mine"], egress=["x.org"]).egress_place,
+    ]
+    assert places == [
+        "the setting setup_egress",
+        "the setting setup_egress",
+        "environment.egress of .agent-runtime.yaml",
+        "environment.egress",
+        "environment.egress",
+    ]
+
+
 def test_an_empty_setup_of_the_task_is_none_at_all() -> None:
     recipe = found(EVERYTHING, setup=[])
     assert recipe.setup == () and recipe.services == ()

@@ -405,6 +405,7 @@ class _Setup:
             },
             network="restricted" if recipe.egress else "none",
             egress=recipe.egress,
+            egress_place=recipe.egress_place,
             egress_heard=self._heard,
             egress_redacted=self.redactor.text,
             limits=replace(self._limits, file_bytes=SETUP_FILE_BYTES_MAX),

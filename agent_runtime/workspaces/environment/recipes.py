@@ -24,6 +24,7 @@ from agent_runtime.workspaces.environment.setup_steps import PLACES as SETUP_STE
 from agent_runtime.workspaces.environment.setup_steps import read_setup_steps
 
 FILE_NAMES: Final = (".agent-runtime.yaml", ".agent-runtime.yml")
+SETTING: Final = "the setting setup_egress"
 READ_BYTES_MAX: Final = 1 << 20
 
 
@@ -37,6 +38,8 @@ class Recipe:
     env: dict[str, str] = field(default_factory=dict)
     services: tuple[ServiceSpec, ...] = ()
     egress: tuple[str, ...] = ()
+    egress_place: str = SETTING
+    """Where its rules are written, for whoever is refused."""
     secrets: tuple[str, ...] = ()
     seconds: float = 1800.0
     cache: str = "lockfiles"
@@ -74,6 +77,7 @@ def find_recipe(
         env=dict(spec.env),
         services=tuple(spec.services or ()),
         egress=tuple(registries if spec.egress is None else spec.egress),
+        egress_place=SETTING if spec.egress is None else "environment.egress",
         secrets=tuple(spec.secrets),
         seconds=spec.setup_seconds,
         cache=spec.cache,
@@ -87,6 +91,7 @@ def find_recipe(
         env={**found.env, **given.env},
         services=found.services if spec.services is None else given.services,
         egress=found.egress if spec.egress is None else given.egress,
+        egress_place=found.egress_place if spec.egress is None else given.egress_place,
         secrets=given.secrets,
         maintenance=given.maintenance or found.maintenance,
         seconds=spec.setup_seconds if found.optional else found.seconds,
@@ -168,6 +173,7 @@ def _own_file(name: str, text: str | None, registries: Sequence[str]) -> Recipe:
         env=dict(spec.env),
         services=tuple(spec.services or ()),
         egress=tuple(granted),
+        egress_place=SETTING if spec.egress is None else f"environment.egress of {name}",
         seconds=spec.setup_seconds,
         cache=spec.cache,
         notes=tuple(notes),
