@@ -35,6 +35,8 @@ DEFAULT_PATTERNS: Final[tuple[str, ...]] = (
     "/.gitlab-ci.yml", "/.circleci/**", "/.travis.yml", "/.buildkite/**", "/.woodpecker/**",
     "/.woodpecker.yml", "/.cirrus.yml", "/.drone.yml", "/azure-pipelines.yml",
     "/bitbucket-pipelines.yml", "/appveyor.yml", "/.appveyor.yml", "Jenkinsfile",
+    # What sets up the next task's environment.
+    "/.agent-runtime.yaml", "/.agent-runtime.yml", "/.devcontainer/**", "/.devcontainer.json",
 )  # fmt: skip
 """Protected unless the task releases it. The objectives' own test files come from the task."""
 

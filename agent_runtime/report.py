@@ -17,6 +17,7 @@ from agent_runtime.loop import events as e
 from agent_runtime.loop.grades import REGRESSION_ONLY, SELF_CHOSEN
 from agent_runtime.loop.reached import away_words, connection_words, reason_of
 from agent_runtime.loop.state import State, status_of
+from agent_runtime.manifests import is_manifest
 from agent_runtime.patches import FileChange, file_changes
 from agent_runtime.types import Row, Status, StepStatus
 from agent_runtime.verdicts import few
@@ -314,6 +315,13 @@ def _environment(state: State) -> Iterator[Item]:
     if found.key:
         when = "kept from an earlier setup" if prepared.cached else "set up for this task"
         yield (f"the environment, {when} by ", quote(found.source), ": it was taken as it came out")
+        changed = state.verification.changed if state.verification else []
+        if manifests := [path for path in changed if is_manifest(path)]:
+            yield (
+                "the dependencies that the work asks for: checks had those of the version before, "
+                "though it changes ",
+                quote(", ".join(manifests)),
+            )
     if found.python:
         yield ("python of ", quote(found.python), ": what is installed there was taken as it is")
     for note in prepared.notes:

@@ -69,6 +69,7 @@ def test_the_last_pattern_that_fits_decides(
         "noxfile.py", "setup.cfg", "jest.config.js", "web/jest.config.ts", "sitecustomize.py",
         "src/usercustomize.py", ".github/workflows/ci.yml", ".github/actions/a/action.yml",
         ".gitlab-ci.yml", ".circleci/config.yml", "Makefile", "docs/Makefile", "Jenkinsfile",
+        ".agent-runtime.yaml", ".devcontainer/devcontainer.json", ".devcontainer/setup.sh",
     ],
 )  # fmt: skip
 def test_what_decides_how_tests_run_is_protected_by_default(path: str) -> None:

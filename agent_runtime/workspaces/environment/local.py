@@ -25,6 +25,7 @@ import anyio.to_thread
 import msgspec
 
 from agent_runtime.errors import ConfigError, SetupFailed, UsageError, WorkspaceError
+from agent_runtime.manifests import is_manifest
 from agent_runtime.ports import (
     EgressRecord,
     Furnishing,
@@ -66,18 +67,6 @@ TAIL_CHARS: Final = 800
 OUTPUT_BYTES_MAX: Final = 4 << 20
 _READ_BYTES_MAX: Final = 1 << 20
 _CHANGED_NAMED_MAX: Final = 5
-_MANIFESTS: Final = re.compile(
-    r"(?:.*/)?(?:[^/]*requirements[^/]*\.(?:txt|in)|requirements/[^/]+|constraints[^/]*\.txt"
-    r"|pyproject\.toml|setup\.(?:py|cfg)|uv\.lock|poetry\.lock|pdm\.lock|Pipfile(?:\.lock)?"
-    r"|package\.json|package-lock\.json|npm-shrinkwrap\.json|pnpm-lock\.yaml|pnpm-workspace\.yaml"
-    r"|yarn\.lock|\.npmrc|\.yarnrc(?:\.yml)?|Cargo\.(?:toml|lock)|go\.(?:mod|sum|work)"
-    r"|Gemfile(?:\.lock)?|composer\.(?:json|lock)|rust-toolchain(?:\.toml)?"
-    r"|\.(?:python|node|tool)-versions?|\.nvmrc|environment\.ya?ml"
-    r"|\.agent-runtime\.ya?ml|devcontainer\.json|\.devcontainer\.json"
-    r"|copilot-setup-steps\.ya?ml)\Z"
-)
-"""What decides about dependencies, at any depth: part of an entry's key."""
-
 Heard = Callable[[EgressRecord], None] | None
 
 
@@ -330,10 +319,14 @@ class _Setup:
         """What an entry is made from: with `tree`, of this version of the repository only."""
         recipe = self.recipe
         words = " ".join(shlex.join(c) if isinstance(c, list) else c for c in recipe.setup)
+        names = {os.path.basename(word) for word in re.split(r"[\s;&|()<>'\"`=]+", words)}
+        if "make" in names:
+            names |= {"Makefile", "makefile", "GNUmakefile"}
         files = {
             path: oid
             for path, oid in self._listing.items()
-            if _MANIFESTS.match(path) or path in words
+            # A script may be named from another directory, or without its own.
+            if is_manifest(path) or path in words or os.path.basename(path) in names
         }
         made_from = [
             VERSION, recipe.setup, sorted(recipe.env.items()), recipe.egress, recipe.secrets,
