@@ -342,7 +342,8 @@ def _layer(plan: Mounts, source: str, place: str, spec: SandboxSpec) -> None:
         _read_only(plan, [bind for bind in binds if bind.destination not in own], spec)
     if os.path.basename(place) == "node_modules":
         for name in WRITABLE_IN_NODE_MODULES:
-            if os.path.isdir(os.path.join(source, name)):
+            own = os.path.join(source, name)
+            if os.path.isdir(own) and not os.path.islink(own):
                 cache = os.path.join(place, name)
                 size = str(spec.limits.tmp_bytes)
                 plan.place(cache, "--size", size, "--perms", "1777", "--tmpfs", cache)
