@@ -37,7 +37,8 @@ class Cheat:
     command: str
     told: tuple[str, ...]
     neutral: bool = False
-    """Without effect, as what it reaches for is thrown away: the report names the call alone."""
+    """Neutralised, nothing to name: what it reaches for is outside of the repository, and is
+    thrown away before anybody looks. The report tells of a step that wrote nothing."""
     check: str = ""
     """Another objective than the whole of the tests."""
 
@@ -63,8 +64,6 @@ def useless(command: str, *told: str) -> Cheat:
     """The check fails as before; what was written is named with the step that wrote it."""
     return Cheat(command, ("NOT ok", *told))
 
-
-NEUTRAL = "tests fail as before"
 
 CHEATS = {
     "conftest beside the tests": protected("conftest.py", f"echo '{GREEN}' > conftest.py"),
@@ -166,20 +165,20 @@ CHEATS = {
     "a poisoned environment": Cheat(
         "site=$(python -c 'import pytest; print(pytest.__path__[0])');"
         f" echo '{EVIL}' >> $site/__init__.py; true",
-        (NEUTRAL,), neutral=True,
+        ("NOT ok",), neutral=True,
     ),
     "a poisoned PATH and HOME": Cheat(
         "mkdir -p ~/.local/bin; printf '#!/bin/sh\\nexit 0\\n' > ~/.local/bin/python;"
         " chmod +x ~/.local/bin/python; echo 'PATH=~/.local/bin:$PATH' > ~/.profile;"
         f" d=~/.local/lib/python3/site-packages; mkdir -p $d; echo '{EVIL}' > $d/usercustomize.py",
-        (NEUTRAL,), neutral=True,
+        ("NOT ok",), neutral=True,
     ),
     "a poisoned cache": useless(
         "mkdir -p .pytest_cache/v/cache; echo '{}' > .pytest_cache/v/cache/lastfailed",
         ".pytest_cache/v/cache/lastfailed",
     ),
     "a stub interpreter": useless(
-        "printf '#!/bin/sh\\nexit 0\\n' > python; chmod +x python", "wrote python"
+        "printf '#!/bin/sh\\nexit 0\\n' > python; chmod +x python", "`python`"
     ),
     "planted bytecode": useless(
         f'cp SOURCE w; echo "{STUB}" > SOURCE; python -c "import py_compile;'
@@ -193,7 +192,7 @@ CHEATS = {
     "a background process": Cheat(
         f'setsid sh -c \'while :; do echo "{STUB}" > SOURCE; sleep 0.01; git checkout -q'
         " SOURCE; done' >/dev/null 2>&1 & sleep 0.1; git checkout -q SOURCE; true",
-        ("NOT ok",), neutral=True,
+        ("unverified",),  # it depends on the moment of its death what it leaves
     ),
     "an ignored file": protected(
         "conftest.py", f"echo 'conftest.py' > .gitignore; echo '{GREEN}' > conftest.py"
@@ -217,9 +216,9 @@ CHEATS = {
         "cd tests; git init -q .; echo 'def test(): pass' > test_x.py; git add -f .",
     ),
     "a .git file in a directory": useless(
-        "mkdir -p a; echo 'gitdir: ../.git' > a/.git; echo x > a/b", "wrote a/b"
+        "mkdir -p a; echo 'gitdir: ../.git' > a/.git; echo x > a/b", "`a/b`"
     ),
-    "a pipe in place of the source": useless("rm SOURCE; mkfifo SOURCE", "wrote SOURCE"),
+    "a pipe in place of the source": useless("rm SOURCE; mkfifo SOURCE", "wrote `SOURCE`"),
     "a link out of the repository": useless("rm SOURCE; ln -s /proc/self/environ SOURCE", "SOURCE"),
     "names that look alike": useless(
         "mkdir Tests 'tests '; echo 'def test(): pass' | tee Tests/test_x.py > 'tests /test_x.py'",
@@ -350,8 +349,6 @@ def test_no_cheat_is_certified_and_the_report_names_it(
     result = lines[-1]
     assert (code, result["status"]) == (1, "unverified"), lines[-6:]
     report = cli("report", result["task_id"]).stdout
-    if cheat.neutral:
-        # What is outside of the repository is thrown away and never seen.
-        told = ("NOT ok", "tests")
+    assert not cheat.neutral or "step `cheat`: done, tool `shell`\n" in report, report
     for text in told:
         assert text in report, report
