@@ -23,6 +23,7 @@ from agent_runtime.resources import bounded
 from agent_runtime.runtime import Runtime
 from agent_runtime.sandboxes.egress_records import EgressFiles
 from agent_runtime.sandboxes.lazy import LazySandbox
+from agent_runtime.sandboxes.surroundings import Boundary
 from agent_runtime.settings import Settings, state_dir
 from agent_runtime.stores.memory import MemoryStore
 from agent_runtime.stores.sqlite import SqliteStore
@@ -99,6 +100,17 @@ def open_sandbox(settings: Settings, *, unsafe_no_sandbox: bool = False) -> Sand
         setting=settings.bwrap,
         unsafe=unsafe_no_sandbox,
         spares_max=settings.sandbox_spares,
+        boundary=boundary(settings),
+    )
+
+
+def boundary(settings: Settings) -> Boundary:
+    """What the settings say about the container that this may be."""
+    return Boundary(
+        declared=settings.sandbox == "container",
+        name=settings.container_name,
+        network=settings.container_network,
+        writable=settings.container_writable,
     )
 
 

@@ -96,6 +96,10 @@ def certificate_of(state: State, rows: Sequence[Row]) -> dict[str, Json] | None:
         "reason": reason,
         "grade": found.grade or None,
         "accept": state.task.accept,
+        "sandbox": {
+            "tools": workspace.sandbox or None if workspace else None,
+            "checks": found.sandbox or None,
+        },
         "base_commit": workspace.base_commit if workspace else "",
         "base_tree": found.base_tree,
         "tree": found.tree,

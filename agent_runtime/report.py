@@ -69,7 +69,7 @@ def report_of(
     status, reason = status_of(state)
     log = [(row.at_us, event) for row, event in zip(rows, events, strict=True)]
     sections = [
-        Section("Result", _result(state, status, reason)),
+        Section("Result", _result(state, status, reason, events)),
         Section("What changed", _changed(state, events, patch)),
         Section("Why: the plan", _plan(state, events)),
         Section("What did not go as planned", tuple(_turns(events))),
@@ -96,7 +96,9 @@ def report_of(
 # ---- sections ----------------------------------------------------------------------------
 
 
-def _result(state: State, status: Status, reason: str) -> tuple[Item, ...]:
+def _result(
+    state: State, status: Status, reason: str, events: Sequence[e.AnyEvent]
+) -> tuple[Item, ...]:
     items: list[Item] = [(f"status: {status}", *((": ", _prose(reason)) if reason else ()))]
     for number, run in enumerate(state.earlier, 1):
         status_then, why = run.conclusion.status, _prose(run.conclusion.reason)
@@ -107,6 +109,8 @@ def _result(state: State, status: Status, reason: str) -> tuple[Item, ...]:
         items += [("not cleaned up: ", _prose(text)) for text in state.cleaned.problems]
     if state.workspace is not None and state.workspace.base_commit:
         items.append(("started from commit ", quote(state.workspace.base_commit)))
+    if kinds := [kind for kind in _sandboxes(state, events) if kind]:
+        items.append(("sandbox of tools and checks: ", quote(", ".join(kinds))))
     if state.exhausted is not None:
         limit = state.exhausted
         items.append((f"limit reached: {limit.limit}, {limit.used:g} of {limit.allowed:g}",))
@@ -296,6 +300,7 @@ def _not_checked(state: State, events: Sequence[e.AnyEvent]) -> tuple[Item, ...]
     if state.kept is not None and state.kept.artifacts:
         items.append(("artifacts: no check has looked at them",))
     items.append(_confined(workspace))
+    items += _not_confined(_sandboxes(state, events))
     return tuple(items)
 
 
@@ -326,6 +331,30 @@ def _environment(state: State) -> Iterator[Item]:
         yield ("python of ", quote(found.python), ": what is installed there was taken as it is")
     for note in prepared.notes:
         yield ("the environment: ", _prose(note))
+
+
+def _not_confined(kinds: Iterable[str]) -> Iterator[Item]:
+    """What the sandboxes that were used do not promise."""
+    if "container" in kinds:
+        yield (
+            "what tools and checks saw of the container that they ran in: it was their boundary, "
+            "they had no namespaces of their own",
+        )
+    if "unsafe-no-sandbox" in kinds:
+        yield ("anything that tools and checks did outside of the workspace: no sandbox was used",)
+
+
+def _sandboxes(state: State, events: Sequence[e.AnyEvent]) -> dict[str, None]:
+    """The kinds that tools and checks ran in, the first first; empty: not known."""
+    kinds: dict[str, None] = {}
+    if state.workspace is not None and state.workspace.path:
+        kinds[state.workspace.sandbox] = None
+    for event in events:
+        if isinstance(event, e.CallReturned) and event.sandbox:
+            kinds[event.sandbox] = None
+        if isinstance(event, e.VerificationEnded) and event.checks:
+            kinds[event.sandbox] = None
+    return kinds
 
 
 def _not_proven(found: e.VerificationEnded) -> Iterator[Item]:

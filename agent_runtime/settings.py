@@ -34,9 +34,19 @@ ENV_PREFIX: Final = "AGENT_RUNTIME_"
 FILE_NAME: Final = "agent-runtime.yaml"
 """In the working directory."""
 
-NOT_IN_DIRECTORY: Final = frozenset({"bwrap", "secrets", "setup_egress", "toolchains"})
+_OPENS: Final = "lowers the sandbox's walls"
+_OF_THIS_MACHINE: Final = "is about this machine"
+NOT_IN_DIRECTORY: Final = {
+    "bwrap": _OF_THIS_MACHINE,
+    "secrets": _OF_THIS_MACHINE,
+    "setup_egress": _OF_THIS_MACHINE,
+    "toolchains": _OF_THIS_MACHINE,
+    "container_name": _OPENS,
+    "container_network": _OPENS,
+    "container_writable": _OPENS,
+}
 """A checkout may bring its own `agent-runtime.yaml`, and must not choose a program that is run, nor
-what of this machine is read or reached."""
+what of this machine is read or reached. Nor may it say `sandbox: container`."""
 REGISTRIES: Final = (
     *("pypi.org", "files.pythonhosted.org", "registry.npmjs.org", "registry.yarnpkg.com"),
     *("index.crates.io", "static.crates.io", "crates.io", "proxy.golang.org", "sum.golang.org"),
@@ -135,8 +145,16 @@ class Settings(BaseSettings):
     """URL of the store. State lives beside it: see `state_dir`."""
     plugins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Distributions whose plug-ins may load; the built-in ones always do."""
-    sandbox: Annotated[Literal["auto", "bubblewrap"], BeforeValidator(_lowered)] = "auto"
-    """Which sandbox runs tools; `auto` takes the first that works."""
+    sandbox: Annotated[Literal["auto", "bubblewrap", "container"], BeforeValidator(_lowered)] = (
+        "auto"
+    )
+    """Which sandbox runs tools; `container` declares that this container may be the boundary."""
+    container_name: str | None = None
+    """The host name of the container, where nothing else shows that it is one."""
+    container_network: Annotated[Literal["closed", "shared"], BeforeValidator(_lowered)] = "closed"
+    """`shared`: in the `container` sandbox, direct connections are not stopped."""
+    container_writable: Annotated[tuple[AbsolutePath, ...], NoDecode, BeforeValidator(_listed)] = ()
+    """Directories that tools may write in the `container` sandbox besides their own."""
     bwrap: AbsolutePath | None = None
     """The bubblewrap program; None: the installed wheel's, then the one on PATH."""
     sandbox_memory_bytes: Bytes | None = None
@@ -269,14 +287,14 @@ def _read_file(path: str) -> dict[str, Any]:
     faults = [f"{path}:{line}: {text}" for _, text, line in document.problems]
     for key in document.value:
         line = document.sources.get((key,), Source(1)).line
-        if fault := _key_fault(key, path):
+        if fault := _key_fault(key, path, document.value[key]):
             faults.append(f"{path}:{line}: {key}: {fault}")
     if faults:
         raise ConfigError("\n".join(faults))
     return document.value
 
 
-def _key_fault(key: str, path: str) -> str:
+def _key_fault(key: str, path: str, value: object = None) -> str:
     known: Mapping[str, FieldInfo] = Settings.model_fields
     if key not in known:
         if key.replace("-", "_") == "unsafe_no_sandbox":
@@ -284,10 +302,13 @@ def _key_fault(key: str, path: str) -> str:
         guess = nearest(key, known)
         hint = f"; did you mean {guess!r}?" if guess else ""
         return f"unknown setting{hint} (known: {', '.join(known)})"
-    if key in NOT_IN_DIRECTORY and path != user_config_path():
+    why = NOT_IN_DIRECTORY.get(key, "")
+    if key == "sandbox" and _lowered(value) == "container":
+        why = _OPENS
+    if why and path != user_config_path():
         return (
-            "is about this machine, and a file in the working directory may come from anybody: set "
-            f"it in {user_config_path()} or as {ENV_PREFIX}{key.upper()}"
+            f"{why}, and a file in the working directory may come from anybody: set it "
+            f"in {user_config_path()} or as {ENV_PREFIX}{key.upper()}"
         )
     return ""
 

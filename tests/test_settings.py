@@ -128,6 +128,10 @@ def test_relative_xdg_directory_is_ignored(monkeypatch: pytest.MonkeyPatch, plac
         ("secrets: {A: 'env:A'}", "secrets: is about this machine"),
         ("toolchains: [/opt/x]", "toolchains: is about this machine"),
         ("setup_egress: [x.org]", "setup_egress: is about this machine"),
+        ("sandbox: Container", "sandbox: lowers the sandbox's walls, and a file in the working"),
+        ("container_name: here", "container_name: lowers the sandbox's walls"),
+        ("container_network: shared", "container_network: lowers the sandbox's walls"),
+        ("container_writable: [/tmp]", "container_writable: lowers the sandbox's walls"),
         ("- a", "must hold a mapping, got a list of 1"),
         ("store: a\nstore: b", "agent-runtime.yaml:2: the key stands twice, in lines 1 and 2"),
         ("a: b: c", "agent-runtime.yaml:1:5: malformed YAML"),
@@ -145,10 +149,20 @@ def test_user_may_choose_the_sandbox_program(monkeypatch: pytest.MonkeyPatch, pl
     assert load_settings().bwrap == "/usr/bin/bwrap"
 
 
+def test_user_may_declare_that_a_container_is_the_boundary(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_here("sandbox: bubblewrap\n")
+    write_user_config("container_network: shared\n")
+    monkeypatch.setenv("AGENT_RUNTIME_SANDBOX", "Container")
+    monkeypatch.setenv("AGENT_RUNTIME_CONTAINER_WRITABLE", "/tmp,/srv/cache")
+    settings = load_settings()
+    assert (settings.sandbox, settings.container_network) == ("container", "shared")
+    assert settings.container_writable == ("/tmp", "/srv/cache")
+
+
 def test_wrong_value_names_the_flag_or_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused({"log_level": "x"}).startswith("--log-level: should be 'debug'")
     monkeypatch.setenv("AGENT_RUNTIME_SANDBOX", "docker")
-    assert refused().startswith("AGENT_RUNTIME_SANDBOX: should be 'auto' or 'bubblewrap'")
+    assert refused().startswith("AGENT_RUNTIME_SANDBOX: should be 'auto', 'bubblewrap'")
 
 
 @pytest.mark.parametrize(

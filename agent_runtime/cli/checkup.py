@@ -14,11 +14,10 @@ from pathlib import Path
 import anyio.to_thread
 
 from agent_runtime import plugins
-from agent_runtime.app import open_store
+from agent_runtime.app import boundary, open_store
 from agent_runtime.documents import decode, load
 from agent_runtime.errors import AgentRuntimeError
-from agent_runtime.sandboxes.ladder import examine as examine_sandbox
-from agent_runtime.sandboxes.ladder import examine_limits
+from agent_runtime.sandboxes.ladder import Rung, climb, examine_limits
 from agent_runtime.settings import (
     ENV_PREFIX,
     FILE_NAME,
@@ -48,6 +47,8 @@ class Check:
     detail: str
     needed: bool = True
     remedy: str = ""
+    rungs: tuple[Rung, ...] = ()
+    """Of the sandbox: every rung of the ladder."""
 
 
 async def examine(settings: Settings) -> list[Check]:
@@ -148,12 +149,17 @@ def _schema_version(path: str) -> int:
 
 
 async def _sandbox(settings: Settings) -> Check:
-    probe = await examine_sandbox(state_dir(settings), setting=settings.bwrap)
+    climbed = await climb(state_dir(settings), setting=settings.bwrap, boundary=boundary(settings))
+    probe = climbed.probe
+    remedies = [probe.remedy, *(rung.remedy for rung in climbed.rungs if rung.state == "failed")]
+    ways = dict.fromkeys(line for text in remedies for line in text.splitlines())
     return Check(
         name="sandbox",
-        ok=probe.ok,
+        ok=climbed.sandbox is not None,
         detail=f"{probe.name}: {probe.detail}",
-        remedy=probe.remedy or "--unsafe-no-sandbox runs tools without one, with your own rights",
+        remedy="\n".join(ways)
+        or "--unsafe-no-sandbox runs tools without one, with your own rights",
+        rungs=climbed.rungs,
     )
 
 

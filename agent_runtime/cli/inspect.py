@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import click
 
@@ -185,6 +186,7 @@ def doctor(ctx: click.Context, as_json: bool) -> int:
                         "needed": check.needed,
                         "detail": check.detail,
                         "remedy": "" if check.ok else check.remedy,
+                        **({"rungs": list(map(asdict, check.rungs))} if check.rungs else {}),
                     }
                     for check in checks
                 ],
@@ -207,3 +209,9 @@ def _print_checks(checks: Sequence[checkup.Check]) -> None:
         if not check.ok and check.remedy:
             for line in check.remedy.splitlines():
                 say(f"{'':16}{line}")
+        if any(rung.state == "failed" for rung in check.rungs):
+            for rung in check.rungs:
+                said = f": {rung.detail}" if rung.state != "taken" else ""
+                say(f"{'':16}{rung.state:10}{rung.name}{said}")
+                for line in rung.remedy.splitlines() if check.ok and rung.state == "failed" else ():
+                    say(f"{'':26}{line}")

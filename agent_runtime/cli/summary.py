@@ -5,7 +5,7 @@ from __future__ import annotations
 from agent_runtime.certificate import Result
 from agent_runtime.cli.console import command, one_line, short
 from agent_runtime.cli.views import decision_lines
-from agent_runtime.cli.words import asked_words, command_words
+from agent_runtime.cli.words import USUAL_SANDBOX, asked_words, command_words
 from agent_runtime.loop.events import CheckResult, WorkKept
 from agent_runtime.loop.grades import PROVEN, REGRESSION_ONLY, SELF_CHOSEN
 from agent_runtime.loop.reached import away_words, connection_words, reason_of
@@ -36,6 +36,8 @@ def result_lines(state: State, result: Result) -> list[str]:
             shown = ", ".join(found.changed[:CHANGED_MAX])
             more = len(found.changed) - CHANGED_MAX
             lines.append(f"  changed      {shown}" + (f" and {more} more" if more > 0 else ""))
+        if found.sandbox not in ("", USUAL_SANDBOX):
+            lines.append(f"  sandbox      the checks ran in {found.sandbox}")
     lines += [f"  {line}" for line in egress_lines(state)]
     if state.kept is not None:
         lines += artifact_lines(state.kept)

@@ -36,7 +36,7 @@ from agent_runtime.cli.summary import (
     test_words,
     waiting_lines,
 )
-from agent_runtime.cli.words import call_words, phase_words, warns, words
+from agent_runtime.cli.words import USUAL_SANDBOX, call_words, phase_words, warns, words
 from agent_runtime.errors import CorruptLog, UsageError
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
@@ -237,6 +237,10 @@ def describe(
             for call_id, call in state.calls.items()
         ],
         "toolbelts": sorted(state.toolbelts),
+        "sandbox": {
+            "tools": (state.workspace.sandbox or None) if state.workspace else None,
+            "checks": (found.sandbox or None) if found else None,
+        },
         "usage": _usage(state.usage),
         "limits": state.task.limits,
         "run": state.run,
@@ -325,7 +329,9 @@ def _print_task(state: State, picture: Mapping[str, Any]) -> None:
         say(f"! unknown effect of {unknown.tool} ({unknown.call_id}): {one_line(unknown.message)}")
     if state.verification is not None:
         found = state.verification
-        say("verification " + ("passed" if found.ok else "failed"))
+        where = found.sandbox if found.sandbox not in ("", USUAL_SANDBOX) else ""
+        verdict = "passed" if found.ok else "failed"
+        say(f"verification {verdict}" + (f" in the sandbox {where}" if where else ""))
         for check in found.checks:
             say(f"  {check_words(check)}")
             for line in test_words(check):

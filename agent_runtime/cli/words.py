@@ -20,6 +20,9 @@ ARGUMENT_CHARS = 100
 OUTPUT_CHARS = 160
 QUESTION_CHARS = 2000
 
+USUAL_SANDBOX = "bubblewrap"
+"""Any other kind is told."""
+
 _PHASES = {
     "idle": "idle",
     "task_initiation": "opening the workspace",
@@ -284,6 +287,8 @@ def _workspace(event: e.WorkspaceOpened) -> str:
     parts = [f"workspace at {event.base_commit[:12] or 'no commit'}"]
     if event.carried:
         parts.append(f"{len(event.carried)} uncommitted files carried over")
+    if event.sandbox not in ("", USUAL_SANDBOX):
+        parts.append(f"sandbox {event.sandbox}")
     return "; ".join([*parts, *(one_line(text) for text in event.notes)])
 
 

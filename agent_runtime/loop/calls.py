@@ -192,7 +192,10 @@ async def run(action: RunCall, hands: Hands) -> Performed:
         said = (await hands.redactor()).text(result.output)
         message = cap(said, 2000) or f"it timed out after {action.seconds:g} s"
         return e.CallLost(call_id=action.call_id, reason="timeout", message=message), {}
-    return await _returned(intent, result, hands)
+    kind = hands.ports.sandbox.name if info.where == "worker" else ""
+    opened = hands.state.workspace
+    another = kind if opened is not None and opened.sandbox not in ("", kind) else ""
+    return await _returned(intent, result, hands, sandbox=another)
 
 
 async def _execute(info: ToolInfo, call: ToolCall, hands: Hands, seconds: float) -> ToolResult:
@@ -237,7 +240,9 @@ def _defect(info: ToolInfo, call: ToolCall, error: BaseException) -> ToolResult:
     return ToolResult(ok=False, kind="internal", output=message)
 
 
-async def _returned(intent: e.CallIntended, result: ToolResult, hands: Hands) -> Performed:
+async def _returned(
+    intent: e.CallIntended, result: ToolResult, hands: Hands, *, sandbox: str
+) -> Performed:
     blobs: dict[BlobId, bytes] = {}
     result = _redacted(result, await hands.redactor())
     output = cap(result.output)
@@ -269,6 +274,7 @@ async def _returned(intent: e.CallIntended, result: ToolResult, hands: Hands) ->
         changed=changed[:CHANGED_MAX],
         paths=list(result.paths),
         data=result.data,
+        sandbox=sandbox,
     )
     return returned, blobs
 

@@ -73,7 +73,7 @@ class WorkspaceOpened(Event, frozen=True, kw_only=True):
     carried: list[str] = []
     notes: list[str] = []
     sandbox: str = ""
-    """What runs the tools; empty if none could be found."""
+    """The kind that tools run in, where a call does not say otherwise; empty: not known."""
     limits: dict[str, str] = {}
     """Which limits of its resources hold, and by what means, in words for people."""
 
@@ -167,6 +167,8 @@ class CallReturned(Event, frozen=True, kw_only=True):
     changed: list[str] = []
     paths: list[str] = []
     data: Json = None
+    sandbox: str = ""
+    """The kind it ran in, if that is another one than when the workspace was opened."""
 
 
 class CallLost(Event, frozen=True, kw_only=True):
@@ -304,6 +306,8 @@ class VerificationEnded(Event, frozen=True, kw_only=True):
     message: str = ""
     grade: str = ""
     suspects: list[str] = []
+    sandbox: str = ""
+    """The kind that the checks ran in; empty: not known."""
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):

@@ -33,7 +33,7 @@ from agent_runtime.loop.discover import discover
 from agent_runtime.loop.grades import grade_of
 from agent_runtime.loop.hands import Hands
 from agent_runtime.loop.outcomes import Outcome
-from agent_runtime.ports import CheckOutcome, FoundFiles, ModelRequest
+from agent_runtime.ports import CheckOutcome, FoundFiles, ModelRequest, Probe
 from agent_runtime.resources import described
 from agent_runtime.types import BlobId, TreeId
 from agent_runtime.verdicts import Seen, TestsSeen, stored
@@ -50,6 +50,10 @@ async def perform(action: a.Action, hands: Hands) -> Performed:
     """Do `action` and return its outcome and the blobs that belong to it."""
     match action:
         case a.OpenWorkspace():
+            if hands.state.task.workspace is not None:
+                # Before anything is made. Not an outcome: that there is no sandbox here does not
+                # decide about the task, which goes on where there is one.
+                await hands.ports.sandbox.probe()
             return await _guarded(_open_workspace(hands))
         case a.PrepareEnvironment():
             return await _prepare_environment(hands)
@@ -103,7 +107,7 @@ async def _open_workspace(hands: Hands) -> Outcome:
     opened = await hands.ports.workspaces.open(
         hands.lease.task_id, task.workspace, disk=hands.disk, left=left
     )
-    kind, limits = await _limits(hands, opened.disk)
+    probe = await hands.ports.sandbox.probe()
     return e.WorkspaceOpened(
         path=opened.path,
         mount=opened.mount,
@@ -113,20 +117,16 @@ async def _open_workspace(hands: Hands) -> Outcome:
         # Of a continued task the first run has carried them over.
         carried=list(opened.carried if left is None or earlier is None else earlier.carried),
         notes=list(opened.notes),
-        sandbox=kind,
-        limits=limits,
+        sandbox=probe.name,
+        limits=_limits(hands, probe, opened.disk),
     )
 
 
-async def _limits(hands: Hands, disk: str) -> tuple[str, dict[str, str]]:
-    """What runs the tools, and which limits hold by what means; nothing of it if none does."""
-    try:
-        probe = await hands.ports.sandbox.probe()
-    except SandboxUnavailable:
-        return "", {}  # the first call says why, with the way out
+def _limits(hands: Hands, probe: Probe, disk: str) -> dict[str, str]:
+    """Which limits hold, and by what means."""
     said = described(hands.limits)
     limits = {name: f"{said[name]}, {means}" for name, means in probe.limits.items()}
-    return probe.name, {**limits, "disk": disk or "not limited"}
+    return {**limits, "disk": disk or "not limited"}
 
 
 async def _prepare_environment(hands: Hands) -> Performed:
@@ -311,6 +311,7 @@ async def _verify(hands: Hands) -> Performed:
         patch_bytes=len(patch),
         changed=changed[:CHANGED_MAX],
         message="" if found.checks else "no_objectives: nothing says when this task is done",
+        sandbox=ports.sandbox.name,
     )
     return verified, blobs
 

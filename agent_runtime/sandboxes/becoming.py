@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
+from agent_runtime.sandboxes.confining import Entering
 from agent_runtime.sandboxes.control import FRAME, cmsg_cloexec, receive_exactly
 from agent_runtime.sandboxes.kernel import (
     CLONE_NEWNS,
@@ -80,13 +81,16 @@ def _child(
         # Before staging, which hides what lies below its directory: an installation, for one.
         seccomp = os.open(request["filter"], os.O_RDONLY) if request["filter"] else -1
         staged = list(request["sources"])
-        if request["uid"] is not None:
+        if request["uid"] is not None and not request["confine"]:
             staged = _stage(staged, request["hide"])
+        entering = Entering(request) if request["confine"] else None
         limit_self(request["limits"])
         if request["uid"] is not None:
             os.setgroups([])
             os.setresgid(request["gid"], request["gid"], request["gid"])
             os.setresuid(request["uid"], request["uid"], request["uid"])
+        if entering is not None:
+            entering.drop()
         os.umask(0o022)
         # Lost by a change of ids, kept by exec: from here on, the keeper's death is ours.
         prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
@@ -100,7 +104,9 @@ def _child(
             os.chdir(workspace)
             for fd, target in stdio:
                 os.dup2(fd, target)
-            close_all_but({0, 1, 2, errors})
+            close_all_but({0, 1, 2, errors, entering.ruleset if entering else -1})
+            if entering is not None:
+                entering.close()
             os.execve(request["command"][0], request["command"], request["env"])
         arguments = [_path(staged, value) for value in request["arguments"]]
         # A zero byte ends an option: one inside a value would begin another, such as a mount.

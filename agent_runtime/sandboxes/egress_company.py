@@ -81,9 +81,10 @@ def company(environ: Mapping[str, str]) -> Company:
     )
 
 
-def sandbox_variables(*, ca_bundle: str, ca_extra: str) -> dict[str, str]:
+def sandbox_variables(
+    *, ca_bundle: str, ca_extra: str, relay: str = f"http://127.0.0.1:{PORT}"
+) -> dict[str, str]:
     """What programs in the sandbox are told; the files are paths inside, empty for none."""
-    relay = f"http://127.0.0.1:{PORT}"
     variables = {
         # Node reads the proxy variables only if it is told to (from version 24 on).
         "NODE_USE_ENV_PROXY": "1",

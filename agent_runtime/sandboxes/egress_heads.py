@@ -7,6 +7,8 @@ here (RFC 9110, section 7.6.1), and Host is made from the target, never from wha
 
 from __future__ import annotations
 
+import base64
+import hmac
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from agent_runtime.egress_rules import BadHost, target_of
 HEAD_BYTES_MAX: Final = 32 << 10
 HEADERS_MAX: Final = 100
 BODY_DIGITS_MAX: Final = 15
+TOKEN_USER: Final = "sandbox"
 
 METHOD_CHARS_MAX: Final = 32
 
@@ -48,11 +51,23 @@ class Head:
     """What is passed on, in order."""
     body_bytes: int | None = 0
     """None: chunked."""
+    authorization: str = ""
+    """What the client says to the proxy itself."""
 
     @property
     def is_tunnel(self) -> bool:
         """Is it a CONNECT?"""
         return self.method == "CONNECT"
+
+    def has_token(self, token: str) -> bool:
+        """Does the client know the token? As a password, for clients know nothing else."""
+        scheme, _, text = self.authorization.partition(" ")
+        try:
+            said = base64.b64decode(text.strip(), validate=True)
+        except ValueError:
+            return False
+        wanted = f"{TOKEN_USER}:{token}".encode()
+        return scheme.lower() == "basic" and hmac.compare_digest(said, wanted)
 
     @property
     def authority(self) -> str:
@@ -90,10 +105,11 @@ def parse_head(data: bytes) -> Head:
     if len(method) > METHOD_CHARS_MAX:
         raise BadRequest(f"a method of more than {METHOD_CHARS_MAX} characters")
     headers = list(_headers(rest))
+    authorization = next((value for _, value in _of(headers, "proxy-authorization")), "")
     try:
         if method == "CONNECT":
             host, port = target_of(target)
-            return Head(method=method, host=host, port=port)
+            return Head(method=method, host=host, port=port, authorization=authorization)
         host, port, path = _absolute(target)
     except BadHost as error:
         raise BadRequest(f"the target of the request: {error}") from None
@@ -102,13 +118,25 @@ def parse_head(data: bytes) -> Head:
     return Head(
         method=method, host=host, port=port, path=path,
         headers=tuple(pair for pair in headers if pair[0].lower() not in dropped),
-        body_bytes=_body(headers),
+        body_bytes=_body(headers), authorization=authorization,
     )  # fmt: skip
 
 
 def established() -> bytes:
     """The answer to a CONNECT that goes through."""
     return b"HTTP/1.1 200 Connection established\r\n\r\n"
+
+
+def unauthorized() -> bytes:
+    """The answer to a client without the token: it may have one, and was not asked yet."""
+    return _encoded(
+        [
+            "HTTP/1.1 407 Proxy Authentication Required",
+            'Proxy-Authenticate: Basic realm="agent-runtime"',
+            "Content-Length: 0",
+            "Connection: close",
+        ]
+    )
 
 
 def answer(status: int, short: str, text: str) -> bytes:

@@ -50,7 +50,9 @@ def venv_binds(venv: str) -> list[Bind]:
         SandboxUnavailable: it is not a venv; the message says what is missing.
     """
     venv = os.path.abspath(venv)
-    if not os.path.isfile(os.path.join(venv, "pyvenv.cfg")):
+    if is_visible(venv) and not is_venv(venv):
+        return []  # the system's own Python, as in an image where everything is installed into it
+    if not is_venv(venv):
         raise SandboxUnavailable(
             f"environment.python names {venv!r}, which is not a venv (it has no pyvenv.cfg); "
             "name a directory made by 'python -m venv'"
@@ -63,6 +65,11 @@ def venv_binds(venv: str) -> list[Bind]:
         for name in ("python3", "python"):
             binds += interpreter_binds(os.path.join(home, name))
     return _distinct(binds)
+
+
+def is_venv(path: str) -> bool:
+    """Is it one, and not a whole installation?"""
+    return os.path.isfile(os.path.join(path, "pyvenv.cfg"))
 
 
 def own_interpreter() -> str:

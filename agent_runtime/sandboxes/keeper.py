@@ -17,9 +17,10 @@ import socket
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from agent_runtime.sandboxes.becoming import Request, parked
+from agent_runtime.sandboxes.confining import make_scratch, remove_scratch
 from agent_runtime.sandboxes.control import FRAME, cmsg_cloexec, receive, send
 from agent_runtime.sandboxes.giving import give
 from agent_runtime.sandboxes.groups import (
@@ -45,6 +46,7 @@ from agent_runtime.sandboxes.kernel import (
     start_time,
     version,
 )
+from agent_runtime.sandboxes.marks import bearers
 from agent_runtime.sandboxes.rlimits import limit, limit_as
 
 KILL_SECONDS_MAX: Final = 10.0
@@ -97,6 +99,9 @@ class Keeper:
         self.control: socket.socket
         self.request: Request
         self.passed: list[int] = []
+        self.held: list[int] = []
+        """Open until this process ends: what a sandbox must outlive, such as its turn."""
+        self.confine: dict[str, Any] = {}
         self.failure: StartFailed | None = None
         self.outer = 0
         self.inner = 0
@@ -155,7 +160,10 @@ class Keeper:
 
     def take(self, control: socket.socket, request: Request, passed: list[int]) -> None:
         """This is what is wanted."""
-        self.control, self.request, self.passed = control, request, passed
+        self.control, self.request = control, request
+        count = len(passed) - len(request["held"])
+        self.passed, self.held = passed[:count], passed[count:]
+        self.confine = request["confine"] or {}
         self.output = Kept(
             ERROR_BYTES_MAX if request["output"] == "keep" else request["output_bytes"]
         )
@@ -165,6 +173,8 @@ class Keeper:
         self._record()
         if request.get("scratch"):
             os.makedirs(request["scratch"], mode=0o700)
+        if self.confine:
+            make_scratch(request)
         for root in request["give"]:
             give(root, request["uid"], request["gid"])
         try:
@@ -217,6 +227,8 @@ class Keeper:
             "tag": self.request["tag"],
             "daemon": self.request["daemon"],
             "groups": self.groups,
+            "mark": self.confine.get("mark", 0),
+            "scratch": self.confine.get("scratch", ""),
             "processes": [
                 [pid, start_time(pid)] for pid in (os.getpid(), self.outer, self.inner) if pid
             ],
@@ -341,6 +353,8 @@ class Keeper:
             import shutil
 
             shutil.rmtree(self.request["scratch"], ignore_errors=True)
+        if self.confine:
+            remove_scratch(self.confine["scratch"])
         if dead:
             with suppress(OSError):
                 os.unlink(self.request["record"])
@@ -364,7 +378,9 @@ class Keeper:
         while True:
             same = self.inner != 0 and start_time(self.inner) == self._inner_started
             inner = [self.inner] if same else []
-            for pid in (*inner, *children(), *(p for g in self.groups for p in members(g))):
+            grouped = (pid for group in self.groups for pid in members(group))
+            marked = bearers(self.confine.get("mark", 0))
+            for pid in (*inner, *children(), *grouped, *marked):
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
             with suppress(OSError):  # in version 1 what is frozen dies when it is thawed

@@ -56,6 +56,10 @@ class Launch:
     """Directories that are made that user's own first."""
     env: dict[str, str] = field(default_factory=dict)
     """Of the plain kind only: bubblewrap gets options."""
+    confine: dict[str, Any] | None = None
+    """Of the plain kind only: what it gives up (see `confining`); None: nothing."""
+    held: Sequence[int] = ()
+    """Descriptors that stay open in the keeper."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +107,7 @@ class Launcher:
             # As a whole is better than each: programs reserve much more than they use.
             limits["memory_bytes"] = None
         env = dict(launch.env)
-        if launch.kind == "plain":
+        if launch.kind == "plain" and launch.confine is None:
             env[records.TAG_VARIABLE] = name
             if made:
                 env["HOME"] = made
@@ -124,7 +128,7 @@ class Launcher:
         }
         control, theirs = socket.socketpair()
         try:
-            await self._ask([theirs.fileno(), *passed], cgroups.bases(places))
+            await self._ask([theirs.fileno(), *passed, *launch.held], cgroups.bases(places))
         except BaseException:
             control.close()
             raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 
 import anyio
@@ -9,15 +11,24 @@ import anyio
 from agent_runtime.ports import ExecResult, Probe, Sandbox, SandboxSession, SandboxSpec
 from agent_runtime.sandboxes.ladder import choose
 from agent_runtime.sandboxes.pool import Pool
+from agent_runtime.sandboxes.surroundings import Boundary
 
 
 class LazySandbox:
     """Implements `ports.Sandbox` by the first rung of the ladder that works here."""
 
     def __init__(
-        self, state_dir: str, *, setting: str | None, unsafe: bool, spares_max: int = 0
+        self,
+        state_dir: str,
+        *,
+        setting: str | None,
+        unsafe: bool,
+        spares_max: int = 0,
+        boundary: Boundary | None = None,
     ) -> None:
-        self._state_dir, self._setting, self._unsafe = state_dir, setting, unsafe
+        self._state_dir = os.path.abspath(state_dir)
+        self._setting, self._unsafe = setting, unsafe
+        self._boundary = boundary
         self._chosen: Sandbox | None = None
         self._lock = anyio.Lock()
         self._pool = Pool(spares_max)
@@ -32,7 +43,10 @@ class LazySandbox:
         async with self._lock:
             if self._chosen is None:
                 self._chosen = await choose(
-                    self._state_dir, setting=self._setting, unsafe=self._unsafe
+                    self._state_dir,
+                    setting=self._setting,
+                    unsafe=self._unsafe,
+                    boundary=self._boundary,
                 )
             return self._chosen
 
@@ -59,5 +73,10 @@ class LazySandbox:
         return await (await self.chosen()).execute(spec, argv, deadline_seconds=deadline_seconds)
 
     async def reap(self, owner_id: str) -> int:
-        """Kill what an earlier, dead process left."""
-        return await (await self.chosen()).reap(owner_id)
+        """Kill what an earlier, dead process left, whichever kind it was and is now."""
+        if sys.platform != "linux":
+            return 0
+        # Imported here, for it imports what only Linux has, and this file is imported everywhere.
+        from agent_runtime.sandboxes import records
+
+        return await records.reap(self._state_dir, owner_id)

@@ -28,6 +28,7 @@ from agent_runtime.sandboxes.interpreters import (
     Bind,
     interpreter_binds,
     is_below,
+    is_venv,
     is_visible,
     own_interpreter,
     venv_binds,
@@ -113,7 +114,7 @@ def variables(spec: SandboxSpec, home: str, outlet: Outlet | None = None) -> dic
         "USER": "agent",
         "LOGNAME": "agent",
         "PYTHONDONTWRITEBYTECODE": "1",
-        **({"VIRTUAL_ENV": spec.python} if spec.python else {}),
+        **({"VIRTUAL_ENV": spec.python} if spec.python and is_venv(spec.python) else {}),
         **network,
         **spec.env,
     }
@@ -174,18 +175,22 @@ def preceded(command: Sequence[str], spec: SandboxSpec, outlet: Outlet | None) -
 
 
 def services_variable(
-    spec: SandboxSpec, env: Mapping[str, str] = {}, *, seconds: float | None = None
+    spec: SandboxSpec,
+    env: Mapping[str, str] = {},
+    *,
+    seconds: float | None = None,
+    logs: str = "",
 ) -> dict[str, str]:
     """What `services.py` reads, if there are any: JSON.
 
     A variable, for a command line is readable by every user of the host, and `env` may hold
     secrets: it is for the services, where the command itself has none. `seconds` is what services
-    and command have together.
+    and command have together, `logs` a directory for what they print.
     """
     if not spec.services:
         return {}
     services = msgspec.to_builtins(list(spec.services))
-    said = {"env": dict(env), "services": services, "seconds": seconds}
+    said = {"env": dict(env), "services": services, "seconds": seconds, "logs": logs}
     return {SERVICES_VARIABLE: json.dumps(said)}
 
 
@@ -266,7 +271,7 @@ def _system(plan: Mounts) -> None:
             plan.place(path, "--symlink", os.readlink(path), path)
         elif os.path.isdir(path):
             plan.place(path, "--ro-bind", path, path)
-    for name in (*_ETC, *_etc_versions()):
+    for name in etc_names():
         path = os.path.join("/etc", name)
         if os.path.exists(path):
             plan.place(path, "--ro-bind", path, path)
@@ -293,8 +298,10 @@ def _outlet(plan: Mounts, outlet: Outlet) -> None:
             plan.place(destination, "--ro-bind", plan.source(source), destination)
 
 
-def _etc_versions() -> list[str]:
-    return [name for name in sorted(os.listdir("/etc")) if name.startswith(_ETC_PREFIXES)]
+def etc_names() -> list[str]:
+    """What toolchains read below /etc, on this machine."""
+    found = [name for name in sorted(os.listdir("/etc")) if name.startswith(_ETC_PREFIXES)]
+    return [*_ETC, *found]
 
 
 def _read_only(plan: Mounts, binds: Sequence[Bind], spec: SandboxSpec) -> None:

@@ -20,8 +20,10 @@ import anyio
 import anyio.to_thread
 
 from agent_runtime.errors import SandboxUnavailable
+from agent_runtime.sandboxes.confining import remove_scratch
 from agent_runtime.sandboxes.groups import GROUP_PREFIX, members, remove_groups, set_frozen
 from agent_runtime.sandboxes.kernel import start_time
+from agent_runtime.sandboxes.marks import bearers
 
 TAG_VARIABLE: Final = "AGENT_RUNTIME_SANDBOX"
 """Marks every process of the unsafe kind: it has no namespace that would die as one."""
@@ -75,7 +77,12 @@ async def end(path: str) -> bool:
     while _is_here(record):
         alive = [
             process
-            for process in {*_processes(record), *_tagged(record.get("tag")), *_grouped(record)}
+            for process in {
+                *_processes(record),
+                *_tagged(record.get("tag")),
+                *_grouped(record),
+                *((pid, start_time(pid)) for pid in bearers(int(record.get("mark", 0)))),
+            }
             if _is_alive(*process)
         ]
         if not alive:
@@ -91,6 +98,8 @@ async def end(path: str) -> bool:
     if not await anyio.to_thread.run_sync(remove_groups, _groups(record)):
         return False
     _remove_scratch(path.removesuffix(".json") + ".home")
+    if record.get("scratch"):
+        remove_scratch(str(record["scratch"]))
     with suppress(FileNotFoundError):
         os.unlink(path)
     return True

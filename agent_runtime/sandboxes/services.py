@@ -2,7 +2,8 @@
 
 Run as a script, `services.py COMMAND…`, with nothing but the standard library; a variable says what
 to start, as JSON.
-What a service prints goes to a file below /tmp/services. They end with the sandbox.
+What a service prints goes to a file below /tmp/services, or where that variable says. They end with
+the sandbox.
 """
 
 from __future__ import annotations
@@ -34,22 +35,25 @@ def main() -> None:
     seconds = said["seconds"]
     last = None if seconds is None else time.monotonic() + max(seconds - 1.0, seconds / 2)
     env = {**os.environ, **said["env"]}
-    os.makedirs(LOGS, exist_ok=True)
+    logs = said.get("logs") or LOGS
+    os.makedirs(logs, exist_ok=True)
     try:
         for service in said["services"]:
-            start(service, env, last)
+            start(service, env, logs, last)
     except NotReady as error:
         sys.stderr.write(f"agent-runtime: {error}\n")
         sys.exit(NOT_READY)
     os.execvpe(command[0], command, dict(os.environ))
 
 
-def start(service: dict[str, object], env: dict[str, str], last: float | None = None) -> None:
+def start(
+    service: dict[str, object], env: dict[str, str], logs: str, last: float | None = None
+) -> None:
     """One service, ready before `last` by the monotonic clock. Raises `NotReady`."""
     name, ready = str(service["id"]), service.get("ready") or {}
     assert isinstance(ready, dict) and isinstance(service["env"], dict)
     own = {**env, **service["env"]}
-    log = os.path.join(LOGS, f"{name}.log")
+    log = os.path.join(logs, f"{name}.log")
     with open(log, "ab") as file:
         try:
             process = subprocess.Popen(

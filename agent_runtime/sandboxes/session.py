@@ -50,12 +50,14 @@ class WorkerSession:
         workspace: str,
         rewrite: Rewrite,
         gate: Gate | None = None,
+        closed: Callable[[], None] | None = None,
     ) -> None:
         channel.setblocking(False)
         self._channel = channel
         self._running = running
         self._rewrite = rewrite
         self._gate = gate
+        self._closed = closed
         self._limits = limits
         self._workspace = workspace
         self._output_bytes = limits.output_bytes
@@ -157,6 +159,8 @@ class WorkerSession:
         self._channel.close()
         if self._gate is not None:
             await self._gate.close()
+        if self._closed is not None:
+            self._closed()
         if not self._ended.dead:
             raise WorkerLost(
                 "a process of the sandbox does not die of SIGKILL: it is stuck in the kernel"

@@ -79,6 +79,7 @@ SAMPLES: Mapping[str, e.AnyEvent] = {
         e.CallReturned(
             call_id="a.1", ok=False, output="ü", exit=1, kind="failed", output_blob="ff",
             output_bytes=2, tree_after="t2", changed=["a.py"], paths=["p"], data={"n": 1.5},
+            sandbox="container",
         ),
         e.CallLost(call_id="a.1", reason="timeout", message="late"),
         e.CallResolved(call_id="a.1", resolution="unknown", message="who knows"),
@@ -121,6 +122,7 @@ SAMPLES: Mapping[str, e.AnyEvent] = {
             ],
             protected_changed=["conftest.py"], patch_blob="ee", patch_bytes=3, changed=["a.py"],
             message="no", grade="proven", suspects=["a.py names pytest"],
+            sandbox="container",
         ),
         e.WorkKept(
             tree="t3",

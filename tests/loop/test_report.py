@@ -6,11 +6,13 @@ import msgspec
 import pytest
 
 from agent_runtime.loop import events as e
+from agent_runtime.loop.evolve import fold
+from agent_runtime.loop.state import State
 from agent_runtime.report import Quote, Report, report_of
 from agent_runtime.report_page import html_of, markdown_of
 from agent_runtime.types import Effect, ToolResult
 from agent_runtime.verdicts import Named, TestsCompared, TestsSeen
-from tests.loop.harness import FOREVER, NO, Bench, Script, step, task
+from tests.loop.harness import FOREVER, NO, TASK, Bench, Script, step, task
 
 pytestmark = pytest.mark.anyio
 
@@ -67,6 +69,35 @@ async def test_who_decided_what_and_when_is_told() -> None:
     assert "`` me` `` approved" in markdown_of(report)
     assert "tools that ran outside of the sandbox: <pay>" in section(report, "Not checked")
     assert len(section(report, "Network")) == 2
+
+
+@pytest.mark.parametrize(
+    ("tools", "call", "checks", "shown", "warning"),
+    [
+        ("bubblewrap", "", "bubblewrap", "<bubblewrap>", ""),
+        ("bubblewrap", "container", "container", "<bubblewrap, container>", "their boundary"),
+        ("", "", "unsafe-no-sandbox", "<unsafe-no-sandbox>", "no sandbox was used"),
+    ],
+)
+async def test_the_sandbox_is_told_and_what_it_does_not_promise(
+    tools: str, call: str, checks: str, shown: str, warning: str
+) -> None:
+    bench = Bench(Script("plain"))
+    await bench.run(task(step("a", "plain")))
+    kinds = {"WorkspaceOpened": tools, "CallReturned": call, "VerificationEnded": checks}
+    events = [
+        msgspec.structs.replace(event, sandbox=kinds[type(event).__name__])
+        if isinstance(event, e.WorkspaceOpened | e.CallReturned | e.VerificationEnded)
+        else event
+        for event in bench.events()
+    ]
+    state = fold(((event, 0) for event in events), State(task_id=TASK))
+    report = report_of(state, bench.rows(), events, b"")
+    assert f"sandbox of tools and checks: {shown}" in section(report, "Result")
+    lines = section(report, "Not checked")
+    assert any(warning in line for line in lines) if warning else True
+    assert any("their boundary" in line for line in lines) == ("container" in (call, checks))
+    assert any("no sandbox was used" in line for line in lines) == (checks == "unsafe-no-sandbox")
 
 
 async def test_an_approval_that_came_too_late_is_told_as_a_no() -> None:

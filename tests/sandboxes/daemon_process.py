@@ -13,13 +13,11 @@ from pathlib import Path
 import anyio
 
 from agent_runtime.ports import SandboxSpec
-from agent_runtime.sandboxes.bubblewrap import BubblewrapSandbox
-from agent_runtime.sandboxes.unsafe import UnsafeSandbox
-from tests.sandboxes.support import TOOLS, call, info
+from tests.sandboxes.support import TOOLS, call, info, new_sandbox
 
 
 async def main(kind: str, state: str, workspace: str, name: str, how: str, *argv: str) -> int:
-    sandbox = BubblewrapSandbox(state) if kind == "bubblewrap" else UnsafeSandbox(state)
+    sandbox = new_sandbox(kind, Path(state))
     spec = SandboxSpec(
         owner_id="task_1",
         workspace=workspace,

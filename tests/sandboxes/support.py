@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,9 @@ import pytest
 
 from agent_runtime.ports import SandboxLimits, SandboxSpec
 from agent_runtime.sandboxes.bubblewrap import BubblewrapSandbox
+from agent_runtime.sandboxes.container import ContainerSandbox
 from agent_runtime.sandboxes.kernel import start_time
+from agent_runtime.sandboxes.surroundings import Boundary
 from agent_runtime.sandboxes.unsafe import UnsafeSandbox
 from agent_runtime.types import ToolCall, ToolInfo
 from tests.sandboxes.tools_for_tests import SOURCE
@@ -21,7 +24,7 @@ from tests.sandboxes.tools_for_tests import SOURCE
 MOUNT = "/srv/project"
 TOOLS = str(Path(__file__).with_name("tools_for_tests.py"))
 
-AnySandbox = BubblewrapSandbox | UnsafeSandbox
+AnySandbox = BubblewrapSandbox | ContainerSandbox | UnsafeSandbox
 
 
 def make_sandbox(kind: str, state_dir: Path) -> AnySandbox:
@@ -37,7 +40,15 @@ def new_sandbox(kind: str, state_dir: Path) -> AnySandbox:
     """Not probed: for a test that has asked for the kind already."""
     if kind == "unsafe":
         return UnsafeSandbox(str(state_dir))
+    if kind == "container":
+        return new_container(state_dir)
     return BubblewrapSandbox(str(state_dir))
+
+
+def new_container(state_dir: Path, **changes: Any) -> ContainerSandbox:
+    """This very place is declared, and waits for nobody but its own kind with this state."""
+    boundary = Boundary(declared=True, name=socket.gethostname(), **changes)
+    return ContainerSandbox(str(state_dir), boundary, turns=f"test-{state_dir}"[-100:])
 
 
 def make_spec(tmp_path: Path, **changes: Any) -> SandboxSpec:

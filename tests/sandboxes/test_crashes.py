@@ -32,7 +32,7 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(params=["bubblewrap", "unsafe"])
+@pytest.fixture(params=["bubblewrap", "container", "unsafe"])
 def kind(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     make_sandbox(request.param, tmp_path / "probe")
     return str(request.param)
