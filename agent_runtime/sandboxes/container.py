@@ -107,7 +107,7 @@ class ContainerSandbox:
                 inner_home=mounts.home_of(spec),
                 home=home,
             )
-            # The worker gets the task's variables with its first frame: an LD_PRELOAD is for commands.
+            # The task's variables come with its first frame: an LD_PRELOAD is for commands.
             bare = {"PATH": mounts.PATH, "LANG": "C.UTF-8"}
             if said := launch.env.get(mounts.SERVICES_VARIABLE):
                 bare[mounts.SERVICES_VARIABLE] = said
