@@ -349,8 +349,8 @@ def _layer(plan: Mounts, source: str, place: str, spec: SandboxSpec) -> None:
         _read_only(plan, [bind for bind in binds if bind.destination not in own], spec)
     if os.path.basename(place) == "node_modules":
         for name in WRITABLE_IN_NODE_MODULES:
-            own = os.path.join(source, name)
-            if os.path.isdir(own) and not os.path.islink(own):
+            there = os.path.join(source, name)
+            if os.path.isdir(there) and not os.path.islink(there):
                 cache = os.path.join(place, name)
                 size = str(spec.limits.tmp_bytes)
                 plan.place(cache, "--size", size, "--perms", "1777", "--tmpfs", cache)
