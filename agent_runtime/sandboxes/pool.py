@@ -10,6 +10,7 @@ is asked for, and only the hand-out hears the answer.
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 from agent_runtime.errors import AgentRuntimeError, SandboxUnavailable
@@ -55,7 +56,7 @@ class Pool:
     async def open(self, sandbox: Sandbox, spec: SandboxSpec) -> SandboxSession:
         """The spare for this very spec, else a new worker. Raises as `Sandbox.open`."""
         had = self._spares.pop(spec.owner_id, None)
-        if had is not None and had[0] == spec:
+        if had is not None and _said(had[0]) == _said(spec):
             with suppress(SandboxUnavailable):  # it died while it waited: try again
                 return await had[1].ready()
         elif had is not None:
@@ -68,3 +69,10 @@ class Pool:
         if had is not None:
             with suppress(AgentRuntimeError):
                 await had[1].close()
+
+
+def _said(spec: SandboxSpec) -> SandboxSpec:
+    """What decides what a sandbox is. Who hears of its connections is each sandbox's own, and the
+    spare has its own already; its owner discards it with whoever that was.
+    """
+    return replace(spec, egress_heard=None, egress_redacted=None)

@@ -1,6 +1,7 @@
 """The driver and its journal: conflicts, leases, a store that fails, workers, two models' steps."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, cast
 
 import anyio
@@ -19,9 +20,10 @@ from agent_runtime.loop import events as e
 from agent_runtime.loop.driver import drive
 from agent_runtime.loop.journal import APPEND_TRIES, Journal, append_fact
 from agent_runtime.ports import SandboxLimits, SandboxSession, SandboxSpec
+from agent_runtime.sandboxes.pool import Pool
 from agent_runtime.stores.memory import MemoryStore
 from agent_runtime.testing import FakeSandbox, FakeVerifier
-from agent_runtime.types import Effect, EnvironmentSpec, ResourcesSpec, Status, ToolResult
+from agent_runtime.types import Effect, EnvironmentSpec, ResourcesSpec, Row, Status, ToolResult
 from tests.loop.harness import FOREVER, TASK, Bench, Script, asks, step, task
 
 pytestmark = pytest.mark.anyio
@@ -466,3 +468,67 @@ async def test_every_sandbox_of_a_task_has_the_limits_of_the_installation_and_th
     )
     wanted = SandboxLimits(memory_bytes=1 << 30, cpus=1.5)
     assert [spec.limits for spec in seen] == [wanted, wanted]
+
+
+async def test_the_worker_starts_beside_the_planning_and_is_handed_out_to_the_first_call() -> None:
+    """Its spec is made twice, and must come out the same."""
+    bench = Bench(Script("look", where="worker"))
+    happened: list[str] = []
+
+    class Starting:
+        async def ready(self) -> SandboxSession:
+            happened.append("handed out")
+            return await sandbox.open(spec_of_spare[0])
+
+        async def close(self) -> None:
+            happened.append("closed")
+
+    class Warm(FakeSandbox):
+        pool = Pool(1)
+
+        async def start(self, spec: SandboxSpec) -> Starting:
+            happened.append("started")
+            spec_of_spare.append(spec)
+            return Starting()
+
+        async def prestart(self, spec: SandboxSpec) -> None:
+            await self.pool.prestart(self, spec)
+
+        async def discard(self, owner_id: str) -> None:
+            await self.pool.discard(owner_id)
+
+        async def open(self, spec: SandboxSpec) -> SandboxSession:
+            if spec is spec_of_spare[0]:
+                return await super().open(spec)
+            return await self.pool.open(self, spec)
+
+    spec_of_spare: list[SandboxSpec] = []
+    sandbox = Warm(bench.tools)
+    await bench.submit(task(step("a", "look"), step("b", "look", needs=["a"])))
+    state = await bench.drive(sandbox=sandbox)
+    assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
+    assert happened == ["started", "handed out"] and not sandbox.live
+
+
+async def test_a_worker_that_nobody_needed_is_ended_with_its_task() -> None:
+    bench = Bench(Script("look", where="daemon"))
+    live: set[str] = set()
+
+    class Warm(FakeSandbox):
+        async def prestart(self, spec: SandboxSpec) -> None:
+            live.add(spec.owner_id)
+
+        async def discard(self, owner_id: str) -> None:
+            live.discard(owner_id)
+
+    await bench.submit(task(step("a", "look")))
+    stop = anyio.Event()
+
+    async def see(rows: Sequence[Row]) -> None:
+        if any(row.type == "CallReturned" for row in rows):
+            seen.append(set(live))
+
+    seen: list[set[str]] = []
+    bench.hook = see
+    await bench.drive(sandbox=Warm(bench.tools), stop=stop)
+    assert seen == [{TASK}] and not live
