@@ -50,7 +50,7 @@ def venv_binds(venv: str) -> list[Bind]:
         SandboxUnavailable: it is not a venv; the message says what is missing.
     """
     venv = os.path.abspath(venv)
-    if is_visible(venv) and not is_venv(venv):
+    if is_system(venv):
         return []  # the system's own Python, as in an image where everything is installed into it
     if not is_venv(venv):
         raise SandboxUnavailable(
@@ -65,6 +65,11 @@ def venv_binds(venv: str) -> list[Bind]:
         for name in ("python3", "python"):
             binds += interpreter_binds(os.path.join(home, name))
     return _distinct(binds)
+
+
+def is_system(path: str) -> bool:
+    """Is it the prefix of an installation that every sandbox sees? Not a venv that lies there."""
+    return is_visible(path) and not is_venv(path)
 
 
 def is_venv(path: str) -> bool:

@@ -28,7 +28,7 @@ from agent_runtime.sandboxes.interpreters import (
     Bind,
     interpreter_binds,
     is_below,
-    is_venv,
+    is_system,
     is_visible,
     own_interpreter,
     venv_binds,
@@ -114,7 +114,7 @@ def variables(spec: SandboxSpec, home: str, outlet: Outlet | None = None) -> dic
         "USER": "agent",
         "LOGNAME": "agent",
         "PYTHONDONTWRITEBYTECODE": "1",
-        **({"VIRTUAL_ENV": spec.python} if spec.python and is_venv(spec.python) else {}),
+        **({"VIRTUAL_ENV": spec.python} if spec.python and not is_system(spec.python) else {}),
         **network,
         **spec.env,
     }
