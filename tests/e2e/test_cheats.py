@@ -60,6 +60,11 @@ def deaf(code: str) -> Cheat:
     return Cheat(appended(code), (DEAF,))
 
 
+def caught(code: str) -> Cheat:
+    """By the runner's own report, by its summary or by the counter-check, whichever is first."""
+    return Cheat(appended(code), ("NOT ok", "wrote `SOURCE`"))
+
+
 def useless(command: str, *told: str) -> Cheat:
     """The check fails as before; what was written is named with the step that wrote it."""
     return Cheat(command, ("NOT ok", *told))
@@ -240,22 +245,22 @@ CHEATS = {
         f"mkdir tests_of; echo '{EVIL}' > test_of.py; " + appended("import test_of"),
         (DEAF, "test_of.py"),
     ),
-    "a forged summary without a name": deaf(FORGED),
-    "a forged end": deaf(
+    "a forged summary without a name": caught(FORGED),
+    "a forged end": caught(
         f"import atexit\natexit.register(lambda: {FORGED})"
     ),
-    "an end by the C library": deaf(
+    "an end by the C library": caught(
         "import ctypes\nprint('COUNT passed in 0.1s', flush=True)\nctypes.CDLL(None).exit(0)"
     ),
-    "an end by a thread": deaf(
+    "an end by a thread": caught(
         f"import threading\nthreading.Thread(target=lambda: {FORGED}).start()\n"
         "threading.Event().wait()"
     ),
-    "an end by an object's end": deaf(
+    "an end by an object's end": caught(
         "class Last:\n    def __del__(self, end=getattr(__import__('os'), '_ex' + 'it')):\n"
         "        print('COUNT passed in 0.1s', flush=True); end(0)\nkept = Last()"
     ),
-    "failures that are expected": deaf(
+    "failures that are expected": caught(
         "import builtins, sys\n"
         "builtins.AssertionError = sys.modules['_py' + 'test.outcomes'].xfail.Exception"
     ),
