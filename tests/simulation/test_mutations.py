@@ -19,11 +19,12 @@ from agent_runtime.loop import (
     recovery,
 )
 from agent_runtime.loop import events as e
+from agent_runtime.loop.hands import Hands
 from agent_runtime.loop.reached import Reached, observe
 from agent_runtime.ports import OpenedWorkspace
 from agent_runtime.stores.memory import MemoryStore
 from agent_runtime.testing import FakeWorkspaces
-from agent_runtime.types import Status
+from agent_runtime.types import PreparedEnvironment, Status
 from tests.simulation.lives import failures_of
 from tests.simulation.world import TASK, Chances, WorldSandbox
 
@@ -186,6 +187,13 @@ def begin_again(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(FakeWorkspaces, "open", fresh)
 
 
+def skip_the_setup(patch: pytest.MonkeyPatch) -> None:
+    async def careless(hands: Hands) -> calls.Performed:
+        return e.EnvironmentPrepared(environment=PreparedEnvironment(), cached=True), {}
+
+    patch.setattr(perform, "_prepare_environment", careless)
+
+
 @pytest.mark.parametrize(
     ("mutate", "noticed"),
     [
@@ -211,6 +219,7 @@ def begin_again(patch: pytest.MonkeyPatch) -> None:
         (forget_the_mark, "egress: "),
         (store_it_later, "late: "),
         (begin_again, "tree"),
+        (skip_the_setup, "environment: "),
     ],
 )
 def test_the_simulation_notices(

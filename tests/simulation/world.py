@@ -8,8 +8,8 @@ reaped.
 
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 import anyio
@@ -38,6 +38,7 @@ from agent_runtime.loop.submission import submit
 from agent_runtime.ports import (
     DiskQuota,
     EgressRecord,
+    Furnishing,
     LeftWork,
     ModelAnswer,
     ModelRequest,
@@ -62,6 +63,7 @@ from agent_runtime.types import (
     ContinuationSpec,
     Effect,
     Json,
+    PreparedEnvironment,
     Row,
     Status,
     TaskId,
@@ -212,7 +214,7 @@ class World:
             sandbox=WorldSandbox(self),
             workspaces=self.workspaces,
             verifier=FakeVerifier(self.workspaces, self._judge, self.point),
-            environment=FakeEnvironment(),
+            environment=WorldEnvironment(self),
             model=WorldModel(self),
             egress_files=WorldRecord(self),
         )
@@ -569,6 +571,30 @@ class WorldSession(FakeSession):
                 job.scope.cancel()
                 await job.done.wait()
         self._world.sessions.discard(self)
+
+
+class WorldEnvironment(FakeEnvironment):
+    """Every sandbox stands on what the preparation found, and nothing else."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(point=world.point)
+        self._world = world
+
+    async def furnish(self, task_id: TaskId, prepared: PreparedEnvironment) -> Furnishing:
+        self._look(prepared)
+        return await super().furnish(task_id, prepared)
+
+    @asynccontextmanager
+    async def fresh(
+        self, task_id: TaskId, prepared: PreparedEnvironment, checkout: str
+    ) -> AsyncIterator[Furnishing]:
+        self._look(prepared)
+        async with super().fresh(task_id, prepared, checkout) as furnishing:
+            yield furnishing
+
+    def _look(self, prepared: PreparedEnvironment) -> None:
+        if prepared != self.found:
+            self._world.blame(f"environment: a sandbox stands on {prepared.source!r}")
 
 
 class WorldRecord:

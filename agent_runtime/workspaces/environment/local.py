@@ -67,6 +67,8 @@ TAIL_CHARS: Final = 800
 OUTPUT_BYTES_MAX: Final = 4 << 20
 _READ_BYTES_MAX: Final = 1 << 20
 _CHANGED_NAMED_MAX: Final = 5
+_NOT_PUBLIC: Final = re.compile(rb"([0-9a-fA-F.:]+) is no public address")
+
 Heard = Callable[[EgressRecord], None] | None
 
 
@@ -427,6 +429,14 @@ class _Setup:
         hint = ""
         if not self.recipe.egress:
             hint = "; it has no network: name what it needs in environment.egress"
+        elif b"policy.egress" in output:
+            address = _NOT_PUBLIC.search(output)
+            shown = f"the address {address[1].decode()}" if address else "an address"
+            hint = (
+                "; the network refused it something: environment.egress of the task (else the "
+                "setting setup_egress) names all that a setup may reach, as hosts, and where a "
+                f"host has {shown} that is not public, that address or its network as well"
+            )
         text = f"setup by {self.recipe.source}: `{command}` {what}{hint}"
         return f"{text}\n{tail}" if tail else text
 
