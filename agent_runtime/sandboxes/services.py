@@ -78,6 +78,8 @@ def start(
             waited = f"{max(deadline - started, 0.0):.3g} s"
             if deadline == last:
                 waited += ", which is all that what needs it has"
+            if code == 0:
+                waited += "; its command has ended, with exit 0"
             raise NotReady(f"service {name!r} was not ready within {waited}\n{tail(log)}")
         time.sleep(POLL_SECONDS)
 
