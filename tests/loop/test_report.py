@@ -160,9 +160,10 @@ async def test_what_a_check_does_not_prove_is_told() -> None:
         "check <u>: ok, before the work: not run; after: exit 0; command <true>",
         "grade: <regression_only>",
     ]
-    assert section(report, "Not checked")[:9] == [
+    assert section(report, "Not checked")[:10] == [
         "what these checks said before the work: there is no baseline: <u>",
         "whether the work mends anything: no given check surely failed before it",
+        "whether these checks notice a test that fails: no counter-check: <t>",
         "flaky checks prove little, whatever they said: <t>",
         "whether these checks pass every time: they ran once on the result: <t, u>",
         "how many tests ran, only the exit code counted: <u>",

@@ -132,7 +132,7 @@ async def test_code_that_writes_to_the_drivers_channel_loses_its_interpreter(
     use: Workbench,
 ) -> None:
     junk = "import os\ndef junk(fd):\n    try: os.write(fd, b'junk\\n')\n    except OSError: pass\n"
-    code = junk + "for fd in range(3, 20): junk(fd)"
+    code = junk + "for fd in range(3, 256): junk(fd)"
     assert not (await use("python", code=code)).ok
     assert "was restarted" in (await use("python", code="2")).output
 
