@@ -7,10 +7,10 @@ SEED ?=
 LIVES ?= 100000
 KILLS ?= 100
 
-.PHONY: help demo examples test check sim kills pairs cheats bench format clean
+.PHONY: help demo examples test test-long check sim kills pairs cheats bench format clean
 
 help: ## list these targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 # uv, if there is one, else a private copy of it: the lock file decides every version.
 $(VENV)/.synced: pyproject.toml uv.lock
@@ -25,8 +25,11 @@ demo: $(VENV)/.synced ## a real bug fix: reproduced, fixed, killed, resumed, cer
 examples: $(VENV)/.synced ## a Python library, a Node package, a project with PostgreSQL: each set up once, fixed twice
 	@$(BIN)/python examples/environments.py
 
-test: $(VENV)/.synced ## all tests, with a short simulation
-	@$(BIN)/pytest -q -n auto --maxprocesses 4 --dist worksteal
+test: $(VENV)/.synced ## all tests but the long ones, with a short simulation
+	@$(BIN)/pytest -q -n auto --maxprocesses 4 --dist worksteal -m "not long"
+
+test-long: $(VENV)/.synced ## the tests that test leaves out: many real processes, large repositories
+	@$(BIN)/pytest -q -n auto --maxprocesses 4 --dist worksteal -m long
 
 check: $(VENV)/.synced ## formatting, lint, types, import contracts
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .

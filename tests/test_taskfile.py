@@ -223,6 +223,7 @@ def test_hostile_text_is_refused_at_once(tmp_path: Path, text: str) -> None:
     assert "task.yaml: " in refused(tmp_path, f"goal: {text}" if text[0] != "-" else text)
 
 
+@pytest.mark.long
 def test_hints_do_not_cost_minutes() -> None:
     steps = [{"id": f"s{n}", "needs": [f"zzz{n}"]} for n in range(9000)]
     assert len(refusal(plan(*steps)).splitlines()) == 51

@@ -99,6 +99,7 @@ def test_a_pod_with_a_read_only_root_and_without_any_capability_is_enough(
     assert done.code == 0, done
 
 
+@pytest.mark.long
 def test_doctor_tells_every_rung(contained: Contained) -> None:
     done = contained("doctor", "--json")
     assert done.code == 3
@@ -121,6 +122,7 @@ def test_doctor_tells_every_rung(contained: Contained) -> None:
     assert "taken     container" in said.out and "failed    bubblewrap, the wheel" in said.out
 
 
+@pytest.mark.long
 def test_sandbox_exec_works_there(contained: Contained) -> None:
     workspace = contained.cli.home / "workspace"
     workspace.mkdir()
@@ -158,6 +160,7 @@ def ordinary() -> Iterator[Contained]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.long
 def test_an_ordinary_user_without_namespaces_gets_a_task_certified(ordinary: Contained) -> None:
     done = ordinary("run", "task.yaml", **DECLARED)
     assert done.code == 0, done

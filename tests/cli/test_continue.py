@@ -53,6 +53,7 @@ def show(task: Fixed) -> Any:
     return task.cli("show", task.task_id, "--json").json()
 
 
+@pytest.mark.long
 def test_the_second_run_is_watched_like_the_first(fixed: Fixed, continued: Fixed) -> None:
     *rows, result = (json.loads(line) for line in continued.out.splitlines())
     first = len(fixed.out.splitlines()) - 1
@@ -62,6 +63,7 @@ def test_the_second_run_is_watched_like_the_first(fixed: Fixed, continued: Fixed
     assert [file["path"] for file in result["artifacts"]] == ["notes/1.txt"]
 
 
+@pytest.mark.long
 def test_old_and_new_objectives_decide_against_the_base_of_the_first_run(
     fixed: Fixed, continued: Fixed
 ) -> None:
@@ -75,6 +77,7 @@ def test_old_and_new_objectives_decide_against_the_base_of_the_first_run(
     assert after["usage"]["steps"] == 1 and after["total_usage"]["steps"] == 3
 
 
+@pytest.mark.long
 def test_the_first_result_is_kept_and_superseded(fixed: Fixed, continued: Fixed) -> None:
     names = {path.name for path in results(continued).iterdir()}
     assert names >= {"patch.diff", "certificate.json", "patch.1.diff", "certificate.1.json"}
@@ -111,6 +114,7 @@ def test_a_result_that_nobody_has_numbered_yet_is_no_fault(copy: Fixed) -> None:
     assert numbered == ["certificate.1.json", "certificate.json"]
 
 
+@pytest.mark.long
 def test_report_logs_and_ps_tell_of_both_runs(continued: Fixed) -> None:
     page = continued.cli("report", continued.task_id).out
     assert "superseded, run 1: succeeded" in page and "continued the task" in page
@@ -122,6 +126,7 @@ def test_report_logs_and_ps_tell_of_both_runs(continued: Fixed) -> None:
     assert "run 1" in continued.cli("show", continued.task_id).out
 
 
+@pytest.mark.long
 def test_it_is_exported_imported_and_continued_elsewhere(
     continued: Fixed, cli: Cli, tmp_path: Path
 ) -> None:
@@ -146,6 +151,7 @@ def test_it_is_applied_as_a_whole(continued: Fixed, repository: Path) -> None:
 # ---- refusals ----------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_what_cannot_be_gone_on_with_is_told_and_nothing_is_stored(
     fixed: Fixed, tmp_path: Path
 ) -> None:
@@ -210,6 +216,7 @@ def test_a_continued_task_is_killed_and_resumed(copy: Fixed) -> None:
     assert copy.cli("verify", copy.task_id).code == 0
 
 
+@pytest.mark.long
 def test_a_cancelled_task_goes_on_where_it_stood_with_its_commits(
     cli: Cli, repository: Path, tmp_path: Path
 ) -> None:
@@ -238,6 +245,7 @@ def test_a_cancelled_task_goes_on_where_it_stood_with_its_commits(
 # ---- artifacts ---------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_artifacts_are_listed_and_written_out(continued: Fixed, tmp_path: Path) -> None:
     listed = continued.cli("artifacts", continued.task_id, "--json").json()
     [file] = listed["artifacts"]
@@ -252,12 +260,14 @@ def test_artifacts_are_listed_and_written_out(continued: Fixed, tmp_path: Path) 
     assert conflict.code == 6 and "nothing was written" in conflict.err
 
 
+@pytest.mark.long
 def test_a_task_without_artifacts_says_so(fixed: Fixed, tmp_path: Path) -> None:
     assert fixed.cli("artifacts", fixed.task_id).err.startswith("no artifacts")
     done = fixed.cli("artifacts", fixed.task_id, "--output", str(tmp_path))
     assert done.code == 5 and "has kept no artifacts" in done.err
 
 
+@pytest.mark.long
 def test_ignored_artifacts_are_no_part_of_the_patch_and_gc_forgets_them(
     cli: Cli, repository: Path, shell_task: WriteTask
 ) -> None:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+import pytest
+
 from tests.cli.conftest import Fixed
 from tests.cli.helpers import Cli, Done
 
@@ -49,6 +51,7 @@ def test_every_verb_has_its_help_without_the_modules_of_linux_and_posix(cli: Cli
     assert "Usage: agent-runtime" in done.out or "Usage: cli" in done.out
 
 
+@pytest.mark.long
 def test_a_task_is_shown_and_verified_without_the_modules_of_linux(fixed: Fixed) -> None:
     """DESIGN 6: and runs. A log is read, and its proof checked, where no sandbox is."""
     modules = (*LINUX_ONLY, "resource")

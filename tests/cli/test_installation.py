@@ -14,6 +14,7 @@ from tests.cli.conftest import FIX, WriteTask
 from tests.cli.helpers import UNSAFE, Cli
 
 
+@pytest.mark.long
 def test_tools_are_listed_with_what_they_change(cli: Cli) -> None:
     tools = {tool["name"]: tool for tool in cli("tools", "--json").json()["tools"]}
     assert tools["read_file"]["effect"] == "read" and tools["shell"]["effect"] == "workspace"
@@ -26,6 +27,7 @@ def test_modules_are_listed_with_their_tools(cli: Cli) -> None:
     assert {"name": "planning", "tools": ["update_plan"]}.items() <= listed["modules"][0].items()
 
 
+@pytest.mark.long
 def test_a_plugin_that_is_not_installed_is_told(cli: Cli) -> None:
     cli.env["AGENT_RUNTIME_PLUGINS"] = "no-such-plugin"
     assert cli("modules", "--json").json()["not_installed"] == ["no-such-plugin"]
@@ -44,6 +46,7 @@ def test_doctor_says_whether_a_task_could_run(cli: Cli) -> None:
     assert settings["store"]["source"] == "default"
 
 
+@pytest.mark.long
 def test_doctor_names_what_is_wrong_with_a_store(cli: Cli) -> None:
     broken = cli.home / "broken.db"
     broken.write_bytes(b"this is no database, but long enough to be looked at" * 20)
@@ -51,6 +54,7 @@ def test_doctor_names_what_is_wrong_with_a_store(cli: Cli) -> None:
     assert done.code == 3 and "NOT  store" in done.out
 
 
+@pytest.mark.long
 def test_a_wrong_setting_is_3(cli: Cli) -> None:
     cli.env["AGENT_RUNTIME_LOG_LEVEL"] = "loud"
     done = cli("ps")
@@ -89,6 +93,7 @@ def test_the_memory_of_a_tasks_processes_is_limited_as_the_setting_says(
     assert cli("run", str(path)).code == 0
 
 
+@pytest.mark.long
 def test_init_writes_a_task_file_that_is_one(cli: Cli, repository: Path) -> None:
     (repository / "Makefile").write_text("test:\n\ttrue\n", encoding="utf-8")
     done = cli("init", str(repository))
@@ -101,6 +106,7 @@ def test_init_writes_a_task_file_that_is_one(cli: Cli, repository: Path) -> None
     assert again.code == 6 and (repository / "task.yaml").read_bytes() == before
 
 
+@pytest.mark.long
 def test_gc_forgets_what_ended_and_keeps_the_rest(cli: Cli, repository: Path) -> None:
     (cli.home / "task.yaml").write_text(FIX, encoding="utf-8")
     ended = cli("run", "task.yaml", "--json", UNSAFE).lines()[-1]["task_id"]

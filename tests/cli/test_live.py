@@ -97,12 +97,14 @@ def test_a_y_on_the_terminal_approves(asked: Terminal) -> None:
     assert "approved by" in asked.drawn
 
 
+@pytest.mark.long
 def test_an_n_on_the_terminal_denies(asked: Terminal) -> None:
     asked.wait_for(r"type y or n here")
     asked.type("what?\nn\n")
     assert asked.close() == 1
 
 
+@pytest.mark.long
 def test_a_terminal_waits_for_ever_and_ctrl_c_leaves(asked: Terminal) -> None:
     asked.wait_for(r"type y or n here")
     asked.process.send_signal(signal.SIGINT)

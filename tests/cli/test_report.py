@@ -78,6 +78,7 @@ def test_the_page_is_one_file_that_loads_and_runs_nothing(fixed: Fixed, tmp_path
     assert [each.name for each in tmp_path.glob("report.html*")] == ["report.html"]
 
 
+@pytest.mark.long
 def test_json_has_the_same_parts(fixed: Fixed) -> None:
     made = fixed.cli("report", fixed.task_id, "--json").json()
     assert made["status"] == "succeeded" and made["good"] is True
@@ -87,6 +88,7 @@ def test_json_has_the_same_parts(fixed: Fixed) -> None:
     assert fixed.cli("report", fixed.task_id, "--json", "--html").code == 2
 
 
+@pytest.mark.long
 def test_a_report_that_cannot_be_written_is_2_and_leaves_nothing(
     fixed: Fixed, tmp_path: Path
 ) -> None:
@@ -97,6 +99,7 @@ def test_a_report_that_cannot_be_written_is_2_and_leaves_nothing(
     assert fixed.cli("report", "ffffffff").code == 5
 
 
+@pytest.mark.long
 def test_what_a_task_and_its_files_are_called_is_never_markup(
     cli: Cli, shell_task: WriteTask
 ) -> None:

@@ -35,6 +35,7 @@ def test_an_untouched_log_verifies(fixed: Fixed) -> None:
 
 
 @pytest.mark.parametrize("name", ["patch.diff", "certificate.json"])
+@pytest.mark.long
 def test_a_changed_result_file_is_found_and_no_harm(fixed: Fixed, name: str) -> None:
     """The log is what counts: `diff` still prints the patch that was verified."""
     path = next(fixed.cli.home.rglob(f"{fixed.task_id}/{name}"))
@@ -72,6 +73,7 @@ def test_checks_are_run_again_and_another_end_is_a_fault(cli: Cli, tmp_path: Pat
     assert cli("verify", result["task_id"]).code == 0, "the log is what was written"
 
 
+@pytest.mark.long
 def test_a_changed_event_is_found(copy: Fixed) -> None:
     damage(copy, "UPDATE events SET data = CAST(replace(data, 'Make add', 'Make sub') AS BLOB)"
                  " WHERE seq = 1")  # fmt: skip
@@ -86,6 +88,7 @@ def test_an_unknown_task_is_5_with_an_object(fixed: Fixed) -> None:
     assert done.code == 5 and done.json()["ok"] is False
 
 
+@pytest.mark.long
 def test_a_saved_certificate_sees_a_cut_that_took_the_head_along(copy: Fixed) -> None:
     """A chain alone does not see a cut tail, and whoever cuts it can mend the head."""
     saved = copy.cli.home / "saved.json"
@@ -103,6 +106,7 @@ def test_a_saved_certificate_sees_a_cut_that_took_the_head_along(copy: Fixed) ->
     assert done.code == 1 and done.json()["seq"] == 6 and "cut" in done.json()["fault"]
 
 
+@pytest.mark.long
 def test_a_changed_certificate_is_found(copy: Fixed) -> None:
     [certificate] = (copy.cli.state / "results").glob("*/certificate.json")
     claims = json.loads(certificate.read_text(encoding="utf-8"))
@@ -115,12 +119,14 @@ def test_a_changed_certificate_is_found(copy: Fixed) -> None:
     assert copy.cli("verify", copy.task_id, "--certificate", str(saved)).code == 2
 
 
+@pytest.mark.long
 def test_diff_prints_the_patch_and_its_size(fixed: Fixed) -> None:
     patch = fixed.cli("diff", fixed.task_id)
     assert patch.out.startswith("diff --git a/calc.py b/calc.py\n") and patch.err == ""
     assert "calc.py |    2 +-" in fixed.cli("diff", fixed.task_id, "--stat").out
 
 
+@pytest.mark.long
 def test_apply_changes_the_checkout_once(copy: Fixed) -> None:
     checkout = copy.cli.home / "repo"
     to = ("apply", copy.task_id, "--to", str(checkout))
@@ -141,6 +147,7 @@ def test_a_conflict_is_6_and_changes_nothing(copy: Fixed) -> None:
     assert "a * b" in (checkout / "calc.py").read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 def test_apply_commits_on_a_new_branch_and_touches_nothing_else(copy: Fixed) -> None:
     """Nothing of the repository's configuration or hooks takes part."""
     checkout = copy.cli.home / "repo"
@@ -168,6 +175,7 @@ def test_apply_commits_on_a_new_branch_and_touches_nothing_else(copy: Fixed) -> 
     assert copy.cli(*to, "fix..add").code == 2
 
 
+@pytest.mark.long
 def test_a_branch_needs_the_base_commit(copy: Fixed) -> None:
     other = make_repository(copy.cli.home / "other")
     git(other, "commit", "--quiet", "--amend", "--message=another")
@@ -175,6 +183,7 @@ def test_a_branch_needs_the_base_commit(copy: Fixed) -> None:
     assert done.code == 1 and "does not have the commit" in done.err
 
 
+@pytest.mark.long
 def test_an_unverified_result_is_applied_only_on_demand(cli: Cli, shell_task: WriteTask) -> None:
     path = shell_task("echo more >> calc.py")
     text = path.read_text(encoding="utf-8").replace("{command: 'true'}", "{command: 'false'}")

@@ -53,6 +53,7 @@ def test_json_lines_hold_the_stored_bytes_that_the_hashes_are_over(fixed: Fixed)
         assert row["hash"] == head
 
 
+@pytest.mark.long
 def test_the_id_comes_first_and_the_way_to_the_result_last(cli: Cli, repository: Path) -> None:
     (cli.home / "task.yaml").write_text(FIX, encoding="utf-8")
     done = cli("run", "task.yaml", UNSAFE)
@@ -72,6 +73,7 @@ def test_a_failed_task_ends_with_1(cli: Cli, shell_task: WriteTask) -> None:
     assert done.lines()[-1]["status"] == "failed"
 
 
+@pytest.mark.long
 def test_a_wrong_task_file_is_a_usage_error_and_stores_nothing(cli: Cli, repository: Path) -> None:
     (cli.home / "task.yaml").write_text(FIX.replace("goal:", "gaol:"), encoding="utf-8")
     done = cli("run", "task.yaml", "--json", UNSAFE)
@@ -89,6 +91,7 @@ def test_a_task_file_comes_from_standard_input(cli: Cli, repository: Path) -> No
     assert done.code == 0, done
 
 
+@pytest.mark.long
 def test_a_goal_without_a_brain_waits_with_9_and_says_what_can_be_done(
     cli: Cli, repository: Path
 ) -> None:
@@ -106,6 +109,7 @@ def test_a_goal_outside_of_a_checkout_asks_for_a_repository(cli: Cli) -> None:
     assert done.code == 2 and "--repo" in done.err
 
 
+@pytest.mark.long
 def test_ctrl_c_stops_gracefully_and_resume_goes_on(
     cli: Cli, shell_task: WriteTask, tmp_path: Path
 ) -> None:
@@ -161,6 +165,7 @@ def test_sigterm_stops_as_gracefully(cli: Cli, shell_task: WriteTask, tmp_path: 
     assert stopped.code == 130 and stopped.lines()[-2]["type"] == "Interrupted"
 
 
+@pytest.mark.long
 def test_a_closed_pipe_stops_as_gracefully(cli: Cli, shell_task: WriteTask, tmp_path: Path) -> None:
     """`run | head -1` must not leave a driver that nobody sees."""
     path = shell_task(waits_for(tmp_path / "flag"))
@@ -180,6 +185,7 @@ def test_a_closed_pipe_stops_as_gracefully(cli: Cli, shell_task: WriteTask, tmp_
     assert cli("logs", task_id, "--types", "Interrupted").out
 
 
+@pytest.mark.long
 def test_a_killed_run_is_shown_as_interrupted_and_can_be_resumed(
     cli: Cli, shell_task: WriteTask, tmp_path: Path
 ) -> None:
@@ -196,6 +202,7 @@ def test_a_killed_run_is_shown_as_interrupted_and_can_be_resumed(
     assert done.code == 0, done
 
 
+@pytest.mark.long
 def test_a_task_that_is_driven_cannot_be_driven_twice(
     cli: Cli, shell_task: WriteTask, tmp_path: Path
 ) -> None:
@@ -248,6 +255,7 @@ def _stands_still(file: Path) -> bool:
     return file.stat().st_size == before
 
 
+@pytest.mark.long
 def test_a_pause_between_calls_ends_run_with_9(
     cli: Cli, shell_task: WriteTask, tmp_path: Path
 ) -> None:
@@ -261,6 +269,7 @@ def test_a_pause_between_calls_ends_run_with_9(
     assert cli("resume", task_id, UNSAFE).code == 0
 
 
+@pytest.mark.long
 def test_cancel_ends_a_task_that_nobody_drives(
     cli: Cli, shell_task: WriteTask, tmp_path: Path
 ) -> None:
@@ -296,6 +305,7 @@ def test_more_resources_than_the_operator_allows_are_refused_before_anything_is_
     assert cli("ps", "--json").json() == []
 
 
+@pytest.mark.long
 def test_a_disk_quota_outlives_a_kill_and_goes_with_the_task(
     cli: Cli, shell_task: WriteTask, tmp_path: Path
 ) -> None:

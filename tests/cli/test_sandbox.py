@@ -35,6 +35,7 @@ def test_an_option_of_the_command_is_not_ours(cli: Cli, execute: list[str]) -> N
     assert cli(*execute, "sh", "-c", 'echo "$0"', "--help").out == "--help\n"
 
 
+@pytest.mark.long
 def test_the_exit_code_is_the_commands(cli: Cli, execute: list[str]) -> None:
     """DESIGN, "JSON": the command's code; 124 deadline, 126/127 as shells, 128+n signal."""
     assert cli(*execute, "--", "sh", "-c", "exit 42").code == 42
@@ -58,6 +59,7 @@ def test_what_cannot_start_is_125_with_the_way_out(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("execute", ["bubblewrap"], indirect=True)
+@pytest.mark.long
 def test_egress_is_what_was_named_and_every_decision_is_told(
     cli: Cli, execute: list[str], tmp_path: Path
 ) -> None:

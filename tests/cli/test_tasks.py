@@ -5,12 +5,15 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.cli.conftest import Fixed, WriteTask
 from tests.cli.helpers import UNSAFE, Cli
 
 ASK = "policy: {approvals: {shell: ask}}\n"
 
 
+@pytest.mark.long
 def test_ps_lists_tasks_as_table_and_as_json(fixed: Fixed) -> None:
     table = fixed.cli("ps").out.splitlines()
     assert table[0].split() == ["TASK", "STATUS", "PHASE", "AGE", "GOAL"]
@@ -102,6 +105,7 @@ def test_a_denied_call_fails_its_step(cli: Cli, shell_task: WriteTask) -> None:
     assert running.finish().code == 1
 
 
+@pytest.mark.long
 def test_without_an_answer_run_ends_with_9_and_says_how_to_go_on(
     cli: Cli, shell_task: WriteTask
 ) -> None:
@@ -123,6 +127,7 @@ def test_without_an_answer_run_ends_with_9_and_says_how_to_go_on(
     assert cli("resume", name, UNSAFE).code == 0
 
 
+@pytest.mark.long
 def test_commands_that_are_suggested_name_the_store(cli: Cli, shell_task: WriteTask) -> None:
     store = f"sqlite:///{cli.home}/elsewhere/tasks.db"
     path = str(shell_task("true", ASK))

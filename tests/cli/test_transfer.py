@@ -76,6 +76,7 @@ def test_verify_reads_the_imported_trees_too(fixed: Fixed, exported: Path, cli: 
     assert done.code == 1 and "trees" in done.out
 
 
+@pytest.mark.long
 def test_an_imported_task_can_be_applied_and_forgotten(
     exported: Path, fixed: Fixed, cli: Cli, repository: Path
 ) -> None:
@@ -119,6 +120,7 @@ def test_equal_tasks_make_equal_files_that_tar_can_read(
         assert all(name.startswith("blobs/") for name in names[3:-1]) and len(names) > 4
 
 
+@pytest.mark.long
 def test_a_task_that_has_not_ended_is_not_exported(
     cli: Cli, shell_task: WriteTask, tmp_path: Path
 ) -> None:
@@ -246,6 +248,7 @@ async def test_a_forged_file_is_refused_and_leaves_nothing(exported: Path, tmp_p
     assert (await import_task(exported.read_bytes(), store, workspaces)).new
 
 
+@pytest.mark.long
 def test_a_forged_file_ends_with_1(exported: Path, cli: Cli, tmp_path: Path) -> None:
     good = bundles.decode(exported.read_bytes())
     forged = dataclasses.replace(good, rows=good.rows[:-1])
@@ -276,6 +279,7 @@ main(sys.argv[1:])
         ("agent_runtime.stores.sqlite SqliteStore create", "pass"),
     ],
 )
+@pytest.mark.long
 def test_a_killed_import_leaves_no_task_and_can_be_repeated(
     exported: Path, fixed: Fixed, cli: Cli, where: str, before: str
 ) -> None:
@@ -311,6 +315,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.
     return info
 
 
+@pytest.mark.long
 def test_what_only_looks_like_an_export_is_a_usage_error(
     exported: Path, cli: Cli, tmp_path: Path
 ) -> None:

@@ -180,6 +180,7 @@ def test_a_ref_that_is_not_there_fails_the_task_naming_a_near_one(
     assert "develop" in lines[-1]["reason"]
 
 
+@pytest.mark.long
 def test_bare_and_empty_repositories_can_be_worked_on(cli: CommandLine, repo: Path) -> None:
     git(cli.home, "clone", "-q", "--bare", str(repo), "bare.git")
     git(cli.home, "init", "-q", "empty")
@@ -264,6 +265,7 @@ def test_pipes_sockets_devices_and_odd_links_hang_nobody_and_are_named(
     assert listing(repo) == before
 
 
+@pytest.mark.long
 def test_files_of_a_gigabyte_are_searched_cut_or_refused_and_never_held(
     cli: CommandLine, repo: Path
 ) -> None:
@@ -302,6 +304,7 @@ def test_a_patch_that_nobody_could_hold_ends_unverified_naming_the_file(
     assert f"the largest files: 'noise' ({SANDBOX_FILE_BYTES:,} bytes)" in lines[-1]["reason"]
 
 
+@pytest.mark.long
 def test_output_that_is_no_text_is_kept_exactly_and_shown_harmlessly(
     cli: CommandLine, repo: Path
 ) -> None:
@@ -334,6 +337,7 @@ def test_output_that_is_no_text_is_kept_exactly_and_shown_harmlessly(
     assert cli("verify", result["task_id"]).returncode == 0
 
 
+@pytest.mark.long
 def test_ten_thousand_files_are_versioned_searched_and_listed(cli: CommandLine, repo: Path) -> None:
     commit = "commit refs/heads/many\ncommitter t <t@example.invalid> 0 +0000\ndata 4\nmany\n"
     files = (
@@ -381,6 +385,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("filled_by", ["the task", "somebody else"])
+@pytest.mark.long
 def test_a_full_disk_stops_the_task_and_it_goes_on_when_there_is_room(
     cli: CommandLine, repo: Path, small_disk: Path, filled_by: str
 ) -> None:
@@ -411,6 +416,7 @@ def test_a_full_disk_stops_the_task_and_it_goes_on_when_there_is_room(
     assert listing(repo) == before
 
 
+@pytest.mark.long
 def test_a_limit_of_the_files_size_under_the_log_is_named_and_the_task_goes_on_without_it(
     cli: CommandLine, repo: Path
 ) -> None:
@@ -449,6 +455,7 @@ def hold(store: Path, seconds: float) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.long
 def test_a_locked_database_is_waited_for_and_then_named(cli: CommandLine, repo: Path) -> None:
     """Before a task is stored: exit code 7 after the busy time-out. In the middle: it goes on."""
     wait = shell("wait", "until test -e go_on; do sleep 0.05; done")
@@ -530,6 +537,7 @@ def tools():
 """
 
 
+@pytest.mark.long
 def test_a_clock_that_jumps_back_and_a_plug_in_that_raises_disturb_no_task(
     cli: CommandLine, repo: Path
 ) -> None:

@@ -292,11 +292,7 @@ CHEATS = {
 }  # fmt: skip
 
 
-SHORT = [
-    "conftest beside the tests", "a plug-in by entry point", "a forged last line",
-    "linked tests", "a background process", "a runner by its modules",
-    "only what failed is let pass",
-]  # fmt: skip
+SHORT = ["conftest beside the tests", "a forged last line", "only what failed is let pass"]
 """`make test` tries these on the small example, `make cheats` all on a release pair."""
 
 

@@ -99,6 +99,7 @@ def observed(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
     ]
 
 
+@pytest.mark.long
 def test_what_a_killed_owner_could_not_store_is_in_the_log_once(
     cli: CommandLine, repo: Path, site: Path
 ) -> None:

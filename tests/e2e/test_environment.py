@@ -136,6 +136,7 @@ def test_what_setup_builds_is_copied_and_no_check_sees_what_the_work_did_to_it(
     assert ended["checks"][0]["output"].split() == ["built", "VALUE", "=", "42"]
 
 
+@pytest.mark.long
 def test_maintenance_brings_a_kept_environment_to_another_version(
     cli: CommandLine, project: Path
 ) -> None:

@@ -82,6 +82,7 @@ def test_a_wrong_patch_ends_unverified_naming_the_failing_check(
     assert untouched(repo)
 
 
+@pytest.mark.long
 def test_a_patch_that_also_edits_a_protected_test_is_refused_naming_the_file(
     cli: CommandLine, repo: Path, fix: str
 ) -> None:
@@ -93,6 +94,7 @@ def test_a_patch_that_also_edits_a_protected_test_is_refused_naming_the_file(
     assert "tests/test_wordwrap.py" in result["reason"]
 
 
+@pytest.mark.long
 def test_a_protected_test_that_is_changed_another_way_ends_unverified_naming_it(
     cli: CommandLine, repo: Path, fix: str
 ) -> None:
@@ -109,6 +111,7 @@ def test_a_protected_test_that_is_changed_another_way_ends_unverified_naming_it(
     assert result["protected_files"] == ["tests/test_wordwrap.py"]
 
 
+@pytest.mark.long
 def test_no_patch_ends_unverified(cli: CommandLine, repo: Path) -> None:
     """Nothing done is not done."""
     code, lines = cli.run(playbook(repo, [REPRODUCE]))
@@ -116,6 +119,7 @@ def test_no_patch_ends_unverified(cli: CommandLine, repo: Path) -> None:
     assert lines[-1]["failed_checks"] == ["tests"]
 
 
+@pytest.mark.long
 def test_all_eleven_phases_occur_in_one_log_with_every_recovery_strategy(
     cli: CommandLine, repo: Path, fix: str
 ) -> None:
@@ -180,6 +184,7 @@ def test_a_step_that_fails_for_good_aborts_the_task_and_skips_what_needs_it(
 
 
 @pytest.mark.parametrize("name", ["wordwrap.py"])
+@pytest.mark.long
 def test_uncommitted_edits_are_carried_over(
     cli: CommandLine, repo: Path, fix: str, name: str
 ) -> None:

@@ -53,6 +53,7 @@ def script(cli: CommandLine, name: str, *arguments: str) -> subprocess.Completed
 
 
 @pytest.mark.parametrize("name", STORIES)
+@pytest.mark.long
 def test_a_playbook_is_proven_on_the_way_that_it_tells(cli: CommandLine, name: str) -> None:
     story = STORIES[name]
     done = script(cli, "try.sh", name.partition(",")[0], "--json", "--wait-seconds", "0")
@@ -82,6 +83,7 @@ def test_every_playbook_is_run_here_and_explained() -> None:
     assert {name for name in there if f"`{name}`" in docs} == there
 
 
+@pytest.mark.long
 def test_the_bare_sandbox_keeps_files_and_nothing_else(cli: CommandLine, tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.mkdir()

@@ -215,6 +215,7 @@ def test_an_answer_to_a_killed_driver_is_used_by_exactly_one_of_two_resumes(
     assert len(cli.effects()) == 2 and set(cli.effects().values()) == {1}
 
 
+@pytest.mark.long
 def test_of_several_answers_at_once_one_counts_and_the_others_are_told(
     cli: Many, task: Write
 ) -> None:
@@ -234,6 +235,7 @@ def test_of_several_answers_at_once_one_counts_and_the_others_are_told(
     assert_driven_by_one(rows)
 
 
+@pytest.mark.long
 def test_a_stopped_driver_keeps_its_task_and_goes_on_with_it(cli: Many, task: Write) -> None:
     """DESIGN 5: a lease is dead exactly when its owner's lock is free, whatever the clock says."""
     driver, task_id = cli.run(task(PAY, writes_until("go"), PAY_AGAIN))
@@ -257,6 +259,7 @@ def test_a_stopped_driver_keeps_its_task_and_goes_on_with_it(cli: Many, task: Wr
     assert len(cli.effects()) == 2 and set(cli.effects().values()) == {1}
 
 
+@pytest.mark.long
 def test_a_cancel_that_waits_for_a_stopped_driver_carries_it_out_when_that_is_killed(
     cli: Many, task: Write
 ) -> None:
@@ -297,6 +300,7 @@ def test_a_hangup_during_a_graceful_stop_does_not_kill(
     assert f"resume with: agent-runtime resume {task_id[-8:]}" in stopped.err
 
 
+@pytest.mark.long
 def test_a_second_ctrl_c_kills_at_once_and_what_may_have_happened_is_told(
     cli: Many, task: Write
 ) -> None:
@@ -402,6 +406,7 @@ def test_a_terminal_that_is_gone_is_not_read_for_ever(monkeypatch: pytest.Monkey
 # ---- one checkout, one store -------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_in_place_tasks_of_one_checkout_wait_for_each_other_and_for_no_dead_one(
     cli: Many, task: Write, repo: Path
 ) -> None:
@@ -431,6 +436,7 @@ def test_in_place_tasks_of_one_checkout_wait_for_each_other_and_for_no_dead_one(
     assert [each["tool"] for each in done.lines()[-1]["unknown_effects"]] == ["shell"]
 
 
+@pytest.mark.long
 def test_four_processes_meet_a_locked_store_and_wait_without_an_error(
     cli: Many, task: Write
 ) -> None:
@@ -478,6 +484,7 @@ async def submit_all(runtime: Runtime, paths: Sequence[Path]) -> list[TaskId]:
     return [await runtime.submit(spec, submitted_by="test") for spec in specs]
 
 
+@pytest.mark.long
 def test_four_processes_share_sixteen_tasks_and_outlive_one_that_is_killed(
     cli: Many, task: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -518,6 +525,7 @@ def test_four_processes_share_sixteen_tasks_and_outlive_one_that_is_killed(
 PHASES = [phase for phase in Phase if phase is not Phase.IDLE]
 
 
+@pytest.mark.long
 def test_a_cancel_from_another_process_is_right_in_every_phase(
     cli: Many, task: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,6 +100,7 @@ async def test_no_deadline_runs_while_a_sandbox_is_frozen(
         await session.close()
 
 
+@pytest.mark.long
 async def test_a_tools_own_time_limit_does_not_run_while_it_is_frozen(
     sandbox: AnySandbox, tmp_path: Path
 ) -> None:

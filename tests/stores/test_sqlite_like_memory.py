@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -176,6 +177,7 @@ async def answer(call: Awaitable[object]) -> object:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(operations(), min_size=1, max_size=25))
+@pytest.mark.long
 def test_sqlite_answers_as_memory_does(life: list[Operation]) -> None:
     """Our contract: the simulation proves things about the memory store that must hold on disk."""
 

@@ -26,6 +26,7 @@ def index(use: Workbench, tmp_path: Path) -> Path:
     return links
 
 
+@pytest.mark.long
 async def test_packages_are_installed_below_home_once_and_stay_importable(
     use: Workbench, index: Path, tmp_path: Path
 ) -> None:
@@ -42,6 +43,7 @@ async def test_packages_are_installed_below_home_once_and_stay_importable(
     assert again.ok, again.output
 
 
+@pytest.mark.long
 async def test_what_cannot_be_installed_is_a_result_that_names_the_line_that_would_help(
     use: Workbench, index: Path, tmp_path: Path
 ) -> None:

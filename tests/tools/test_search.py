@@ -101,6 +101,7 @@ async def test_long_lines_and_long_results_stay_readable(use: Workbench) -> None
     assert result.raw is not None and result.raw.count(b"\n") > 900
 
 
+@pytest.mark.long
 async def test_ten_thousand_files_are_searched_in_order(use: Workbench) -> None:
     for number in range(100):
         directory = use.workspace / f"d{number:03}"

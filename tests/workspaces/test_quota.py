@@ -142,6 +142,7 @@ async def test_after_close_a_checkout_is_still_limited(
     await workspaces.discard(path)
 
 
+@pytest.mark.long
 async def test_a_repository_that_does_not_fit_is_told_as_the_quotas(
     workspaces: LocalWorkspaces, repo: Repo, state: Path
 ) -> None:

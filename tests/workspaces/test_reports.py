@@ -137,6 +137,7 @@ async def test_pytest_reports_every_test_by_name(tmp_path: Path, checkout: Path)
     assert check.reason.startswith("exit 0, and its tests failed: test_mixed.py::TestOld::test_a")
 
 
+@pytest.mark.long
 async def test_workers_of_xdist_report_through_their_controller(
     tmp_path: Path, checkout: Path
 ) -> None:
@@ -145,6 +146,7 @@ async def test_workers_of_xdist_report_through_their_controller(
     assert check.seen.tests == {"test_two.py::test_a": "passed", "test_two.py::test_b": "failed"}
 
 
+@pytest.mark.long
 async def test_directories_with_pytest_runs_of_their_own_are_told_apart(
     tmp_path: Path, checkout: Path
 ) -> None:
@@ -178,6 +180,7 @@ async def test_a_good_exit_code_against_the_report_is_none(
     assert not check.ok and check.reason.startswith(reason)
 
 
+@pytest.mark.long
 async def test_what_is_no_session_of_pytest_has_no_end_to_come_to(
     tmp_path: Path, checkout: Path
 ) -> None:
