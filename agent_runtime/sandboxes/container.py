@@ -96,7 +96,7 @@ class ContainerSandbox:
     async def open(self, spec: SandboxSpec) -> WorkerSession:
         """See `ports.Sandbox.open`. Waits while another task runs in this container."""
         await self._ready()
-        turn = await self._turns.take(spec.owner_id)
+        turn = await self._take(spec.owner_id)
         gate: Gate | None = None
         try:
             gate = await Gate.open(self._state_dir, spec, on_port=True)
@@ -158,7 +158,7 @@ class ContainerSandbox:
     async def _command(
         self, spec: SandboxSpec, argv: Sequence[str], seconds: float | None
     ) -> AsyncIterator[Launch]:
-        turn = await self._turns.take(spec.owner_id)
+        turn = await self._take(spec.owner_id)
         gate: Gate | None = None
         try:
             gate = await Gate.open(self._state_dir, spec, on_port=True)
@@ -169,6 +169,16 @@ class ContainerSandbox:
             if gate is not None:
                 await gate.close()
             turn.end()
+
+    async def _take(self, owner_id: str) -> Turn:
+        """A turn, with nothing left of an earlier task whose daemon and keepers were killed."""
+        turn = await self._turns.take(owner_id)
+        try:
+            await records.reap_dead(self._state_dir)
+        except BaseException:
+            turn.end()
+            raise
+        return turn
 
     def _worker(self, spec: SandboxSpec, outlet: Outlet | None, turn: Turn) -> tuple[Launch, str]:
         """The worker's launch, with the variables of its commands, and its HOME."""
@@ -355,7 +365,14 @@ class ContainerSandbox:
             if self._boundary.network == "shared"
             else "no direct connections, also none to a server on 127.0.0.1",
         ]
-        return f"{', '.join(parts)}; not stopped: {', '.join(not_stopped(self._landlock, user))}"
+        found = not_stopped(self._landlock, user)
+        if self._boundary.network == "closed" and self._landlock >= landlock.NETWORK_ABI:
+            # Landlock knows ports and not addresses, and not the port that `listen` picks itself.
+            found.append(
+                "for a task with a network, other hosts at the number of its proxy's port, and "
+                "listening"
+            )
+        return f"{', '.join(parts)}; not stopped: {', '.join(found)}"
 
 
 _LANDLOCK_REMEDY: Final = "use a kernel with Landlock (Linux 5.13), switched on (lsm=landlock,…)"
@@ -375,7 +392,7 @@ def not_stopped(version: int, user: User) -> list[str]:
         found.append("changing modes and times of the runtime's own files")
         if version < landlock.SCOPES_ABI:
             found.append("signals to the runtime")
-    found.append("filling the disk")
+    found += ["files that others leave in /dev/shm", "filling the disk"]
     return found
 
 

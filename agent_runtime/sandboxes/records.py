@@ -7,6 +7,7 @@ Control groups are in it, too: they outlive their processes.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import signal
@@ -25,8 +26,9 @@ from agent_runtime.sandboxes.groups import GROUP_PREFIX, members, remove_groups,
 from agent_runtime.sandboxes.kernel import start_time
 from agent_runtime.sandboxes.marks import bearers
 
-TAG_VARIABLE: Final = "AGENT_RUNTIME_SANDBOX"
-"""Marks every process of the unsafe kind: it has no namespace that would die as one."""
+TAG_VARIABLE: Final = "AGENT_RUNTIME_TAG"
+"""Marks every process of the unsafe kind: it has no namespace that would die as one. No setting's
+name: a runtime that is started in there would read it."""
 END_SECONDS_MAX: Final = 10.0
 _POLL_SECONDS: Final = 0.005
 
@@ -57,14 +59,23 @@ async def reap(state_dir: str, owner_id: str) -> int:
         if _is_here(_load(path)) and _is_alive(*_daemon(_load(path))):
             continue
         if not await end(path):
-            raise SandboxUnavailable(
-                f"a process of the sandbox recorded in {path!r} does not die of SIGKILL; "
-                "it is stuck in the kernel: end it, or restart the machine"
-            )
+            raise SandboxUnavailable(_undying(path))
         count += 1
     with suppress(OSError):  # not empty: a live sandbox of the same owner
         os.rmdir(place)
     return count
+
+
+async def reap_dead(state_dir: str) -> None:
+    """End what dead daemons of this pid namespace left, whoever owned it.
+
+    Raises:
+        SandboxUnavailable: a process does not die; the message names its record.
+    """
+    for path in sorted(glob.glob(os.path.join(glob.escape(state_dir), "sandboxes", "*", "*.json"))):
+        record = _load(path)
+        if _is_here(record) and not _is_alive(*_daemon(record)) and not await end(path):
+            raise SandboxUnavailable(_undying(path))
 
 
 async def end(path: str) -> bool:
@@ -103,6 +114,13 @@ async def end(path: str) -> bool:
     with suppress(FileNotFoundError):
         os.unlink(path)
     return True
+
+
+def _undying(path: str) -> str:
+    return (
+        f"a process of the sandbox recorded in {path!r} does not die of SIGKILL; "
+        "it is stuck in the kernel: end it, or restart the machine"
+    )
 
 
 def _load(path: str) -> dict[str, Any]:

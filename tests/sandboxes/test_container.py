@@ -21,6 +21,7 @@ from agent_runtime.sandboxes import container as module
 from agent_runtime.sandboxes import landlock, marks, narrowing, records, surroundings
 from agent_runtime.sandboxes.container import ContainerSandbox
 from agent_runtime.sandboxes.surroundings import Boundary
+from agent_runtime.settings import ENV_PREFIX, Settings
 from agent_runtime.types import ServiceReady, ServiceSpec
 from tests.sandboxes.support import (
     call,
@@ -322,6 +323,30 @@ for more in ("", "Proxy-Authorization: Basic c2FuZGJveDp3cm9uZw==\\r\\n"):
         assert (result.exit, result.output) == (0, b"hello")
 
 
+@NEEDS_LANDLOCK_NETWORK
+async def test_other_addresses_at_the_proxys_port_are_reached_and_doctor_says_so(
+    container: ContainerSandbox, tmp_path: Path
+) -> None:
+    """Not what one wants: whoever closes it takes the words out of the probe and the docs."""
+    spec = make_spec(tmp_path, network="restricted", egress=("example.com:443",))
+    code = f"""
+import os, socket
+from urllib.parse import urlsplit
+port = urlsplit(os.environ["http_proxy"]).port
+for place in (port, port - 1):
+    try: socket.create_connection(({ADDRESS!r}, place), 5)
+    except OSError as error: print(type(error).__name__)
+listening = socket.socket()
+listening.listen()
+print(listening.getsockname()[1] > 0)
+"""
+    # Nobody listens there: that it is refused by the host shows that the kernel let it out.
+    shown = await python(container, spec, code)
+    assert shown.split() == ["ConnectionRefusedError", "PermissionError", "True"]
+    said = (await container.probe()).detail
+    assert "other hosts at the number of its proxy's port, and listening" in said
+
+
 async def test_shared_leaves_the_containers_network_as_it_is(tmp_path: Path) -> None:
     sandbox = new_container(tmp_path / "state", network="shared")
     probe = await sandbox.probe()
@@ -399,6 +424,40 @@ async def test_a_turn_outlives_a_killed_daemon_until_its_keeper_is_done(tmp_path
         spec = make_spec(tmp_path, owner_id="task_2")
         result = await second.execute(spec, ["ps", "-eo", "args"], deadline_seconds=10)
     assert name not in result.output.decode()
+
+
+async def test_whoever_takes_a_turn_first_ends_what_killed_daemons_and_keepers_left(
+    tmp_path: Path,
+) -> None:
+    """Nobody holds the turn then, and the processes of the earlier task may still run."""
+    name = f"left-{os.getpid()}"
+    place = Path(records.directory(str(tmp_path / "state"), "task_1"))
+    first = new_container(tmp_path / "state")
+    spec = make_spec(tmp_path, owner_id="task_1")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(sh, first, spec, f"setsid sh -c 'sleep 600; true' {name} & wait")
+        await until(lambda: processes_with(name))
+        (path,) = place.glob("*.json")
+        record = json.loads(path.read_text())
+        other = tmp_path / "state" / "sandboxes" / "task_0"
+        other.mkdir()
+        # Both are as after a restart: who wrote the one is dead, and the other's container is gone.
+        dead = {**record, "daemon": [1, 1], "processes": []}
+        (other / "dead.json").write_text(json.dumps(dead))
+        elsewhere = {**dead, "pid_namespace": "pid:[1]", "mark": 0, "groups": [], "scratch": ""}
+        (other / "elsewhere.json").write_text(json.dumps(elsewhere))
+        # Its turn is another one's: it waits for nobody.
+        boundary = Boundary(declared=True, name=socket.gethostname())
+        second = ContainerSandbox(str(tmp_path / "state"), boundary, turns=name)
+        spec = make_spec(tmp_path, owner_id="task_2")
+        result = await second.execute(spec, ["ps", "-eo", "args"], deadline_seconds=10)
+        assert result.exit == 0 and name not in result.output.decode()
+        assert [each.name for each in other.iterdir()] == ["elsewhere.json"]
+        tasks.cancel_scope.cancel()
+
+
+def test_what_marks_unprotected_processes_is_no_setting_of_a_runtime_among_them() -> None:
+    assert records.TAG_VARIABLE.removeprefix(ENV_PREFIX).lower() not in Settings.model_fields
 
 
 # ---- users -----------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agent_runtime.types import Json
+from agent_runtime.types import Json, ToolCall, ToolResult
 from agent_runtime_tools._contents import digest
+from agent_runtime_tools._results import os_errors_as_results
 from tests.tools.conftest import Workbench
 
 pytestmark = pytest.mark.anyio
@@ -512,3 +513,15 @@ async def test_of_a_shared_file_only_the_guarded_sections_stay(use: Workbench) -
     )
     use.protected = ()
     assert (await use("delete_file", path="pyproject.toml")).ok
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is always full")
+def test_a_full_disk_is_told_without_the_name_that_nobody_has() -> None:
+    @os_errors_as_results
+    def write(call: ToolCall) -> ToolResult:
+        with open("/dev/full", "w", encoding="utf-8", buffering=1) as file:
+            file.write("x\n")
+        return ToolResult(ok=True, output="")
+
+    result = write(ToolCall(call_id="s.1", tool="edit_file", arguments={}, workspace="/"))
+    assert (result.kind, result.output) == ("failed", "edit_file: No space left on device")

@@ -39,11 +39,13 @@ def _escaped(char: str) -> str:
 
 def _failure(call: ToolCall, error: OSError) -> ToolResult:
     reason = os.strerror(error.errno) if error.errno else str(error)
+    # A write to an open file, such as one to a full disk, names no file.
     named = f" {shown(os.fsdecode(error.filename))!r}" if error.filename is not None else ""
+    what = f"{call.tool}:{named}:" if named else f"{call.tool}:"
     match error.errno:
         case errno.ENOENT:
             return ToolResult(ok=False, kind="not_found", output=f"{call.tool}:{named} not found")
         case errno.EACCES | errno.EPERM | errno.EROFS:
-            return ToolResult(ok=False, kind="denied", output=f"{call.tool}:{named}: {reason}")
+            return ToolResult(ok=False, kind="denied", output=f"{what} {reason}")
         case _:
-            return ToolResult(ok=False, kind="failed", output=f"{call.tool}:{named}: {reason}")
+            return ToolResult(ok=False, kind="failed", output=f"{what} {reason}")
