@@ -592,8 +592,11 @@ class Workspaces(Protocol):
     `DiskFull` says nothing about the task: it stops, and is resumed when there is room.
     """
 
-    async def check(self, spec: WorkspaceSpec) -> None:
-        """Refuse what no `open` could use, as far as a quick look tells; nothing is made."""
+    async def check(self, spec: WorkspaceSpec, *, at: str = "") -> None:
+        """Refuse what no `open` could use, as far as a quick look tells; nothing is made.
+
+        `at` is the commit that a task which shall go on began with.
+        """
 
     async def open(
         self,

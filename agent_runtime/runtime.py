@@ -127,7 +127,8 @@ class Runtime:
         of its run.
 
         Raises:
-            Conflict: it has not ended, or the versions of its workspace are gone.
+            Conflict: it has not ended, or the versions of its workspace or the commit that it
+                began with are gone.
             UsageError: there is nothing to do, the plan does not fit, the repository is missing.
             ConfigError: a model is named, and no adapter can reach it.
         """
@@ -137,6 +138,9 @@ class Runtime:
             trees = {TreeId(state.workspace.base_tree), TreeId(state.tree)}
             try:
                 await self.ports.workspaces.require(task_id, sorted(trees))
+                if (spec := state.task.workspace) is not None:
+                    # Before the good result is superseded: without its commit no run can begin.
+                    await self.ports.workspaces.check(spec, at=state.workspace.base_commit)
             except DiskFull:
                 raise
             except WorkspaceError as error:

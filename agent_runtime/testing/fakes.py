@@ -163,7 +163,7 @@ class FakeWorkspaces:
         self.trees[tree] = files
         return tree
 
-    async def check(self, spec: WorkspaceSpec) -> None:
+    async def check(self, spec: WorkspaceSpec, *, at: str = "") -> None:
         """Everything can be opened."""
 
     async def open(

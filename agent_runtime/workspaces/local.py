@@ -20,6 +20,7 @@ import errno
 import functools
 import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -93,8 +94,10 @@ class LocalWorkspaces:
         self._tasks: dict[TaskId, _Task] = {}
         self._limiter: anyio.CapacityLimiter | None = None
 
-    async def check(self, spec: WorkspaceSpec) -> None:
+    async def check(self, spec: WorkspaceSpec, *, at: str = "") -> None:
         """Refuse at once a repository on this machine that no `open` could use.
+
+        With `at` it must also hold that commit, which a task that shall go on began with.
 
         Raises:
             WorkspaceError: it is missing or none; the message says what would work.
@@ -102,6 +105,8 @@ class LocalWorkspaces:
         source = await self._in_thread(locate, spec.repo)
         if spec.in_place:
             _require_checkout(source, spec)
+        elif at and isinstance(source, Local):
+            await self._in_thread(_require_commit, source, at, self._git)
 
     # -- open and close --
 
@@ -564,6 +569,17 @@ def _require(task: _Task, *trees: TreeId) -> None:
             "the versions of the workspace are gone (removed by `agent-runtime gc`, or by hand), "
             f"so the task cannot go on; run a new one: {error}"
         ) from error
+
+
+def _require_commit(source: Local, commit: str, git: Git) -> None:
+    with tempfile.TemporaryDirectory(prefix="agent-runtime-view-") as place:
+        view = View(source, os.path.join(place, "view"), git)
+        ok, _, _ = git.succeeds(["cat-file", "-e", f"{commit}^{{commit}}"], git_dir=view.path)
+    if not ok:
+        raise WorkspaceError(
+            f"commit {commit}, with which it began, is no longer in {source.name!r}; fetch it "
+            "there again, or run a new task"
+        )
 
 
 def _gone_on(task: _Task, opened: OpenedWorkspace, left: LeftWork) -> OpenedWorkspace:

@@ -181,6 +181,25 @@ def test_without_its_versions_it_says_that_they_are_gone(copy: Fixed) -> None:
     assert done.code == 6 and "are gone" in done.err and "run a new one" in done.err
 
 
+def test_without_its_base_commit_nothing_is_stored_and_the_result_stays(
+    copy: Fixed, tmp_path: Path
+) -> None:
+    repository = Path(show(copy)["spec"]["workspace"]["repo"])
+    before = copy.cli("logs", copy.task_id, "--json").out
+    (copy.cli.home / "again.yaml").write_text("protect: [nothing]", encoding="utf-8")
+    hidden = tmp_path / "objects"
+    (repository / ".git" / "objects").rename(hidden)
+    (repository / ".git" / "objects").mkdir()
+    try:
+        done = copy.cli("continue", copy.task_id, "--file", "again.yaml", UNSAFE)
+    finally:
+        (repository / ".git" / "objects").rmdir()
+        hidden.rename(repository / ".git" / "objects")
+    assert done.code == 6 and "no longer in" in done.err and "run a new task" in done.err
+    assert copy.cli("logs", copy.task_id, "--json").out == before
+    assert (results(copy) / "certificate.json").exists()
+
+
 def test_a_running_task_is_a_conflict_that_names_steer(cli: Cli, shell_task: WriteTask) -> None:
     shell_task("sleep 60")
     running = cli.start("run", "task.yaml", "--json", UNSAFE)
