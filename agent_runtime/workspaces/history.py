@@ -42,12 +42,13 @@ def remember(task_path: str, git_dir: str) -> None:
 def keep(task_path: str, git_dir: str) -> None:
     """Copy the other objects, all or none. What was kept before is replaced."""
     kept = os.path.join(task_path, _KEPT)
+    # First: whatever fails below, those of an earlier run do not fit the state of this one.
+    remove_path(kept)
     partial = make_temporary(task_path, "keeping-", mode=0o700)
     try:
         with open(os.path.join(task_path, _KNOWN), encoding="ascii") as file:
             known = set(file.read().split("\n"))
         new = sorted((name, size) for name, size in _objects(git_dir) if name not in known)
-        remove_path(kept)
         if len(new) > FILES_MAX or sum(size for _, size in new) > BYTES_MAX:
             return
         _copy([name for name, _ in new], os.path.join(git_dir, "objects"), partial)

@@ -129,6 +129,23 @@ async def test_traps_among_the_objects_are_not_followed(
     assert not Path(again.path, ".git/objects/info/alternates").exists()
 
 
+async def test_commits_that_cannot_be_read_are_not_replaced_by_those_of_an_earlier_run(
+    workspaces: LocalWorkspaces, repo: Repo, state_dir: Path
+) -> None:
+    opened = await _open(workspaces, repo)
+    Repo(Path(opened.path)).commit("one")
+    left = await _end(workspaces, opened)
+    opened = await workspaces.open(TASK, WorkspaceSpec(repo=str(repo.path)), left=left)
+    Repo(Path(opened.path)).commit("two")
+    objects = Path(opened.path, ".git/objects")
+    objects.rename(objects.with_name("elsewhere"))
+    objects.symlink_to("elsewhere")
+    again = await _reopen(state_dir, repo, await _end(workspaces, opened))
+    assert any("commits of the earlier run are not here" in note for note in again.notes)
+    assert _log(again) == ["start"]
+    git("fsck", "--full", "--strict", cwd=again.path)
+
+
 async def test_a_close_that_was_killed_is_repeated_with_nothing_lost(
     workspaces: LocalWorkspaces, repo: Repo, state_dir: Path
 ) -> None:
