@@ -102,12 +102,15 @@ def _changed(directory: str, runs: Sequence[RunFiles]) -> str | None:
         # Somebody may have been killed before he gave an earlier run's files their number.
         allowed = [expected, *runs] if not expected.run else [expected]
         patch, certificate = (os.path.join(directory, name) for name in _names(expected.run))
+        said = _read(certificate)
+        if said is not None:
+            # The two belong to one run: no patch stands under another one's certificate.
+            allowed = [each for each in allowed if _says(said, each.certificate)]
+            if not allowed:
+                return certificate
         found = _read(patch)
         if found is not None and all(found != each.patch for each in allowed):
             return patch
-        found = _read(certificate)
-        if found is not None and not any(_says(found, each.certificate) for each in allowed):
-            return certificate
     return None
 
 

@@ -100,6 +100,15 @@ def test_verify_knows_what_each_run_gave(copy: Fixed, name: str) -> None:
     assert done.code == 1 and name in done.out
 
 
+@pytest.mark.parametrize("old", ["patch.1.diff", "certificate.1.json"])
+def test_a_patch_of_one_run_is_not_believed_under_the_certificate_of_another(
+    copy: Fixed, old: str
+) -> None:
+    shutil.copy(results(copy) / old, results(copy) / old.replace(".1.", "."))
+    done = copy.cli("verify", copy.task_id)
+    assert done.code == 1 and "patch.diff" in done.err + done.out
+
+
 def test_a_result_that_nobody_has_numbered_yet_is_no_fault(copy: Fixed) -> None:
     """Kill -9 between the log and the files: the next look at the result mends it."""
     for name in ("patch", "certificate"):
