@@ -144,6 +144,10 @@ class EgressLog:
 
     async def store(self) -> None:
         """Everything heard up to now is in the log when this returns. Raises as `commit`."""
+        # After every action, mostly with nothing: a lock that is free still costs a turn of the
+        # loop. What somebody else is storing stays in `_waiting` until it is stored.
+        if self._heard is None and not self._waiting:
+            return
         async with self._lock:
             if self._heard is not None:
                 self._waiting.append(self._heard)
