@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from agent_runtime.egress_rules import NetworkMode
+from agent_runtime.messages import Brain, Message, ModelChoice, ModelUsage
 from agent_runtime.types import (
     BlobId,
     Effect,
@@ -831,35 +832,77 @@ class Environment(Protocol):
 # ---- models ------------------------------------------------------------------------------
 
 
+ModelFaultKind = Literal[
+    "rate", "overload", "transport", "truncated", "auth", "not_found", "bad_request", "context",
+    "filter", "too_large", "internal",
+]  # fmt: skip
+"""Why there is no answer; see `loop.recovery` for what follows.
+
+rate: too many requests or too much spent per minute; overload: the provider cannot just now;
+transport: no connection, time-out, TLS; truncated: the answer ended before its finish marker, or is
+none; auth: no key, or it is refused; not_found: no such model or address; bad_request: refused as
+malformed; context: the prompt is too long; filter: the provider refuses to answer this;
+too_large: an answer of absurd size; internal: a fault of the adapter.
+"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRequest:
-    """One turn. `tokens_max` is what was reserved for the answer and its prompt."""
+    """One turn. Everything in it is without secrets, and in an order that never changes: `system`,
+    `tools`, `messages` only ever grow at their ends, so that a provider's prompt cache holds."""
 
-    model: str
-    messages: tuple[Mapping[str, Json], ...]
-    tools: tuple[ToolInfo, ...]
-    tokens_max: int
+    model: ModelChoice
+    system: str
+    messages: tuple[Message, ...]
+    tools: tuple[ToolInfo, ...] = ()
+    answer_schema: Mapping[str, Json] | None = None
+    """JSON schema of the text that is wanted; None: free text and calls."""
+    output_tokens_max: int = 8_192
+    """Reserved for the answer, thinking included: an adapter never asks for more."""
+    conversation: str = ""
+    """The same for all turns of a task: helps a provider to find its cache. Tells nothing."""
+    heard: Callable[[str], None] | None = None
+    """Gets the text as it comes; None: nobody watches, and nothing is streamed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelAnswer:
-    """What a model said: text, calls, what it cost; or an error of a known kind."""
+    """What a model said. `message.role` is assistant."""
 
-    text: str = ""
-    calls: tuple[tuple[str, Mapping[str, Json]], ...] = ()
-    """(tool, arguments) in the order asked."""
-    tokens: int = 0
+    message: Message
+    stop: Literal["end", "calls", "length"] = "end"
+    usage: ModelUsage = ModelUsage()
     usd: float = 0.0
-    error: str = ""
-    """rate, overload, transport, truncated, auth, bad_request, context or filter; empty if none."""
+    model: str = ""
+    """As the provider names what answered."""
+    cached: bool = False
+    """It comes from the runtime's own cache of exact repetitions, and cost nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFault:
+    """Why there is no answer. `message` is for people and without secrets."""
+
+    kind: ModelFaultKind
+    message: str
     retry_after_seconds: float | None = None
+    usage: ModelUsage = ModelUsage()
+    """What it cost all the same, as far as that is known."""
+    usd: float = 0.0
 
 
 class Model(Protocol):
-    """Decides the next call. Adapters never retry: the loop does, by its table."""
+    """Decides the next call. Never retries and never falls over to another model: the loop does
+    both, by its table, and each attempt is in the log."""
 
-    async def complete(self, request: ModelRequest) -> ModelAnswer:
-        """Ask once. Errors come back as data."""
+    async def find(self, task: TaskSpec) -> Brain:
+        """Who can think for this task: what it names, else what the installation has a key for.
+
+        Never raises for what is missing: `Brain(kind="none")` says what would serve.
+        """
+
+    async def complete(self, request: ModelRequest) -> ModelAnswer | ModelFault:
+        """Ask once. Whatever goes wrong comes back as a fault."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
