@@ -19,6 +19,7 @@ from typing import Final
 from agent_runtime import contributions, schema
 from agent_runtime.contributions import Contribution
 from agent_runtime.errors import PluginError
+from agent_runtime.loop import native
 
 OWN_DISTRIBUTION: Final = "agent-runtime"
 """Its entry points are the built-ins."""
@@ -239,6 +240,8 @@ def _claim(
     if contribution.module is not None:
         keys.append(("module", contribution.module.name))
     for kind, name in keys:
+        if kind == "tool" and name in native.NAMES:
+            raise PluginError(f"its tool {name!r} has the name of one that the runtime answers")
         if owner := owners.get((kind, name)):
             raise PluginError(f"its {kind} {name!r} has the name of one of plug-in {owner}")
     owners.update(dict.fromkeys(keys, plugin))

@@ -135,6 +135,7 @@ class PluginToolbox:
                 toolbelt=tool.toolbelt,
                 where=tool.where,
                 source=contribution.sources.get(tool.name, ""),
+                about=contribution.module.description if contribution.module else "",
             )
             if contribution.module is not None:
                 modules = self._modules_of.setdefault(tool.toolbelt, [])

@@ -445,6 +445,8 @@ class ToolInfo:
     where: Where
     source: str = ""
     """`module:attribute` of the plug-in that made it; the worker imports it there."""
+    about: str = ""
+    """What its module says of itself: for the ranking, no brain sees it."""
 
 
 # ---- where a task and its steps stand ----------------------------------------------------

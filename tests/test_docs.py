@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent_runtime import plugins
-from agent_runtime.loop import codec
+from agent_runtime.loop import codec, native
 from agent_runtime.loop.recovery import RULES
 from agent_runtime.taskfile import read_task_file
 
@@ -46,6 +46,7 @@ def test_inputs_and_decisions_are_told_apart_in_the_docs() -> None:
 def test_every_installed_tool_is_documented() -> None:
     """Tool names are a contract."""
     names = {tool.name for loaded in plugins.load().loaded for tool in loaded.contribution.tools}
+    names |= native.NAMES
     listed = set(re.findall(r"^\| `([a-z_]+)` \|", text_of("tools.md"), re.MULTILINE))
     assert listed == names
 

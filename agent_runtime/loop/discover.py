@@ -1,26 +1,42 @@
-"""Ranking registered tools against a goal, and checking a given plan against them. Pure."""
+"""What a task may use, what its brain sees from the start, and whether a plan fits it. Pure.
+
+How well a tool fits a goal is decided in `ranking`.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from typing import Final
+
+import msgspec
 
 from agent_runtime import schema
+from agent_runtime.loop import native, ranking
 from agent_runtime.loop.events import DiscoveredTool, ToolsDiscovered
 from agent_runtime.ports import Toolbox
 from agent_runtime.types import Effect, EffectPolicy, Json, StepSpec, TaskSpec, ToolInfo
 
-VISIBLE_MAX = 40
-"""Tools that a brain sees from the start: more of them costs tokens and wrong choices."""
+SCHEMA_BYTES_MAX: Final = 6000
+"""Of all schemas that a brain sees from the start, however many tools are installed: they are paid
+for with every turn, and each more makes a wrong choice likelier."""
+
+CORE: Final = (
+    "shell", "read_file", "write_file", "edit_file", "apply_patch", "grep", "glob",
+    "list_directory", "python", "git_status", "git_diff", "update_plan", "find_tools", "recall",
+)  # fmt: skip
+"""What every brain sees, in this order, so that a provider's cache serves one task after another.
+Those of another toolbelt than the standard one switch it on when they are first called."""
 
 
-def discover(task: TaskSpec, toolbox: Toolbox) -> ToolsDiscovered:
+def discover(
+    task: TaskSpec, toolbox: Toolbox, facts: Mapping[str, Json] | None = None
+) -> ToolsDiscovered:
     """Every tool that the task may use, what it sees at first, and what is wrong with its plan."""
-    given = [info for info in toolbox.all() if refusal(task, info) is None]
-    wanted = set(_words(task.goal))
-    ranked = sorted(given, key=lambda t: (t.toolbelt != "standard", -_score(t, wanted), t.name))
-    visible = [t.name for t in ranked if t.toolbelt == "standard"][:VISIBLE_MAX]
+    given = [*usable(task, toolbox), *native.NATIVE]
+    ranked = [info for info, _ in ranking.rank(task.goal, given, facts)]
+    ranked.sort(key=lambda info: info.toolbelt != "standard")
     effects: dict[str, Effect] = {}
     problems: list[str] = []
     for step in task.plan.steps if task.plan else ():
@@ -32,10 +48,77 @@ def discover(task: TaskSpec, toolbox: Toolbox) -> ToolsDiscovered:
                 effects[step.id] = Effect(toolbox.get(step.tool).effect(step.args, policy))
     return ToolsDiscovered(
         tools=[DiscoveredTool(name=t.name, toolbelt=t.toolbelt, where=t.where) for t in ranked],
-        visible=visible,
+        visible=visible(ranked, named=task.policy.tools),
         effects=effects,
         problems=problems,
     )
+
+
+def usable(task: TaskSpec, toolbox: Toolbox) -> list[ToolInfo]:
+    """What the task may use of all that is installed, sorted by name: `find_tools` looks there."""
+    return [info for info in toolbox.all() if refusal(task, info) is None]
+
+
+def visible(ranked: Sequence[ToolInfo], *, named: Collection[str] = ()) -> list[str]:
+    """Names of what a brain sees from the start: the core, then what else there is room for.
+
+    That is what the task's author has `named`, then standard tools, the best ranked first. What
+    finds the rest has its room before all. The others are shown sorted by name: the order of what
+    is seen tells nothing about the goal, and so never changes.
+    """
+    by_name = {info.name: info for info in ranked}
+    core = [by_name[name] for name in CORE if name in by_name]
+    others = [info for info in ranked if info.name in named]
+    others += [info for info in ranked if info.toolbelt == "standard"]
+    room = SCHEMA_BYTES_MAX
+    taken: set[str] = set()
+    for info in (*(i for i in core if i.name in native.NAMES), *core, *others):
+        needed = schema_bytes(info) + 1  # the comma
+        if info.name not in taken and needed <= room:
+            taken.add(info.name)
+            room -= needed
+    first = [info.name for info in core if info.name in taken]
+    return [*first, *sorted(taken.difference(first))]
+
+
+def offered(info: ToolInfo) -> ToolInfo:
+    """A tool as brains see it: without what the runtime checks anyway, and tells when it is broken.
+
+    Bounds and closed objects make a third of most schemas, and some providers refuse them.
+    """
+    return replace(info, parameters=_without_bounds(info.parameters))
+
+
+def schema_bytes(info: ToolInfo) -> int:
+    """How long a tool is as a provider gets it: name, description and parameters, compact."""
+    parameters = offered(info).parameters
+    sent = {"name": info.name, "description": info.description, "parameters": parameters}
+    return len(msgspec.json.encode(sent))
+
+
+_BOUNDS: Final = frozenset({"minLength", "maxLength", "minimum", "maximum", "minItems", "maxItems"})
+
+
+def _without_bounds(schema: Mapping[str, Json]) -> dict[str, Json]:
+    shorter: dict[str, Json] = {}
+    for key, value in schema.items():
+        match key, value:
+            case ("additionalProperties", False) | ("required", []):
+                continue
+            case "properties", Mapping():
+                # Here the keys are arguments, and one may be called "minimum".
+                shorter[key] = {name: _subschema(each) for name, each in value.items()}
+            case (("items" | "additionalProperties"), _):
+                shorter[key] = _subschema(value)
+            case (("anyOf" | "oneOf" | "allOf"), list()):
+                shorter[key] = [_subschema(each) for each in value]
+            case _ if key not in _BOUNDS:
+                shorter[key] = value
+    return shorter
+
+
+def _subschema(value: Json) -> Json:
+    return _without_bounds(value) if isinstance(value, Mapping) else value
 
 
 def unknown_names(task: TaskSpec, toolbox: Toolbox) -> list[str]:
@@ -43,7 +126,7 @@ def unknown_names(task: TaskSpec, toolbox: Toolbox) -> list[str]:
 
     Looked at when a task is submitted, and not again: a plug-in may be gone when it goes on.
     """
-    tools = _names(toolbox)
+    tools = [*_names(toolbox), *sorted(native.NAMES)]
     belts = sorted({info.toolbelt for info in toolbox.all()} | {"standard"})
     wrong = [("toolbelts", "toolbelt", name, belts) for name in task.policy.toolbelts or ()]
     wrong += [("tools", "tool", name, tools) for name in task.policy.tools]
@@ -57,6 +140,8 @@ def unknown_names(task: TaskSpec, toolbox: Toolbox) -> list[str]:
 
 def refusal(task: TaskSpec, info: ToolInfo) -> str | None:
     """Why a task may not use a tool, with the way out; None if it may."""
+    if info.name in native.NAMES:
+        return None
     if info.where == "daemon" and info.name not in task.policy.tools:
         return (
             f"tool {info.name!r} runs outside the sandbox and is given to a task only by name: "
@@ -113,11 +198,3 @@ def _unknown(kind: str, name: str, known: Sequence[str]) -> str:
     near = schema.nearest(name, known)
     way_out = f"did you mean {near!r}?" if near else "`agent-runtime tools` lists what is installed"
     return f"no {kind} is called {name!r}; {way_out}"
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z]{3,}", text.lower())
-
-
-def _score(info: ToolInfo, wanted: set[str]) -> int:
-    return len(wanted & set(_words(f"{info.name.replace('_', ' ')} {info.description}")))

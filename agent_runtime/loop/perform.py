@@ -29,7 +29,7 @@ from agent_runtime.loop import events as e
 from agent_runtime.loop.analyze import analyze
 from agent_runtime.loop.budget import TURN_TOKENS, seconds_left
 from agent_runtime.loop.calls import Performed
-from agent_runtime.loop.discover import discover
+from agent_runtime.loop.discover import discover, offered
 from agent_runtime.loop.grades import grade_of
 from agent_runtime.loop.hands import Hands
 from agent_runtime.loop.outcomes import Outcome
@@ -60,7 +60,9 @@ async def perform(action: a.Action, hands: Hands) -> Performed:
         case a.Analyze():
             return await _guarded(_analyze(hands))
         case a.DiscoverTools():
-            return discover(hands.state.task, hands.ports.toolbox), {}
+            analysis = hands.state.analysis
+            facts = analysis.facts if analysis is not None else {}
+            return discover(hands.state.task, hands.ports.toolbox, facts), {}
         case a.ActivateToolbelt(toolbelt):
             return await _activate(toolbelt, hands), {}
         case a.PrepareCall():
@@ -197,7 +199,7 @@ async def _ask_model(step_id: str, turn: int, hands: Hands) -> Outcome:
     request = ModelRequest(
         model=state.task.model or "",
         messages=state.messages,
-        tools=tuple(visible),
+        tools=tuple(offered(info) for info in visible),
         tokens_max=TURN_TOKENS,
     )
     seconds = min(MODEL_SECONDS, seconds_left(state))
@@ -228,7 +230,7 @@ def _visible(hands: Hands) -> list[str]:
     later = [
         name
         for name, tool in state.tools.items()
-        if tool.toolbelt != "standard" and tool.toolbelt in state.toolbelts
+        if tool.toolbelt != "standard" and tool.toolbelt in state.toolbelts and name not in first
     ]
     return [*first, *sorted(later)]
 

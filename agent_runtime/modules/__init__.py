@@ -1,4 +1,5 @@
 """Modules: what contributes tools and has a life of its own.
 
-Reading order: `registry` (starting, sharing, stopping them), then the built-in ones: `planning`.
+Reading order: `registry` (starting, sharing, stopping them), then what is built in. `planning`
+is the pure tool `update_plan`, which needs nobody to start it.
 """

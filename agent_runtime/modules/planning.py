@@ -14,7 +14,7 @@ from typing import Final
 
 from agent_runtime import schema
 from agent_runtime.errors import UsageError
-from agent_runtime.ports import ModuleContext, Tool
+from agent_runtime.ports import Tool
 from agent_runtime.toolkit import tool
 from agent_runtime.types import Effect, Json, StepStatus, ToolCall, ToolResult
 
@@ -184,19 +184,18 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
-# ---- the tool and its module -------------------------------------------------------------------
+# ---- the tool ------------------------------------------------------------------------------
 
 
 @tool(
     # It looks at its own arguments and nothing else, so it may run again at any time.
     effect=Effect.READ,
-    toolbelt="planning",
     parameters={
         "steps": {
             "type": "array",
             "minItems": 1,
             "maxItems": STEPS_MAX,
-            "description": "The whole plan, also what is done already.",
+            "description": "All of them, each time.",
             "items": {
                 "type": "object",
                 "properties": {
@@ -206,22 +205,19 @@ def _line(text: str) -> str:
                     "needs": {
                         "type": "array",
                         "items": {"type": "string"},
-                        "description": "Ids of steps that must end before this one begins.",
+                        "description": "Ids of steps to end before.",
                     },
                 },
                 "required": ["id", "title", "state"],
                 "additionalProperties": False,
             },
         },
-        "note": {"type": "string", "description": "Why the plan changed, if it did."},
+        "note": {"type": "string", "description": "Why it changed."},
     },
     required=("steps",),
 )
 async def update_plan(call: ToolCall) -> ToolResult:
-    """Write down the plan: every step with its state (pending, in_progress, done, skipped).
-
-    Send the whole plan each time, at the start and whenever a step begins or ends.
-    """
+    """Write down your plan, at the start and whenever a step begins or ends."""
     plan = plan_of(call.arguments)
     if problems := plan.problems():
         return ToolResult(ok=False, kind="bad_input", output="update_plan: " + "; ".join(problems))
@@ -244,27 +240,5 @@ def plan_of(arguments: Mapping[str, Json]) -> Plan:
 
 
 def tools() -> Sequence[Tool]:
-    """What the worker imports."""
+    """The entry point."""
     return [update_plan]
-
-
-class PlanningModule:
-    """Contributes `update_plan`; nothing of it has to be started."""
-
-    name = "planning"
-    description = "Keeps the plan of a longer task in its log."
-    source = "agent_runtime.modules.planning:tools"
-
-    def tools(self) -> Sequence[Tool]:
-        """The tool, made in the worker too."""
-        return tools()
-
-    async def initialize(self, context: ModuleContext) -> None:
-        """Nothing to start."""
-
-    async def cleanup(self) -> None:
-        """Nothing to stop."""
-
-    async def health(self) -> str | None:
-        """Always well."""
-        return None

@@ -22,11 +22,6 @@ def test_tools_are_listed_with_what_they_change(cli: Cli) -> None:
     assert "shell" in cli("tools").out
 
 
-def test_modules_are_listed_with_their_tools(cli: Cli) -> None:
-    listed = cli("modules", "--json").json()
-    assert {"name": "planning", "tools": ["update_plan"]}.items() <= listed["modules"][0].items()
-
-
 @pytest.mark.long
 def test_a_plugin_that_is_not_installed_is_told(cli: Cli) -> None:
     cli.env["AGENT_RUNTIME_PLUGINS"] = "no-such-plugin"

@@ -10,7 +10,6 @@ import pytest
 from agent_runtime import plugins
 from agent_runtime.contributions import Contribution, of_module
 from agent_runtime.errors import NotFound, PluginError
-from agent_runtime.modules.planning import PlanningModule
 from agent_runtime.ports import ModuleContext, Tool, Toolbox
 from agent_runtime.testing import info_of
 from agent_runtime.toolbox import PluginToolbox
@@ -138,12 +137,10 @@ async def test_when_one_module_does_not_start_the_others_are_let_go() -> None:
         await toolbox.deactivate("db")
 
 
-async def test_the_built_in_planning_module_is_contributed_to_the_worker_too() -> None:
-    toolbox = PluginToolbox([of_module(PlanningModule())])
-    info = toolbox.find("update_plan")
+async def test_what_a_module_says_of_itself_helps_to_find_its_tools() -> None:
+    info = PluginToolbox([of_module(OneModule("good", toolbelt="db"))]).find("good_tool")
     assert info is not None
-    assert (info.toolbelt, info.where) == ("planning", "worker")
-    assert info.source == "agent_runtime.modules.planning:tools"
+    assert info.about == OneModule.description != ""
 
 
 async def test_a_toolbox_is_made_of_what_was_loaded() -> None:

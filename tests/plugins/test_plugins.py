@@ -201,6 +201,12 @@ def test_the_second_plugin_with_a_tools_name_is_quarantined_and_keeps_none_of_it
     ]
 
 
+def test_no_plugin_takes_the_name_of_a_tool_that_the_loop_answers(site: Path) -> None:
+    source = HEAD + "def tools(): return [made('find_tools')]"
+    reason = broken(site, source)
+    assert reason == "its tool 'find_tools' has the name of one that the runtime answers"
+
+
 def test_no_plugin_takes_the_name_of_a_builtin_tool(site: Path) -> None:
     install(
         site, "aaa", {TOOLS: {"a": "aaa:tools"}},

@@ -42,14 +42,14 @@ class _File:
         "patch": {
             "type": "string",
             "minLength": 1,
-            "description": "A unified diff, as git diff writes it.",
+            "description": "As git diff writes it.",
         }
     },
     required=("patch",),
 )
 @os_errors_as_results
 def apply_patch(call: ToolCall) -> ToolResult:
-    """Apply a unified diff (new, changed, renamed and deleted files): all of it, or nothing.
+    """Apply a unified diff to any number of files: all of it, or nothing.
 
     Context must match exactly; a hunk may have moved.
     """

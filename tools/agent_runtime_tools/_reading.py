@@ -34,7 +34,7 @@ class _Range:
 @tool(
     effect=Effect.READ,
     parameters={
-        "path": {"type": "string", "minLength": 1, "description": "The file, in the workspace."},
+        "path": {"type": "string", "minLength": 1, "description": "The file."},
         "start": {"type": "integer", "minimum": 1, "description": "First line; default 1."},
         "end": {"type": "integer", "minimum": 1, "description": "Last line; default the last."},
     },
@@ -42,7 +42,7 @@ class _Range:
 )
 @os_errors_as_results
 def read_file(call: ToolCall) -> ToolResult:
-    """Read a text file, or some of its lines (counted from 1, both ends included).
+    """Read a text file, or some of its lines.
 
     Long text is cut at a line, and the result says where to read on.
     """

@@ -48,14 +48,14 @@ def tools() -> Sequence[Tool]:
 @tool(
     effect=Effect.WORKSPACE,
     parameters={
-        "path": _path("The file, in the workspace; missing directories are made."),
+        "path": _path("The file; missing directories are made."),
         "content": {"type": "string", "description": "The whole new content."},
     },
     required=("path", "content"),
 )
 @os_errors_as_results
 def write_file(call: ToolCall) -> ToolResult:
-    """Write a whole file, replacing what was there; an existing file keeps its mode."""
+    """Write a whole file, new or in place of an old one; for small changes use edit_file."""
     content = call.arguments["content"].encode()
     with Place(call.workspace, call.arguments["path"]) as place:
         mode = _contents.existing_mode(place)
@@ -68,7 +68,7 @@ def write_file(call: ToolCall) -> ToolResult:
 @tool(
     effect=Effect.WORKSPACE,
     parameters={
-        "path": _path("The new file, in the workspace; missing directories are made."),
+        "path": _path("The new file; missing directories are made."),
         "content": {"type": "string", "description": "Its content."},
     },
     required=("path", "content"),
@@ -91,16 +91,16 @@ def create_file(call: ToolCall) -> ToolResult:
         "edits": {
             "type": "array",
             "minItems": 1,
-            "description": "Made one after the other: all of them, or none.",
+            "description": "Made in order: all, or none.",
             "items": {
                 "type": "object",
                 "properties": {
                     "oldText": {
                         "type": "string",
                         "minLength": 1,
-                        "description": "Text that is in the file exactly once.",
+                        "description": "Exact text, with enough around it to be there only once.",
                     },
-                    "newText": {"type": "string", "description": "What to put in its place."},
+                    "newText": {"type": "string"},
                 },
                 "required": ["oldText", "newText"],
                 "additionalProperties": False,
@@ -110,17 +110,15 @@ def create_file(call: ToolCall) -> ToolResult:
             "type": "string",
             "minLength": 64,
             "maxLength": 64,
-            "description": "SHA-256 of the content you read; refused if the file has changed.",
+            "description": "SHA-256 of what you read; else refused.",
         },
     },
     required=("path", "edits"),
 )
 @os_errors_as_results
 def edit_file(call: ToolCall) -> ToolResult:
-    """Replace pieces of a text file; each oldText must match exactly once.
-
-    Line ends, byte order mark and mode stay as they are.
-    """
+    """Replace pieces of a text file."""
+    # Line ends, byte order mark and mode stay as they are.
     with Place(call.workspace, call.arguments["path"]) as place:
         before, mode = _contents.read_whole(place)
         # Before anything is said about its text: a protected file is not worth a second try.
@@ -140,13 +138,13 @@ def edit_file(call: ToolCall) -> ToolResult:
     effect=Effect.WORKSPACE,
     parameters={
         "source": _path("The file or directory to move."),
-        "destination": _path("Its new path; nothing may be there."),
+        "destination": _path("Its new path, where nothing is."),
     },
     required=("source", "destination"),
 )
 @os_errors_as_results
 def move_file(call: ToolCall) -> ToolResult:
-    """Move or rename a file or a directory. A symbolic link is moved itself."""
+    """Move or rename a file or a directory."""
     with (
         Place(call.workspace, call.arguments["source"], follow=False) as source,
         Place(call.workspace, call.arguments["destination"], follow=False) as destination,
@@ -171,7 +169,7 @@ def move_file(call: ToolCall) -> ToolResult:
     effect=Effect.WORKSPACE,
     parameters={
         "source": _path("The file to copy."),
-        "destination": _path("Path of the copy; nothing may be there."),
+        "destination": _path("Path of the copy, where nothing is."),
     },
     required=("source", "destination"),
 )
@@ -199,7 +197,7 @@ def copy_file(call: ToolCall) -> ToolResult:
 
 @tool(
     effect=Effect.WORKSPACE,
-    parameters={"path": _path("The file to delete; a symbolic link is deleted itself.")},
+    parameters={"path": _path("The file; of a symbolic link, the link.")},
     required=("path",),
 )
 @os_errors_as_results

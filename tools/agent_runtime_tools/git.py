@@ -231,7 +231,7 @@ def _text(description: str, **rules: Json) -> Json:
 
 
 def _flag(description: str) -> Json:
-    return {"type": "boolean", "description": f"{description}; default false."}
+    return {"type": "boolean", "description": f"{description}."}
 
 
 def _paths(description: str) -> Json:
@@ -244,7 +244,7 @@ def _paths(description: str) -> Json:
 
 
 _REF: Final = _text("A commit, branch, tag or range such as main..HEAD; default HEAD.")
-_LIMITED_TO: Final = _paths("Only these files and directories.")
+_LIMITED_TO: Final = _paths("Only these.")
 
 
 # ---- reading -----------------------------------------------------------------------------
@@ -252,7 +252,7 @@ _LIMITED_TO: Final = _paths("Only these files and directories.")
 
 @_git_tool(Effect.READ, paths=_LIMITED_TO)
 def git_status(repository: Repository) -> ToolResult:
-    """Show the branch and which files are changed, staged or untracked (git status --short)."""
+    """Show the branch and which files are changed, staged or untracked."""
     ran = repository.must("status", "--porcelain=v1", "--branch", "-z", *repository.paths())
     fields = iter(ran.out.decode("utf-8", "backslashreplace").split("\0"))
     branch = next(fields, "").removeprefix("## ")
@@ -269,15 +269,15 @@ def git_status(repository: Repository) -> ToolResult:
 
 @_git_tool(
     Effect.READ,
-    ref=_text("Compare with this commit or range; default: what is staged."),
-    other=_text("Compare `ref` with this one instead of the files."),
-    staged=_flag("Show what is staged instead of what is not"),
+    ref=_text("A commit or range; default: what is staged."),
+    other=_text("Compare `ref` with this one."),
+    staged=_flag("What is staged"),
     paths=_LIMITED_TO,
     context={"type": "integer", "minimum": 0, "maximum": 100, "description": "Lines around."},
-    stat=_flag("Only the changed files with their counts"),
+    stat=_flag("Only names and counts"),
 )
 def git_diff(repository: Repository) -> ToolResult:
-    """Show changes: of the files against what is staged, or as `staged`, `ref` and `other` say."""
+    """Show changes: of the files against what is staged, or as the arguments say."""
     context = repository.arguments.get("context")
     return repository.run(
         "diff",
@@ -460,7 +460,7 @@ def git_branch(repository: Repository) -> ToolResult:
     force=_flag("Switch even if that throws away changes"),
 )
 def git_checkout(repository: Repository) -> ToolResult:
-    """Switch to a branch or commit, make a branch, or take files back."""
+    """Switch to a branch or commit, make a branch, or discard changes of files."""
     arguments = repository.arguments
     ref, create = repository.ref(), repository.ref("create")
     if not (ref or create or arguments.get("paths")):

@@ -88,7 +88,7 @@ def effect_of(arguments: Mapping[str, Json], policy: EffectPolicy) -> Effect:
     required=("url",),
 )
 def http(call: ToolCall) -> ToolResult:
-    """Make an HTTP request and return the status, the headers and the body of the answer.
+    """Make an HTTP request, to a web page or a REST API, and return status, headers and body.
 
     Only hosts that the task's policy allows are reached. A body that is no text is described, not
     shown. A status of 400 or more is a failure (exit 22).

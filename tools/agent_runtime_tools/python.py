@@ -39,10 +39,7 @@ ANSWER_BYTES_MAX: Final = 4 << 20
 _DESCRIPTION: Final = """
 Run Python code in an interpreter that keeps its variables from call to call.
 
-Returns what the code printed, and the value of a last line that is an expression. The interpreter
-starts in the workspace; after a time-out, or when it ends, the next call starts a new one and says
-so. `packages` are installed for this tool only: outside of the workspace, so that neither commands
-nor checks see them, and only if the task's policy lets it reach the index.
+Returns what the code printed, and the value of a last line that is an expression.
 """
 
 
@@ -59,18 +56,18 @@ def make_python(interpreters: Interpreters) -> Tool:
         toolbelt="python",
         effect=changes_workspace_unless_networked,
         parameters={
-            "code": {"type": "string", "description": "Python source; several lines are fine."},
+            "code": {"type": "string", "description": "Python source."},
             "packages": {
                 "type": "array",
                 "items": {"type": "string", "minLength": 1},
                 "maxItems": _packages.PACKAGES_MAX,
-                "description": "What the code imports besides, as pip has it: 'requests>=2.31'.",
+                "description": "To import, as 'requests>=2.31'; for this tool only.",
             },
             "timeout_seconds": {
                 "type": "number",
                 "minimum": 0.1,
                 "maximum": TIMEOUT_SECONDS_MAX,
-                "description": "When to kill the interpreter.",
+                "description": "Then it is killed.",
             },
         },
         required=("code",),

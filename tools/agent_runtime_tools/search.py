@@ -36,7 +36,7 @@ _NOTES_CHARS: Final = 600
 _DIRECTORY: Final[Json] = {
     "type": "string",
     "minLength": 1,
-    "description": "Where to look, in the workspace; default: all of it.",
+    "description": "Default: the workspace.",
 }
 
 
@@ -48,7 +48,7 @@ def tools() -> Sequence[Tool]:
 @tool(effect=Effect.READ, parameters={"path": _DIRECTORY})
 @os_errors_as_results
 def list_directory(call: ToolCall) -> ToolResult:
-    """List a directory: kind, size in bytes and name of each entry, sorted by name."""
+    """List a directory: kind, size in bytes and name of each entry."""
     with Place(call.workspace, call.arguments.get("path", ".")) as place:
         _must_be(place, directory=True)
         directory = place.open(os.O_RDONLY | os.O_DIRECTORY)
@@ -72,25 +72,22 @@ def list_directory(call: ToolCall) -> ToolResult:
             "type": "string",
             "minLength": 1,
             "maxLength": 1000,
-            "description": "Such as src/**/*.py or *.{md,txt}; ends with / to find directories.",
+            "description": "Such as src/**/*.py or *.{md,txt}; a final / finds directories.",
         },
         "path": _DIRECTORY,
         "limit": {
             "type": "integer",
             "minimum": 1,
             "maximum": 10_000,
-            "description": "At most so many paths; default 1000.",
+            "description": "Default 1000.",
         },
     },
     required=("pattern",),
 )
 @os_errors_as_results
 def glob(call: ToolCall) -> ToolResult:
-    """Find files by the shape of their path, sorted.
-
-    `**` crosses directories, `*` does not. Links to directories are not followed; .git, virtual
-    environments and node_modules are left out.
-    """
+    """Find files by path; ** crosses directories. Without .git, node_modules and venvs."""
+    # Sorted; links to directories are not followed.
     pattern = call.arguments["pattern"]
     limit = call.arguments.get("limit", ENTRIES_MAX)
     found = _scan(
@@ -118,37 +115,35 @@ def glob(call: ToolCall) -> ToolResult:
             "type": "string",
             "minLength": 1,
             "maxLength": 5000,
-            "description": "A Python regular expression, looked for in each line.",
+            "description": "As Python has it.",
         },
-        "path": {**_DIRECTORY, "description": "A file or directory; default: the workspace."},
+        "path": {**_DIRECTORY, "description": "File or directory; default: all."},
         "context": {
             "type": "integer",
             "minimum": 0,
             "maximum": 50,
-            "description": "Lines to show before and after each match; default 0.",
+            "description": "Lines around each match; default 0.",
         },
         "glob": {
             "type": "string",
             "minLength": 1,
             "maxLength": 1000,
-            "description": "Only files whose path fits, such as src/**/*.py or *.py.",
+            "description": "Only files that fit, such as *.py.",
         },
         "ignore_case": {"type": "boolean", "description": "Default false."},
         "limit": {
             "type": "integer",
             "minimum": 1,
             "maximum": 10_000,
-            "description": "At most so many matching lines; default 200.",
+            "description": "Matching lines; default 200.",
         },
     },
     required=("pattern",),
 )
 @os_errors_as_results
 def grep(call: ToolCall) -> ToolResult:
-    """Find lines that match a regular expression, as path:line:text, in the order of the paths.
-
-    Binary files, .git, virtual environments and node_modules are left out; links are not followed.
-    """
+    """Find lines in text files by a regex. Without .git, node_modules and venvs."""
+    # As path:line:text, in the order of the paths; links are not followed.
     limit = call.arguments.get("limit", 200)
     files = call.arguments.get("glob")
     found = _scan(

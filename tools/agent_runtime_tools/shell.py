@@ -37,7 +37,7 @@ def _shell_blocking(call: ToolCall) -> ToolResult:
     effect=changes_workspace_unless_networked,
     parameters={
         "command": {
-            "description": "A string runs by /bin/sh -c; a list is a program and its arguments.",
+            "description": "A string runs by /bin/sh -c, a list as it is.",
             "anyOf": [
                 {"type": "string", "minLength": 1},
                 {"type": "array", "items": {"type": "string"}, "minItems": 1},
@@ -45,25 +45,25 @@ def _shell_blocking(call: ToolCall) -> ToolResult:
         },
         "cwd": {
             "type": "string",
-            "description": "Directory to run in, relative to the workspace; default: its root.",
+            "description": "Directory to run in; default: the workspace.",
         },
         "timeout_seconds": {
             "type": "number",
             "minimum": 0.1,
             "maximum": TIMEOUT_SECONDS_MAX,
-            "description": "When to kill the command and its children.",
+            "description": "Then it is killed.",
         },
     },
     required=("command",),
     blocking=_shell_blocking,
 )
 async def shell(call: ToolCall) -> ToolResult:
-    """Run a command in the workspace and return what it printed (stdout and stderr in order).
+    """Run a command in the workspace; returns its exit code and what it printed.
 
-    Each call is a new process: `cd` and variables do not carry over. Standard input is empty. A
-    process started with `&` lives on after the call; what it prints then is dropped. Exit codes are
-    a shell's: 126 not executable, 127 not found, 128+n killed by signal n, 124 out of time.
+    Each call is a new process: `cd` and variables do not carry over. Standard input is empty.
     """
+    # Exit codes are a shell's: 126 not executable, 127 not found, 128+n killed by signal n, 124 out
+    # of time. A process started with `&` lives on after the call; what it prints then is dropped.
     argv, command, seconds = _command(call)
     try:
         return _result(await command.run(), seconds)
