@@ -44,6 +44,9 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of an assistant: the provider's own form of this message, complete; None: there is none."""
     provider: str = ""
     """Whose form `blocks` is: replayed only to a model with the same `ModelChoice.provider`."""
+    ref: str = ""
+    """The runtime's own name for it, no adapter's business: the call or turn that `recall` shows;
+    `status` for a line about phase and budget."""
 
 
 class ModelUsage(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +62,9 @@ class ModelUsage(msgspec.Struct, frozen=True, kw_only=True):
     def total(self) -> int:
         """What counts against a budget in tokens."""
         return self.input + self.output
+
+
+NO_USAGE = ModelUsage()
 
 
 class ModelChoice(msgspec.Struct, frozen=True, kw_only=True):

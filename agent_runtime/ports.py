@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from agent_runtime.egress_rules import NetworkMode
-from agent_runtime.messages import Brain, Message, ModelChoice, ModelUsage
+from agent_runtime.messages import NO_USAGE, Brain, Message, ModelChoice, ModelUsage
 from agent_runtime.types import (
     BlobId,
     Effect,
@@ -871,7 +871,7 @@ class ModelAnswer:
 
     message: Message
     stop: Literal["end", "calls", "length"] = "end"
-    usage: ModelUsage = ModelUsage()
+    usage: ModelUsage = NO_USAGE
     usd: float = 0.0
     model: str = ""
     """As the provider names what answered."""
@@ -886,7 +886,7 @@ class ModelFault:
     kind: ModelFaultKind
     message: str
     retry_after_seconds: float | None = None
-    usage: ModelUsage = ModelUsage()
+    usage: ModelUsage = NO_USAGE
     """What it cost all the same, as far as that is known."""
     usd: float = 0.0
 
@@ -903,6 +903,13 @@ class Model(Protocol):
 
     async def complete(self, request: ModelRequest) -> ModelAnswer | ModelFault:
         """Ask once. Whatever goes wrong comes back as a fault."""
+
+
+class Listeners(Protocol):
+    """Who watches a task as it thinks. What they hear is not stored, and may be said twice."""
+
+    def of(self, task_id: TaskId) -> Callable[[str], None] | None:
+        """Gets each piece of a model's text as it comes; None: nobody watches this task."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -924,5 +931,6 @@ class Ports:
     """Of every sandbox of a task, its checks included."""
     sandbox_ceiling: SandboxCeiling = SandboxCeiling()
     """What no task may ask more of."""
+    listeners: Listeners | None = None
     egress_files: EgressFiles | None = None
     artifact_limits: ArtifactLimits = ArtifactLimits()

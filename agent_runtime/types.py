@@ -391,7 +391,7 @@ class ToolCall:
 
 FailureKind = Literal[
     "", "failed", "timeout", "refused", "bad_input", "not_found", "denied", "transient",
-    "unknown_effect", "internal",
+    "unknown_effect", "internal", "stuck",
 ]  # fmt: skip
 """Why a call or a step failed: decides the recovery. See `loop.recovery`."""
 

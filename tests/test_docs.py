@@ -6,12 +6,14 @@ import importlib.metadata
 import re
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from agent_runtime import plugins
 from agent_runtime.loop import codec, native
-from agent_runtime.loop.recovery import RULES
+from agent_runtime.loop.recovery import MODEL_RULES, RULES
+from agent_runtime.ports import ModelFaultKind
 from agent_runtime.taskfile import read_task_file
 
 ROOT = Path(__file__).parent.parent
@@ -62,6 +64,9 @@ def test_every_failure_kind_of_the_recovery_table_is_documented() -> None:
     """The policy table is what users plan with."""
     for kind in RULES:
         assert f"`{kind}`" in text_of("recovery.md"), kind
+    for fault, rule in MODEL_RULES.items():
+        assert f"| `{fault}` | {rule} |" in text_of("recovery.md"), fault
+    assert MODEL_RULES.keys() == set(get_args(ModelFaultKind))
 
 
 def test_the_changelog_has_an_unreleased_part() -> None:

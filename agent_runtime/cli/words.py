@@ -113,6 +113,8 @@ def worth_telling(event: e.AnyEvent) -> bool:
             return phase in _TOLD_PHASES and not (phase in EXECUTING and previous in EXECUTING)
         case e.LeaseTaken(epoch=epoch):
             return epoch > 1
+        case e.StepEvaluated(kind="stuck"):
+            return True
         case e.StepEvaluated(verdict=verdict):
             return verdict == "toolbelt"
         case e.CallResolved():
@@ -184,10 +186,12 @@ def words(event: e.AnyEvent) -> str:
         case e.TimerFired():
             return f"timer {event.timer}"
         case e.ModelReplied():
-            calls = ", ".join(name for name, _ in event.calls) or "no call"
-            return f"{event.step_id}: the model says {one_line(event.text, 100)!r}, asks {calls}"
+            return _replied(event)
         case e.ModelFailed():
-            return f"{event.step_id}: the model failed ({event.error}): {one_line(event.message)}"
+            said = one_line(event.message)
+            return f"{event.step_id or 'plan'}: no answer ({event.error}): {said}"
+        case e.BrainFound():
+            return _brain(event)
         case e.VerificationEnded():
             return _verified(event)
         case e.WorkKept():
@@ -202,7 +206,8 @@ def words(event: e.AnyEvent) -> str:
         case e.PauseRequested():
             return f"pause asked for by {event.by}"
         case e.ResumeRequested():
-            return f"resume asked for by {event.by}"
+            model = f", with the model {event.model}" if event.model else ""
+            return f"resume asked for by {event.by}{model}"
         case e.Steered():
             return f"{event.by} says: {one_line(event.message)}"
         case e.ApprovalDecided():
@@ -241,9 +246,16 @@ def words(event: e.AnyEvent) -> str:
                 f"gone: {one_line(event.reason)}"
             )
         case e.ModelCallStarted():
-            return f"{event.step_id}: asking {event.model}"
+            return f"{event.step_id or 'plan'}: asking {event.model}"
         case e.ModelCallSettled():
-            return f"{event.step_id}: a lost model call is charged {event.tokens} tokens"
+            what = event.step_id or "plan"
+            return f"{what}: a lost model call is charged {event.tokens} tokens"
+        case e.HistoryCompacted():
+            what = "old outputs" if event.level == "outputs" else "old turns"
+            return (
+                f"{what} cut out of the conversation: about {event.tokens_before} tokens before, "
+                f"{event.tokens_after} now"
+            )
         case e.BudgetExhausted():
             return f"the limit {event.limit} is reached: {event.used:g} of {event.allowed:g}"
         case e.VerificationStarted():
@@ -256,6 +268,24 @@ def words(event: e.AnyEvent) -> str:
             return f"ended: {event.status}" + _because(event.reason)
         case _:
             assert_never(event)
+
+
+def _replied(event: e.ModelReplied) -> str:
+    """`work: "text" -> read_file a.py, grep b | 1,204 tokens, $0.0121`."""
+    said = f"{one_line(event.text, 100)!r}" if event.text.strip() else ""
+    calls = ", ".join(call_words(use.name, use.arguments or {}) for use in event.calls)
+    parts = [part for part in (said, f"-> {calls}" if calls else "") if part]
+    cost = f"{event.usage.total:,} tokens" + (f", ${event.usd:.4f}" if event.usd else "")
+    return f"{event.step_id or 'plan'}: {' '.join(parts) or 'an empty answer'} | {cost}"
+
+
+def _brain(event: e.BrainFound) -> str:
+    if event.kind == "model":
+        names = ", then ".join(model.name for model in event.models)
+        return f"thought by {names}" + _because(event.why)
+    if event.kind == "client":
+        return "thought by a connected client" + _because(event.why)
+    return "nobody can think for it; " + one_line("; or ".join(event.offers), 1000)
 
 
 _RESOLUTIONS = {

@@ -10,7 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agent_runtime.loop import budget, recovery
-from agent_runtime.loop.state import State, StepState, needs_brain
+from agent_runtime.loop.conversation import next_call
+from agent_runtime.loop.state import (
+    NO_BRAIN,
+    State,
+    StepState,
+    lacks_brain,
+    needs_brain,
+)
 from agent_runtime.types import Effect, Phase, StepStatus
 
 
@@ -107,8 +114,19 @@ class WaitTimer:
 
 
 @dataclass(frozen=True, slots=True)
+class FindBrain:
+    """Find out who can think for the task."""
+
+    epoch: int
+
+    @property
+    def key(self) -> str:
+        return f"brain:{self.epoch}"
+
+
+@dataclass(frozen=True, slots=True)
 class AskModel:
-    """Ask for one turn; its reservation is stored."""
+    """Ask for one turn, or for a plan (no `step_id`); its reservation is stored."""
 
     step_id: str
     turn: int
@@ -153,6 +171,7 @@ Action = (
     | RunCall
     | ResolveCall
     | WaitTimer
+    | FindBrain
     | AskModel
     | Verify
     | KeepWork
@@ -171,11 +190,9 @@ def next_actions(state: State) -> tuple[Action, ...]:
     actions: list[Action] = [_for_call(state, call_id) for call_id in state.calls]
     if state.stopping:
         return tuple(actions)
-    actions += [
-        AskModel(step.spec.id, step.turn)
-        for step in state.steps.values()
-        if step.asking is not None and step.asked_in_epoch == state.epoch
-    ]
+    asked = state.asking
+    if asked is not None and state.asked_in_epoch == state.epoch and not state.asked_client:
+        actions.append(AskModel(asked.step_id, asked.turn))
     if state.paused:
         return tuple(actions)
     if state.trouble is not None:
@@ -189,6 +206,8 @@ def next_actions(state: State) -> tuple[Action, ...]:
             actions.append(Analyze())
         case Phase.TOOL_DISCOVERY:
             actions.append(DiscoverTools())
+        case Phase.PLANNING if must_find_brain(state):
+            actions.append(FindBrain(state.epoch))
         case Phase.EXECUTION:
             actions += _for_steps(state)
         case Phase.COMPLETION_VERIFICATION if state.verification is None:
@@ -250,8 +269,9 @@ def _preparable(state: State) -> list[StepState]:
     talking = in_conversation(state)
     if talking is not None:
         step = state.steps[talking]
-        asks = step.status is StepStatus.READY and step.tool is not None and not step.approval_id
-        return [step] if asks and lane_free else []
+        calling = step.status in (StepStatus.READY, StepStatus.RUNNING) and step.tool is not None
+        free = lane_free or (next_reads(step) and not state.approvals)
+        return [step] if calling and free and not step.approval_id else []
     # What a person allowed is bound to the tree: nobody may write before it has run.
     allowed = [s for s in state.steps.values() if s.status is StepStatus.READY and s.granted]
     if allowed and (lane_free or not may_write(allowed[0])):
@@ -270,6 +290,12 @@ def _preparable(state: State) -> list[StepState]:
             lane_free = False
         chosen.append(step)
     return chosen
+
+
+def next_reads(step: StepState) -> bool:
+    """Is the next call of a brain's turn known to change nothing?"""
+    index = next_call(step.turn_calls)
+    return index is not None and step.turn_calls[index].reads
 
 
 def may_write(step: StepState) -> bool:
@@ -320,6 +346,15 @@ def standing(state: State, step_id: str) -> str:
             return "open"
 
 
+def must_find_brain(state: State) -> bool:
+    """Somebody must think, and nobody was looked for; a new owner looks again where none was."""
+    if not needs_brain(state) or (state.discovery is not None and state.discovery.problems):
+        return False
+    if state.brain is None:
+        return True
+    return state.brain.kind in NO_BRAIN and state.brain_epoch != state.epoch
+
+
 def waits_for_brain(state: State) -> bool:
     """Planning cannot go on without a model or a plan."""
-    return state.stage is Phase.PLANNING and needs_brain(state)
+    return state.stage is Phase.PLANNING and lacks_brain(state)

@@ -5,13 +5,16 @@ A call without an answer costs its reservation; usage above it is recorded and s
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from agent_runtime.loop.events import BudgetExhausted
 from agent_runtime.loop.state import State
+from agent_runtime.messages import ModelChoice
 
-TURN_TOKENS = 8_000
-"""Reserved for one model turn, prompt and answer."""
-TURN_USD = 0.10
-"""Reserved for one model turn until prices are known."""
+ANSWER_TOKENS = 8_192
+"""Reserved for one answer, thinking included, if the model can say so much and that is left."""
+ANSWER_TOKENS_MIN = 256
+"""Less is no room for an answer with a call."""
 CALL_SECONDS = 600.0
 """Deadline of a call whose step names none: a whole test suite fits."""
 CRASHES_MAX = 20
@@ -43,13 +46,31 @@ def time_is_up(state: State) -> BudgetExhausted | None:
     return None
 
 
-def turn_fits(state: State) -> BudgetExhausted | None:
-    """May one more model turn be reserved?"""
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What one turn may cost at most, as far as that can be known before."""
+
+    tokens: int
+    usd: float
+    output_tokens_max: int
+
+
+def reserve(state: State, model: ModelChoice, prompt_tokens: int) -> Reservation | BudgetExhausted:
+    """Room for one more turn: its prompt, and as long an answer as is left."""
+    if (over := attempt_fits(state)) is not None:
+        return over
     limits, usage = state.task.limits, state.usage
-    tokens = usage.tokens + usage.reserved_tokens
-    if tokens + TURN_TOKENS > limits.tokens:
-        return BudgetExhausted(limit="tokens", used=tokens, allowed=limits.tokens)
-    usd = usage.usd + usage.reserved_usd
-    if usd + TURN_USD > limits.usd:
-        return BudgetExhausted(limit="usd", used=usd, allowed=limits.usd)
-    return attempt_fits(state)
+    used = usage.tokens + usage.reserved_tokens
+    answer = min(ANSWER_TOKENS, model.output_tokens_max, limits.tokens - used - prompt_tokens)
+    if answer < ANSWER_TOKENS_MIN:
+        return BudgetExhausted(limit="tokens", used=used, allowed=limits.tokens)
+    spent = usage.usd + usage.reserved_usd
+    prompt_usd = prompt_tokens * model.input_usd_per_mtok / 1e6
+    if model.output_usd_per_mtok > 0:
+        affordable = (limits.usd - spent - prompt_usd) / model.output_usd_per_mtok * 1e6
+        # Rounded down, so that the sum stays below the limit.
+        answer = min(answer, int(affordable) - 1 if affordable > 0 else 0)
+    if answer < ANSWER_TOKENS_MIN or (prompt_usd > 0 and spent + prompt_usd > limits.usd):
+        return BudgetExhausted(limit="usd", used=round(spent, 6), allowed=limits.usd)
+    usd = prompt_usd + answer * model.output_usd_per_mtok / 1e6
+    return Reservation(prompt_tokens + answer, usd, answer)

@@ -27,7 +27,10 @@ from agent_runtime.errors import (
     WorkspaceError,
 )
 from agent_runtime.loop import events as e
+from agent_runtime.loop import native
 from agent_runtime.loop.actions import PrepareCall, ResolveCall, RunCall
+from agent_runtime.loop.answering import answer
+from agent_runtime.loop.asking import effect_of, info_of
 from agent_runtime.loop.discover import has_template, refusal
 from agent_runtime.loop.hands import Hands
 from agent_runtime.loop.outcomes import CallPrepared, Outcome
@@ -89,7 +92,7 @@ async def _prepared(action: PrepareCall, step: StepState, hands: Hands) -> Outco
     name = step.tool
     assert name is not None
     task = hands.state.task
-    info = hands.ports.toolbox.find(name)
+    info = info_of(name, hands.ports.toolbox)
     if info is None:
         near = schema.nearest(name, list(hands.state.tools))
         hint = f"; did you mean {near!r}?" if near else ""
@@ -105,7 +108,7 @@ async def _prepared(action: PrepareCall, step: StepState, hands: Hands) -> Outco
     stated = None if step.alternative else step.spec.effect
     policy = EffectPolicy(network=task.policy.network, stated=stated)
     try:
-        effect = stated or Effect(hands.ports.toolbox.get(name).effect(arguments, policy))
+        effect = stated or effect_of(info, arguments, policy, hands.ports.toolbox)
     except (Exception, SystemExit) as error:  # the border to a plug-in: it becomes data
         log.exception("tool %r cannot say what %r changes", name, arguments)
         return _unprepared(action, "internal", f"{name}: {type(error).__name__}: {error}")
@@ -161,6 +164,8 @@ def _step_results(hands: Hands, text: str) -> dict[str, Json]:
 async def run(action: RunCall, hands: Hands) -> Performed:
     """Run an intended call. Whatever a tool does wrong is data; no result is `CallLost`."""
     intent = hands.state.calls[action.call_id].intent
+    if intent.tool in native.NAMES:
+        return await _returned(intent, await answer(intent, hands), hands, sandbox="")
     info = hands.ports.toolbox.find(intent.tool)
     if info is None:
         missing = f"tool {intent.tool!r} is not installed any more"

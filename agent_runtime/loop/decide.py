@@ -12,20 +12,38 @@ from itertools import count
 
 import msgspec
 
-from agent_runtime.loop import budget, recovery
+from agent_runtime.loop import budget, compaction, planning, recovery, stuck
 from agent_runtime.loop import events as e
 from agent_runtime.loop.actions import (
     in_conversation,
     may_converse,
+    must_find_brain,
     next_actions,
     runnable,
     standing,
 )
+from agent_runtime.loop.conversation import Conversation
 from agent_runtime.loop.evolve import evolve
 from agent_runtime.loop.grades import accepts
 from agent_runtime.loop.outcomes import CallPrepared, Outcome, Woken
-from agent_runtime.loop.state import State, StepState, missing_artifacts, needs_brain
-from agent_runtime.types import Effect, Grade, Phase, Status, StepSpec, StepStatus, Strategy
+from agent_runtime.loop.state import (
+    State,
+    StepState,
+    lacks_brain,
+    missing_artifacts,
+    model_asked,
+    needs_brain,
+)
+from agent_runtime.types import (
+    Effect,
+    FailureKind,
+    Grade,
+    Phase,
+    Status,
+    StepSpec,
+    StepStatus,
+    Strategy,
+)
 
 REPLANS_MAX = 2
 """Plans after the first: a third failed verification says that more of the same will not help."""
@@ -35,6 +53,7 @@ STAGE_OF = {
     e.EnvironmentPrepared: Phase.TASK_INITIATION,
     e.RequirementsAnalyzed: Phase.ANALYZE_REQUIREMENTS,
     e.ToolsDiscovered: Phase.TOOL_DISCOVERY,
+    e.BrainFound: Phase.PLANNING,
     e.ToolbeltActivated: Phase.EXECUTION,
     e.ToolbeltFailed: Phase.EXECUTION,
     e.VerificationEnded: Phase.COMPLETION_VERIFICATION,
@@ -114,9 +133,13 @@ def _record(state: State, outcome: Outcome, at_us: int) -> Events:
         case e.PreparationFailed() | e.ConditionFalse():
             # Preparing changes nothing: if the step has gone on meanwhile, nothing is lost.
             step = state.steps[outcome.step_id]
-            return (outcome,) if _may_start(state) and step.status is StepStatus.READY else ()
+            return (outcome,) if _may_start(state) and _may_call(step) else ()
         case e.ModelReplied() | e.ModelFailed():
-            return (outcome,) if state.steps[outcome.step_id].asking is not None else ()
+            asked = state.asking
+            awaited = asked is not None and (
+                (asked.step_id, asked.turn) == (outcome.step_id, outcome.turn)
+            )
+            return (outcome,) if awaited else ()
         case e.InitiationFailed():
             return (outcome,) if state.conclusion is None else ()
         case e.EgressObserved():
@@ -149,15 +172,32 @@ def _may_start(state: State) -> bool:
     return not (state.stopping or state.paused or state.abort or state.conclusion)
 
 
+def _may_call(step: StepState) -> bool:
+    """Calls of one turn that only read begin while others run."""
+    return step.status is StepStatus.READY or (
+        step.spec.tool is None and step.status is StepStatus.RUNNING and step.tool is not None
+    )
+
+
 def _intend(state: State, prepared: CallPrepared, at_us: int) -> Events:
     step = state.steps[prepared.step_id]
-    stale = step.status is not StepStatus.READY or step.call_id != prepared.call_id
+    stale = not _may_call(step) or step.tool is None or step.call_id != prepared.call_id
     if stale or step.approval_id or not _may_start(state):
         return ()
     if in_conversation(state) not in (None, prepared.step_id):
         return ()
     if exhausted := budget.attempt_fits(state):
         return (exhausted,)
+    if step.status is StepStatus.RUNNING and prepared.effect is not Effect.READ:
+        # Its tool said so when it was asked for, and says something else now.
+        return (
+            e.PreparationFailed(
+                step_id=prepared.step_id,
+                kind="internal",
+                message=f"{prepared.tool!r} was to run beside others because it only reads, and "
+                f"now says that its effect is {prepared.effect}; call it alone",
+            ),
+        )
     approval_id = ""
     match state.task.policy.approvals.get(prepared.tool, "allow"):
         case "deny":
@@ -171,7 +211,7 @@ def _intend(state: State, prepared: CallPrepared, at_us: int) -> Events:
         case "ask":
             digest = call_digest(prepared)
             if step.granted is None or step.granted[1] != digest:
-                return (_ask(state, step, prepared, digest, at_us),)
+                return (_ask_person(state, step, prepared, digest, at_us),)
             approval_id = step.granted[0]
         case "allow":
             pass
@@ -196,7 +236,7 @@ def call_digest(prepared: CallPrepared) -> str:
     return hashlib.sha256(msgspec.json.encode(bound, order="sorted")).hexdigest()
 
 
-def _ask(
+def _ask_person(
     state: State, step: StepState, prepared: CallPrepared, digest: str, at_us: int
 ) -> e.ApprovalRequested:
     return e.ApprovalRequested(
@@ -255,19 +295,22 @@ def _finish(state: State) -> Events:
 
 
 def _unanswered(state: State) -> Events:
-    """Model calls that nobody waits for any more: charged at their reservation."""
-    for step in state.steps.values():
-        asked = step.asking
-        if asked is not None and (state.stopping or step.asked_in_epoch != state.epoch):
-            return (
-                e.ModelCallSettled(
-                    step_id=step.spec.id,
-                    turn=asked.turn,
-                    tokens=asked.reserved_tokens,
-                    usd=asked.reserved_usd,
-                ),
-            )
-    return ()
+    """A model call that nobody waits for any more: charged at its reservation."""
+    asked = state.asking
+    if asked is None:
+        return ()
+    # A client may take days, and what it answers is as good for the next owner.
+    gone = state.asked_in_epoch != state.epoch and not state.asked_client
+    if not (state.stopping or gone):
+        return ()
+    return (
+        e.ModelCallSettled(
+            step_id=asked.step_id,
+            turn=asked.turn,
+            tokens=asked.reserved_tokens,
+            usd=asked.reserved_usd,
+        ),
+    )
 
 
 def _stop(state: State) -> Events:
@@ -288,41 +331,92 @@ def _settle_trouble(state: State) -> Events:
     assert state.trouble is not None
     if state.trouble.timer:
         return ()
-    choice = recovery.choose_for_task(state.trouble)
-    failure = state.trouble.failure
+    fault, failure = state.trouble.fault, state.trouble.failure
+    if fault is not None:
+        choice, compacting = _model_recovery(state, fault)
+        kind: FailureKind = "transient" if fault.error in e.TRANSIENT_FAULTS else "refused"
+        reason = f"the model gave no answer ({fault.error}): {fault.message}"
+    else:
+        assert failure is not None
+        choice, compacting = recovery.choose_for_task(state.trouble), ()
+        kind, reason = failure.kind, failure.message
     chosen = e.RecoveryChosen(
         step_id="",
         strategy=choice.strategy,
-        kind=failure.kind,
-        reason=failure.message,
+        kind=kind,
+        reason=reason,
         delay_ms=choice.delay_ms,
     )
     if choice.strategy is Strategy.ABORT:
-        return (chosen, e.TaskConcluded(status=Status.FAILED, reason=failure.message))
-    return (chosen,)
+        return (chosen, e.TaskConcluded(status=Status.FAILED, reason=reason))
+    return (*compacting, chosen)
+
+
+def _model_recovery(state: State, fault: e.ModelFailed) -> tuple[recovery.Choice, Events]:
+    """What follows from a turn without an answer, and the compaction that it may need."""
+    conversation = state.conversation
+    shorter = compaction.choose(conversation) if fault.error == "context" else None
+    models = state.brain.models if state.brain is not None else []
+    choice = recovery.choose_for_model(
+        fault,
+        faults=conversation.faults,
+        another=conversation.model + 1 < len(models),
+        shrinks=shorter is not None and conversation.faults == 1,
+    )
+    if shorter is None or choice.strategy is not Strategy.RETRY:
+        return choice, ()
+    return choice, (_compacted(state, *shorter),)
+
+
+def _compacted(state: State, level: compaction.Level, shorter: Conversation) -> e.HistoryCompacted:
+    return e.HistoryCompacted(
+        level=level,
+        tokens_before=state.conversation.prompt_tokens(),
+        tokens_after=shorter.prompt_tokens(),
+    )
 
 
 def _plan(state: State) -> Events:
-    """A given plan is adopted, a task with a model gets one step; without either it waits.
+    """A given plan is adopted; a model's is asked for, unless the task is small: one step does.
 
     A continuation goes on with what had not ended, and at least it looks at its checks again.
+    Without a brain, where one is needed, the task waits.
     """
     if state.discovery is not None and state.discovery.problems:
         reason = "plan_rejected: " + "; ".join(state.discovery.problems)
         return (e.TaskConcluded(status=Status.FAILED, reason=reason),)
+    if must_find_brain(state) or lacks_brain(state) or state.asking is not None:
+        return ()
     attempt = state.plan_attempts + 1
     if state.task.plan is not None:
         return (e.PlanAdopted(steps=list(state.task.plan.steps), source="given", attempt=attempt),)
-    if needs_brain(state):
-        return ()
     if state.unfinished:
         steps = [step.spec for step in state.unfinished]
         return (e.PlanAdopted(steps=steps, source="unfinished", attempt=attempt),)
-    if state.task.model is None:
+    if not needs_brain(state):
         return (e.PlanAdopted(steps=[], source="checks", attempt=attempt),)
+    if state.proposal is not None:
+        return _adopt_proposal(state, state.proposal, attempt)
+    first = state.run == 1 and not state.replan_reason
+    if first and state.plan_wanted and not planning.is_small(state.task):
+        return _ask(state, step_id="", turn=state.plan_turns + 1)
     goal = state.replan_reason or state.task.goal
     work = StepSpec(id=_free_id(state), goal=goal)
     return (e.PlanAdopted(steps=[work], source="single", attempt=attempt),)
+
+
+def _adopt_proposal(state: State, said: e.ModelReplied, attempt: int) -> Events:
+    plan = planning.proposal(said.text, state.task, state.steps)
+    assert isinstance(plan, planning.Proposal), "the fold keeps no other"
+    return (
+        e.PlanAdopted(
+            steps=list(plan.steps),
+            source="model",
+            attempt=attempt,
+            objectives=list(plan.objectives),
+            requirements=list(plan.requirements),
+        ),
+    )
 
 
 def _free_id(state: State) -> str:
@@ -409,18 +503,42 @@ def _settle_fallback(state: State, step: StepState) -> Events:
 
 
 def _take_turn(state: State, step: StepState) -> Events:
-    if not may_converse(state, step):
+    if state.asking is not None or not step.answered or not may_converse(state, step):
         return ()
-    if exhausted := budget.turn_fits(state):
-        return (exhausted,)
-    return (
-        e.ModelCallStarted(
-            step_id=step.spec.id,
-            turn=step.turn + 1,
-            model=state.task.model or "",
-            reserved_tokens=budget.TURN_TOKENS,
-            reserved_usd=budget.TURN_USD,
-        ),
+    return _ask(state, step_id=step.spec.id, turn=step.turn + 1)
+
+
+def _ask(state: State, *, step_id: str, turn: int) -> Events:
+    """One more turn, if its budget can be reserved; a conversation that is too long shrinks."""
+    conversation = state.conversation
+    if state.asked_client or (state.brain is not None and state.brain.kind == "client"):
+        # Its tokens are not ours to count.
+        if exhausted := budget.attempt_fits(state):
+            return (exhausted,)
+        return (_turn(state, step_id, turn, "client", budget.Reservation(0, 0.0, 0)),)
+    model = model_asked(state)
+    assert model is not None, "a task without a brain waits"
+    prompt_tokens = conversation.prompt_tokens()
+    if prompt_tokens > model.context_tokens * compaction.FULL_PART:
+        if (shorter := compaction.choose(conversation)) is not None:
+            return (_compacted(state, *shorter),)
+    room = budget.reserve(state, model, prompt_tokens)
+    if isinstance(room, e.BudgetExhausted):
+        return (room,)
+    return (_turn(state, step_id, turn, model.name, room),)
+
+
+def _turn(
+    state: State, step_id: str, turn: int, model: str, room: budget.Reservation
+) -> e.ModelCallStarted:
+    return e.ModelCallStarted(
+        step_id=step_id,
+        turn=turn,
+        model=model,
+        reserved_tokens=room.tokens,
+        reserved_usd=room.usd,
+        output_tokens_max=room.output_tokens_max,
+        prompt=state.conversation.digest[:16],
     )
 
 
@@ -428,7 +546,7 @@ def _evaluate(state: State, step: StepState, at_us: int) -> Events:
     """The transition rule after an attempt: good, failed, or go on with the conversation."""
     assert step.result is not None
     if step.spec.tool is None:
-        return _evaluate_turn(step)
+        return _evaluate_turn(state, step)
     if step.result.unknown and not step.result.judged:
         return _judge_unknown(state, step, at_us)
     step_id = step.spec.id
@@ -446,20 +564,37 @@ def _evaluate(state: State, step: StepState, at_us: int) -> Events:
     )
 
 
-def _evaluate_turn(step: StepState) -> Events:
-    step_id, result = step.spec.id, step.result
+def _evaluate_turn(state: State, step: StepState) -> Events:
+    """A turn has ended: done, in circles, in need of a toolbelt, or on with the next."""
+    step_id, result, conversation = step.spec.id, step.result, state.conversation
     assert result is not None
-    if step.finished:
+
+    def found(verdict: e.Verdict, kind: FailureKind = "", reason: str = "") -> e.StepEvaluated:
+        return e.StepEvaluated(step_id=step_id, verdict=verdict, kind=kind, reason=reason)
+
+    if not result.ok:
+        return (found("failed", result.kind, result.reason),)
+    if conversation.format_errors >= stuck.FORMAT_ERRORS_MAX:
+        why = f"{conversation.format_errors} answers in a row could not be used"
+        return (found("failed", "stuck", f"{why}: {result.reason}"),)
+    if why := stuck.circle(conversation.trail):
+        if conversation.nudged:
+            return (found("failed", "stuck", f"it goes in circles: {why}, also after a warning"),)
+        # What goes wrong in a tool is data for the model; that it goes in circles, too.
+        return (found("continue", "stuck", why),)
+    if step.finished and not conversation.notes:
+        return (found("good"), e.StepSucceeded(step_id=step_id))
+    belt = step.wanted_toolbelt
+    if belt and belt not in state.toolbelts:
         return (
-            e.StepEvaluated(step_id=step_id, verdict="good"),
-            e.StepSucceeded(step_id=step_id),
+            e.StepEvaluated(
+                step_id=step_id,
+                verdict="toolbelt",
+                toolbelt=belt,
+                reason=f"find_tools found tools of the toolbelt {belt!r}",
+            ),
         )
-    if step.queue or result.ok:
-        # What goes wrong in a tool is data for the model.
-        return (e.StepEvaluated(step_id=step_id, verdict="continue"),)
-    return (
-        e.StepEvaluated(step_id=step_id, verdict="failed", kind=result.kind, reason=result.reason),
-    )
+    return (found("continue"),)
 
 
 def _judge_unknown(state: State, step: StepState, at_us: int) -> Events:
@@ -526,8 +661,12 @@ def _shortfall(step: StepState) -> str:
 def _recover(state: State, step: StepState) -> Events:
     assert step.failure is not None
     failure = step.failure
-    effect = step.spec.effect or step.effect or step.last_effect
-    choice = recovery.choose(step, effect=effect)
+    compacting: Events = ()
+    if step.spec.tool is None and step.fault is not None:
+        choice, compacting = _model_recovery(state, step.fault)
+    else:
+        effect = step.spec.effect or step.effect or step.last_effect
+        choice = recovery.choose(step, effect=effect)
     chosen = e.RecoveryChosen(
         step_id=step.spec.id,
         strategy=choice.strategy,
@@ -536,7 +675,7 @@ def _recover(state: State, step: StepState) -> Events:
         delay_ms=choice.delay_ms,
     )
     if choice.strategy in (Strategy.RETRY, Strategy.ALTERNATIVE):
-        return (chosen,)
+        return (*compacting, chosen)
     fallback = step.spec.fallback if choice.strategy is Strategy.FALLBACK else None
     failed = e.StepFailed(
         step_id=step.spec.id, kind=failure.kind, reason=failure.reason, fallback=fallback or ""
@@ -582,7 +721,8 @@ def _judge(state: State) -> Events:
         reason = "check_failed: " + "; ".join(f"{c.id} ({c.reason})" for c in failing)
     # No plan makes evidence better than the checks can show.
     may_help = not good or enough
-    if state.task.model is not None and state.task.plan is None and may_help:
+    by_brain = state.brain is not None and state.brain.kind in ("model", "client")
+    if by_brain and state.task.plan is None and may_help:
         if state.plan_attempts - state.plans_before <= REPLANS_MAX:
             return (e.ReplanRequested(reason=f"Verification failed: {reason}"),)
     return (e.TaskConcluded(status=Status.UNVERIFIED, reason=reason),)

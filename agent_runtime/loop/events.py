@@ -11,10 +11,12 @@ from typing import ClassVar, Literal
 
 import msgspec
 
+from agent_runtime.messages import BrainKind, ModelChoice, ModelUsage, ToolUse
 from agent_runtime.types import (
     Effect,
     FailureKind,
     Json,
+    Objective,
     Origin,
     Phase,
     PreparedEnvironment,
@@ -235,25 +237,52 @@ class TimerFired(Event, frozen=True, kw_only=True):
     timer: str
 
 
+class BrainFound(Event, frozen=True, kw_only=True):
+    """Who decides the next call, as far as this task needs somebody; see `messages.Brain`."""
+
+    kind: BrainKind
+    models: list[ModelChoice] = []
+    why: str = ""
+    offers: list[str] = []
+
+
 class ModelReplied(Event, frozen=True, kw_only=True):
-    """One turn's answer: only the new message, not the history."""
+    """One turn's answer: only the new message, not the history.
+
+    An empty `step_id` answers the question for a plan. `blocks` is the provider's own form of the
+    message, which `provider` gets back verbatim. `seconds` is how long it took.
+    """
 
     step_id: str
     turn: int
     text: str
-    calls: list[tuple[str, dict[str, Json]]]
-    tokens: int
-    usd: float
+    calls: list[ToolUse]
+    stop: Literal["end", "calls", "length"] = "end"
+    usage: ModelUsage = ModelUsage()
+    usd: float = 0.0
+    model: str = ""
+    cached: bool = False
+    blocks: Json = None
+    provider: str = ""
+    by: str = ""
+    """Who answered, if it was a connected client and no model."""
+    seconds: float = 0.0
 
 
 class ModelFailed(Event, frozen=True, kw_only=True):
-    """A turn without an answer."""
+    """A turn without an answer; `error` is one of `ports.ModelFaultKind`."""
 
     step_id: str
     turn: int
     error: str
     message: str
     retry_after_seconds: float | None = None
+    usage: ModelUsage = ModelUsage()
+    usd: float = 0.0
+
+
+TRANSIENT_FAULTS = frozenset({"rate", "overload", "transport", "truncated"})
+"""Values of `ModelFailed.error` after which the same question may well be answered."""
 
 
 class Baseline(msgspec.Struct, frozen=True, kw_only=True):
@@ -352,9 +381,10 @@ class PauseRequested(Event, frozen=True, kw_only=True):
 
 
 class ResumeRequested(Event, frozen=True, kw_only=True):
-    """Somebody wants a paused task to go on."""
+    """Somebody wants a paused task to go on, or gives a waiting one a `model` to think with."""
 
     by: str
+    model: str = ""
 
 
 class Steered(Event, frozen=True, kw_only=True):
@@ -398,12 +428,15 @@ class PlanAdopted(Event, frozen=True, kw_only=True):
     """The steps to run. `source`: given, model or single.
 
     In a continuation also unfinished (those of an earlier plan that had not ended) or checks (none:
-    only the objectives are looked at again).
+    only the objectives are looked at again). A model's plan may bring `objectives`, if the task has
+    none, and says how it understands the task (`requirements`).
     """
 
     steps: list[StepSpec]
     source: Literal["given", "model", "single", "unfinished", "checks"]
     attempt: int
+    objectives: list[Objective] = []
+    requirements: list[str] = []
 
 
 class CallIntended(Event, frozen=True, kw_only=True):
@@ -440,11 +473,18 @@ class ApprovalExpired(Event, frozen=True, kw_only=True):
     approval_id: str
 
 
+Verdict = Literal["good", "failed", "toolbelt", "continue"]
+
+
 class StepEvaluated(Event, frozen=True, kw_only=True):
-    """The transition rule looked at a step: good, failed, or is another toolbelt needed?"""
+    """The transition rule looked at a step: good, failed, or is another toolbelt needed?
+
+    continue: a brain's step takes its next turn; with kind `stuck`, it is told that it goes in
+    circles.
+    """
 
     step_id: str
-    verdict: Literal["good", "failed", "toolbelt", "continue"]
+    verdict: Verdict
     toolbelt: str = ""
     kind: FailureKind = ""
     reason: str = ""
@@ -500,13 +540,19 @@ class WorkerRestarted(Event, frozen=True, kw_only=True):
 
 
 class ModelCallStarted(Event, frozen=True, kw_only=True):
-    """A model is about to be asked; its reservation counts until it is settled."""
+    """A model is about to be asked; its reservation counts until it is settled.
+
+    An empty `step_id` asks for a plan. `prompt` is the hash of the conversation before this turn.
+    `output_tokens_max` is the part of the reservation that the answer may use.
+    """
 
     step_id: str
     turn: int
     model: str
     reserved_tokens: int
     reserved_usd: float
+    output_tokens_max: int = 0
+    prompt: str = ""
 
 
 class ModelCallSettled(Event, frozen=True, kw_only=True):
@@ -516,6 +562,18 @@ class ModelCallSettled(Event, frozen=True, kw_only=True):
     turn: int
     tokens: int
     usd: float
+
+
+class HistoryCompacted(Event, frozen=True, kw_only=True):
+    """The conversation had grown too long; see `loop.compaction` for what stays.
+
+    outputs: old outputs of tools were cleared; turns: old turns were folded into a summary of
+    their calls. All of it can be recalled by its name. Tokens are estimates.
+    """
+
+    level: Literal["outputs", "turns"]
+    tokens_before: int
+    tokens_after: int
 
 
 class BudgetExhausted(Event, frozen=True, kw_only=True):
@@ -571,6 +629,7 @@ InputEvent = (
     | CallResolved
     | EgressObserved
     | TimerFired
+    | BrainFound
     | ModelReplied
     | ModelFailed
     | VerificationEnded
@@ -598,6 +657,7 @@ DecisionEvent = (
     | WorkerRestarted
     | ModelCallStarted
     | ModelCallSettled
+    | HistoryCompacted
     | BudgetExhausted
     | VerificationStarted
     | ReplanRequested

@@ -8,18 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, assert_never
 
-import msgspec
-
 from agent_runtime.errors import IllegalEvent
 from agent_runtime.loop import events as e
-from agent_runtime.loop import phases
+from agent_runtime.loop import phases, thinking
 from agent_runtime.loop.continuing import reopened
-from agent_runtime.loop.prompts import note, opening, reply, tool_result
+from agent_runtime.loop.conversation import begun, index_of
+from agent_runtime.loop.folding import clocked, moved, replace
 from agent_runtime.loop.reached import observe
-from agent_runtime.loop.state import CallState, Result, State, StepState, Trouble, Usage
+from agent_runtime.loop.state import CallState, Result, State, StepState, Trouble
 from agent_runtime.types import FailureKind, Phase, StepStatus
-
-replace = msgspec.structs.replace
 
 
 def evolve(state: State, event: e.AnyEvent, at_us: int) -> State:
@@ -37,7 +34,7 @@ def evolve(state: State, event: e.AnyEvent, at_us: int) -> State:
     changes["seq"] = state.seq + 1
     changes["at_us"] = at_us
     if "usage" not in changes and state.alive and at_us > state.at_us:
-        changes["usage"] = _clocked(state, at_us)
+        changes["usage"] = clocked(state, at_us)
     after = replace(state, **changes)
     phase = _derived_phase(after)
     if phase is not after.phase:
@@ -53,6 +50,10 @@ def fold(records: Iterable[tuple[e.AnyEvent, int]], state: State | None = None) 
     for event, at_us in records:
         folded = evolve(folded, event, at_us)
     return folded
+
+
+FIND_TOOLS = "find_tools"
+"""The tool whose results are shown to the brain from then on."""
 
 
 def _derived_phase(state: State) -> Phase:
@@ -72,26 +73,6 @@ def _derived_phase(state: State) -> Phase:
     return Phase.TOOL_TRANSITION_EVALUATION if evaluating else Phase.EXECUTION
 
 
-def _clocked(state: State, at_us: int, usage: Usage | None = None) -> Usage:
-    # Waiting for a person is not running; the gap after a crash is nobody's.
-    used = usage or state.usage
-    if not state.alive or state.paused or (state.approvals and not state.calls):
-        return used
-    return replace(used, running_us=used.running_us + at_us - state.at_us)
-
-
-def _moved(
-    state: State, step_id: str, event: e.Event, to: StepStatus, **changes: Any
-) -> dict[str, Any]:
-    """Changes of `state` in which one step goes to `to`, checked against the step table."""
-    step = state.steps[step_id]
-    if to not in phases.STEP_TRANSITIONS[step.status].get(type(event), ()):
-        raise IllegalEvent(
-            f"{type(event).__name__} cannot lead step {step_id!r} from {step.status} to {to}"
-        )
-    return {"steps": {**state.steps, step_id: replace(step, status=to, **changes)}}
-
-
 def _without(calls: Mapping[str, CallState], call_id: str) -> dict[str, CallState]:
     return {k: v for k, v in calls.items() if k != call_id}
 
@@ -103,7 +84,6 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
             return {
                 "spec": event.spec,
                 "created_at_us": at_us,
-                "messages": (opening(event.spec),),
             }
         case e.LeaseTaken():
             died = state.alive
@@ -139,13 +119,14 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
             return {
                 "discovery": event,
                 "tools": {t.name: t for t in event.tools},
+                "conversation": thinking.shown(state.conversation, event.visible),
                 "stage": Phase.PLANNING,
                 "crashes": 0,
             }
         case e.InitiationFailed():
             attempts = state.trouble_attempts + 1
             return {
-                "trouble": Trouble(event, attempts),
+                "trouble": Trouble(attempts, failure=event),
                 "trouble_attempts": attempts,
                 "crashes": 0,
             }
@@ -158,14 +139,17 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
         case e.CallIntended():
             step = state.steps[event.step_id]
             usage = replace(state.usage, steps=state.usage.steps + 1)
+            calls = step.turn_calls
+            if step.spec.tool is None:
+                calls = begun(calls, index_of(event.call_id))
             return {
-                **_moved(
-                    state, event.step_id, event, StepStatus.RUNNING,
+                **moved(
+                    state, event.step_id, event, StepStatus.RUNNING, turn_calls=calls,
                     attempt=event.attempt, granted=None, result=None, last_effect=event.effect,
                 ),
                 "calls": {**state.calls, event.call_id: CallState(event, state.epoch)},
                 "tree": event.tree_before or state.tree,
-                "usage": _clocked(state, at_us, usage),
+                "usage": clocked(state, at_us, usage),
                 "worker_used": state.worker_used or _in_worker(state, step.tool),
             }  # fmt: skip
         case e.CallReturned():
@@ -185,26 +169,25 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
         case e.EffectUnknown():
             return {
                 "unknown": (*state.unknown, event),
-                "messages": (*state.messages, note(event.message)),
+                "conversation": thinking.told(state, event.message),
             }
         case e.WorkerRestarted():
-            return {
-                "worker_gone": "",
-                "messages": (*state.messages, note(f"The worker was restarted: {event.reason}")),
-            }
+            said = f"The worker was restarted: {event.reason}"
+            return {"worker_gone": "", "conversation": thinking.told(state, said)}
         case e.PreparationFailed():
             step = state.steps[event.step_id]
+            if step.spec.tool is None:
+                changes = thinking.answer(state, event, event.step_id, event.message, failed=True)
+                return {**changes, "crashes": 0}
             result = Result(False, event.message, None, event.kind, event.message,
                             tuple(event.paths))  # fmt: skip
-            changes = _moved(
+            changes = moved(
                 state, event.step_id, event, StepStatus.EVALUATING,
                 result=result, attempt=step.attempt + 1,
             )  # fmt: skip
-            if step.spec.tool is None:
-                changes = _answered(state, changes, event.step_id, event.message)
             return {**changes, "crashes": 0}
         case e.ConditionFalse():
-            return _moved(state, event.step_id, event, StepStatus.READY, condition_false=True)
+            return moved(state, event.step_id, event, StepStatus.READY, condition_false=True)
         case e.StepEvaluated():
             return _evaluated(state, event)
         case e.RecoveryChosen():
@@ -212,10 +195,10 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
         case e.TimerFired():
             return _timer(state, event)
         case e.StepSucceeded():
-            return _moved(state, event.step_id, event, StepStatus.DONE, satisfied=True)
+            return moved(state, event.step_id, event, StepStatus.DONE, satisfied=True)
         case e.StepSkipped():
             return {
-                **_moved(
+                **moved(
                     state, event.step_id, event, StepStatus.SKIPPED, satisfied=event.satisfied,
                     timer="", delay_ms=0, wants_toolbelt="",
                 ),
@@ -224,32 +207,20 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
                 },
             }  # fmt: skip
         case e.StepFailed():
-            failed = _moved(state, event.step_id, event, StepStatus.FAILED)
+            failed = moved(state, event.step_id, event, StepStatus.FAILED)
             if event.fallback:
                 stand_in = replace(failed["steps"][event.fallback], awake=True)
                 failed["steps"][event.fallback] = stand_in
                 return failed
             return {**failed, "abort": state.abort or event}
         case e.ToolbeltActivated():
-            steps = dict(state.steps)
-            for step_id, step in state.steps.items():
-                if step.wants_toolbelt == event.toolbelt:
-                    steps[step_id] = replace(step, status=StepStatus.READY, wants_toolbelt="")
-            return {"steps": steps, "toolbelts": state.toolbelts | {event.toolbelt}, "crashes": 0}
+            return _activated(state, event)
         case e.ToolbeltFailed():
-            changes = {"steps": state.steps}
-            for step_id, step in state.steps.items():
-                if step.wants_toolbelt == event.toolbelt:
-                    result = Result(False, event.message, None, "not_found", event.message)
-                    without = replace(step, wants_toolbelt="", result=result)
-                    changes["steps"] = {**changes["steps"], step_id: without}
-                    if step.spec.tool is None:
-                        changes = _answered(state, changes, step_id, event.message)
-            return {**changes, "crashes": 0}
+            return _not_activated(state, event)
         case e.ApprovalRequested():
             step = state.steps[event.step_id]
             return {
-                **_moved(state, event.step_id, event, step.status, approval_id=event.approval_id),
+                **moved(state, event.step_id, event, step.status, approval_id=event.approval_id),
                 "approvals": {**state.approvals, event.approval_id: event},
                 "approvals_made": state.approvals_made + 1,
             }
@@ -262,43 +233,18 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
             return _approval(state, event, event.approval_id, event.decision, event.message)
         case e.ApprovalExpired():
             return _approval(state, event, event.approval_id, "deny", "nobody decided in time")
+        case e.BrainFound():
+            return {**thinking.brain_found(state, event), "crashes": 0}
         case e.ModelCallStarted():
-            usage = replace(
-                state.usage,
-                steps=state.usage.steps + 1,
-                reserved_tokens=state.usage.reserved_tokens + event.reserved_tokens,
-                reserved_usd=state.usage.reserved_usd + event.reserved_usd,
-            )
-            return {
-                **_moved(
-                    state, event.step_id, event, StepStatus.RUNNING, asking=event,
-                    asked_in_epoch=state.epoch, turn=event.turn, queue=(), queue_index=0,
-                ),
-                "usage": _clocked(state, at_us, usage),
-            }  # fmt: skip
+            return thinking.asked(state, event, at_us)
         case e.ModelReplied():
-            return _replied(state, event, at_us)
+            return thinking.replied(state, event, at_us)
         case e.ModelFailed():
-            step = state.steps[event.step_id]
-            result = Result(False, "", None, _model_failure(event.error), event.message)
-            # An error answer costs nothing that we know of: the reservation is given back.
-            return {
-                **_moved(
-                    state, event.step_id, event, StepStatus.EVALUATING, asking=None, result=result
-                ),
-                "usage": _clocked(state, at_us, _settled(state.usage, step.asking, 0, 0.0)),
-                "crashes": 0,
-            }
+            return thinking.failed(state, event, at_us)
         case e.ModelCallSettled():
-            step = state.steps[event.step_id]
-            # Its owner stopped or died, which is no failure of the model: the turn is asked again.
-            lost = Result(True)
-            return {
-                **_moved(
-                    state, event.step_id, event, StepStatus.EVALUATING, asking=None, result=lost
-                ),
-                "usage": _settled(state.usage, step.asking, event.tokens, event.usd),
-            }
+            return thinking.settled(state, event)
+        case e.HistoryCompacted():
+            return {"conversation": thinking.compacted(state, event)}
         case e.BudgetExhausted():
             return {"exhausted": state.exhausted or event}
         case e.VerificationStarted():
@@ -314,16 +260,17 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
                 "stage": Phase.PLANNING,
                 "replan_reason": event.reason,
                 "kept": None,
-                "messages": (*state.messages, note(event.reason)),
+                "conversation": thinking.told(state, event.reason),
             }
         case e.CancelRequested():
             return {"cancel": state.cancel or event}
         case e.PauseRequested():
             return {"paused": True}
         case e.ResumeRequested():
-            return {"paused": False}
+            return {"paused": False, **_given_a_model(state, event)}
         case e.Steered():
-            return {"messages": (*state.messages, note(event.message))}
+            said = f"{event.by} says: {event.message}"
+            return {"conversation": state.conversation.told(said)}
         case e.TaskConcluded():
             return {"conclusion": event, "stage": Phase.STATE_CLEANUP, "approvals": {}}
         case e.WorkKept():
@@ -334,19 +281,26 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
             return reopened(state, event)
         case e.TaskEnded():
             return {"ended": True, "stage": Phase.IDLE, "alive": False,
-                    "usage": _clocked(state, at_us)}  # fmt: skip
+                    "usage": clocked(state, at_us)}  # fmt: skip
         case _:
             assert_never(event)
 
 
 def _adopted(state: State, event: e.PlanAdopted) -> dict[str, Any]:
     """New steps beside those of earlier plans, whose results can still be read."""
-    changes: dict[str, Any] = {"stage": Phase.EXECUTION, "plan_attempts": event.attempt}
+    changes: dict[str, Any] = {
+        "stage": Phase.EXECUTION,
+        "plan_attempts": event.attempt,
+        "proposal": None,
+    }
+    if event.objectives:
+        assert state.spec is not None
+        changes["spec"] = replace(state.spec, objectives=list(event.objectives))
     if event.source == "unfinished":
         return changes
     before = state
     for step in state.unfinished:
-        given_up = _moved(
+        given_up = moved(
             before, step.spec.id, event, StepStatus.SKIPPED, timer="", delay_ms=0, wants_toolbelt=""
         )
         before = replace(before, **given_up)
@@ -364,8 +318,8 @@ def _adopted(state: State, event: e.PlanAdopted) -> dict[str, Any]:
 def _interrupted(state: State, at_us: int) -> dict[str, Any]:
     """A graceful stop costs nothing: what was started and will start again is given back."""
     open_calls = {k: c for k, c in state.calls.items() if c.epoch == state.epoch and not c.lost}
-    asking = sum(s.asking is not None for s in state.steps.values())
-    usage = _clocked(state, at_us)
+    asking = state.asking is not None and not state.asked_client
+    usage = clocked(state, at_us)
     return {
         "alive": False,
         "usage": replace(usage, steps=usage.steps - len(open_calls) - asking),
@@ -380,15 +334,6 @@ def _in_worker(state: State, tool: str | None) -> bool:
     return known is not None and known.where == "worker"
 
 
-def _answered(state: State, changes: dict[str, Any], step_id: str, text: str) -> dict[str, Any]:
-    """A call of a model's turn got its answer: into the history, on to the next call."""
-    step: StepState = changes["steps"][step_id]
-    step = replace(step, queue_index=step.queue_index + 1)
-    changes["steps"] = {**changes["steps"], step_id: step}
-    changes["messages"] = (*state.messages, tool_result(text))
-    return changes
-
-
 def _brief(output: str) -> str:
     """Head and tail: an error message says it first, a test runner says it last."""
     text = output.strip()
@@ -398,18 +343,35 @@ def _brief(output: str) -> str:
 def _returned(state: State, event: e.CallReturned) -> dict[str, Any]:
     call = state.calls[event.call_id]
     step_id = call.intent.step_id
-    result = Result(
-        event.ok, event.output, event.exit, event.kind, _brief(event.output), tuple(event.paths)
-    )
-    changes = _moved(state, step_id, event, StepStatus.EVALUATING, result=result)
-    if state.steps[step_id].spec.tool is None:
-        changes = _answered(state, changes, step_id, event.output)
-    return {
-        **changes,
+    done: dict[str, Any] = {
         "calls": _without(state.calls, event.call_id),
         "tree": event.tree_after or state.tree,
         "crashes": 0,
     }
+    if state.steps[step_id].spec.tool is None:
+        return {**_observed(state, event, call), **done}
+    result = Result(
+        event.ok, event.output, event.exit, event.kind, _brief(event.output), tuple(event.paths)
+    )
+    return {**moved(state, step_id, event, StepStatus.EVALUATING, result=result), **done}
+
+
+def _observed(state: State, event: e.CallReturned, call: CallState) -> dict[str, Any]:
+    """A call of a brain's turn came back; what `find_tools` found is shown from now on."""
+    step_id, wanted = call.intent.step_id, ""
+    if call.intent.tool == FIND_TOOLS and event.ok:
+        conversation, wanted = thinking.found(state, event.data)
+        state = replace(state, conversation=conversation)
+    changes = thinking.answer(
+        state, event, step_id, event.output, failed=not event.ok, call_id=event.call_id
+    )
+    if wanted:
+        step: StepState = changes["steps"][step_id]
+        changes["steps"] = {
+            **changes["steps"],
+            step_id: replace(step, wanted_toolbelt=step.wanted_toolbelt or wanted),
+        }
+    return changes
 
 
 def _resolved(state: State, event: e.CallResolved) -> dict[str, Any]:
@@ -419,7 +381,7 @@ def _resolved(state: State, event: e.CallResolved) -> dict[str, Any]:
         again = replace(call, epoch=state.epoch, runs=call.runs + 1, lost="", message="")
         step = state.steps[step_id]
         return {
-            **_moved(
+            **moved(
                 state, step_id, event, StepStatus.RUNNING,
                 deaths=step.deaths + (1 if call.lost == "worker_died" else 0),
             ),
@@ -438,25 +400,73 @@ def _resolved(state: State, event: e.CallResolved) -> dict[str, Any]:
             result = Result(False, message, None, kind, message)
         case _:
             assert_never(event.resolution)
-    changes = _moved(state, step_id, event, StepStatus.EVALUATING, result=result)
     if state.steps[step_id].spec.tool is None:
-        changes = _answered(state, changes, step_id, message)
+        changes = thinking.answer(
+            state, event, step_id, message, failed=not result.ok, call_id=event.call_id
+        )
+    else:
+        changes = moved(state, step_id, event, StepStatus.EVALUATING, result=result)
     return {**changes, "calls": _without(state.calls, event.call_id)}
+
+
+def _activated(state: State, event: e.ToolbeltActivated) -> dict[str, Any]:
+    steps, called = dict(state.steps), set[str]()
+    for step_id, step in state.steps.items():
+        if step.wants_toolbelt == event.toolbelt:
+            called.add(step.tool or "")
+            steps[step_id] = replace(step, status=StepStatus.READY, wants_toolbelt="")
+    return {
+        "steps": steps,
+        "toolbelts": (*state.toolbelts, event.toolbelt),
+        "conversation": thinking.activated(state, event.tools, called),
+        "crashes": 0,
+    }
+
+
+def _not_activated(state: State, event: e.ToolbeltFailed) -> dict[str, Any]:
+    result = Result(False, event.message, None, "not_found", event.message)
+    after = state
+    for step_id, step in state.steps.items():
+        if step.wants_toolbelt != event.toolbelt:
+            continue
+        without = replace(step, wants_toolbelt="", wanted_toolbelt="")
+        if step.spec.tool is not None:
+            without = replace(without, result=result)
+        after = replace(after, steps={**after.steps, step_id: without})
+        if step.spec.tool is not None:
+            continue
+        if step.answered:
+            after = replace(after, conversation=thinking.told(after, event.message))
+        else:
+            said = thinking.answer(after, event, step_id, event.message, failed=True)
+            after = replace(after, **said)
+    return {"steps": after.steps, "conversation": after.conversation, "crashes": 0}
+
+
+def _given_a_model(state: State, event: e.ResumeRequested) -> dict[str, Any]:
+    """Somebody gives a waiting task what to think with."""
+    if not event.model:
+        return {}
+    assert state.spec is not None
+    return {"spec": replace(state.spec, model=event.model), "brain": None}
 
 
 def _evaluated(state: State, event: e.StepEvaluated) -> dict[str, Any]:
     match event.verdict:
         case "good":
-            return _moved(state, event.step_id, event, StepStatus.EVALUATING)
+            return moved(state, event.step_id, event, StepStatus.EVALUATING)
         case "continue":
-            return _moved(state, event.step_id, event, StepStatus.READY, result=None)
+            changes = moved(state, event.step_id, event, StepStatus.READY, result=None)
+            if event.kind == "stuck":
+                changes["conversation"] = thinking.nudged(state, event.reason)
+            return changes
         case "toolbelt":
-            return _moved(
+            return moved(
                 state, event.step_id, event, StepStatus.EVALUATING, wants_toolbelt=event.toolbelt
             )
         case "failed":
             step = state.steps[event.step_id]
-            return _moved(
+            return moved(
                 state, event.step_id, event, StepStatus.RECOVERING, failure=event,
                 known_failures=step.known_failures + (event.kind == "failed"),
                 timeouts=step.timeouts + (event.kind == "timeout"),
@@ -474,14 +484,26 @@ def _recovery(state: State, event: e.RecoveryChosen) -> dict[str, Any]:
         if not again:
             return {}
         waiting = replace(state.trouble, timer=timer, delay_ms=event.delay_ms)
-        return {"trouble": waiting if timer else None}
+        return {"trouble": waiting if timer else None, **_other_model(state, event)}
     fresh: dict[str, Any] = {"timer": timer, "delay_ms": event.delay_ms}
     if again and not timer:
         fresh |= {"result": None, "failure": None}
-    if event.strategy == "alternative":
+    by_brain = state.steps[event.step_id].spec.tool is None
+    if event.strategy == "alternative" and not by_brain:
         fresh |= {"alternative": True, "effect": None, "known_failures": 0}
     to = StepStatus.READY if again and not timer else StepStatus.RECOVERING
-    return _moved(state, event.step_id, event, to, **fresh)
+    return {
+        **moved(state, event.step_id, event, to, **fresh),
+        **(_other_model(state, event) if by_brain else {}),
+    }
+
+
+def _other_model(state: State, event: e.RecoveryChosen) -> dict[str, Any]:
+    """For a brain, another way is the next model."""
+    conversation = state.conversation
+    if event.strategy != "alternative":
+        return {}
+    return {"conversation": replace(conversation, model=conversation.model + 1, faults=0)}
 
 
 def _timer(state: State, event: e.TimerFired) -> dict[str, Any]:
@@ -491,7 +513,7 @@ def _timer(state: State, event: e.TimerFired) -> dict[str, Any]:
         return {"trouble": None}
     for step_id, step in state.steps.items():
         if step.timer == event.timer:
-            return _moved(
+            return moved(
                 state, step_id, event, StepStatus.READY, timer="", delay_ms=0, result=None,
                 failure=None,
             )  # fmt: skip
@@ -511,48 +533,17 @@ def _approval(
         ok = decision == "approve"
         reason = message or ("taken as done by a person" if ok else "taken as failed by a person")
         result = replace(step.result, ok=ok, reason=reason, judged=True)
-        moved = _moved(state, asked.step_id, event, step.status, approval_id="", result=result)
+        changes = moved(state, asked.step_id, event, step.status, approval_id="", result=result)
     elif decision == "approve":
         granted = (approval_id, asked.digest)
-        moved = _moved(state, asked.step_id, event, step.status, approval_id="", granted=granted)
+        changes = moved(state, asked.step_id, event, step.status, approval_id="", granted=granted)
     else:
         text = f"{asked.tool!r} was not approved" + (f": {message}" if message else "")
-        denied = Result(False, text, None, "denied", text)
-        moved = _moved(
-            state, asked.step_id, event, StepStatus.EVALUATING, approval_id="", result=denied,
-            attempt=step.attempt + 1,
-        )  # fmt: skip
+        freed = replace(step, approval_id="", attempt=step.attempt + 1)
+        state = replace(state, steps={**state.steps, asked.step_id: freed})
         if step.spec.tool is None:
-            moved = _answered(state, moved, asked.step_id, text)
-    return {**moved, "approvals": rest}
-
-
-def _replied(state: State, event: e.ModelReplied, at_us: int) -> dict[str, Any]:
-    step = state.steps[event.step_id]
-    usage = _settled(state.usage, step.asking, event.tokens, event.usd)
-    calls = tuple((name, arguments) for name, arguments in event.calls)
-    result = Result(True, event.text)
-    return {
-        **_moved(
-            state, event.step_id, event, StepStatus.EVALUATING, asking=None, queue=calls,
-            queue_index=0, finished=not calls, result=result, transients=0,
-        ),
-        "usage": _clocked(state, at_us, usage),
-        "messages": (*state.messages, reply(event.text, calls)),
-        "crashes": 0,
-    }  # fmt: skip
-
-
-def _settled(usage: Usage, asked: e.ModelCallStarted | None, tokens: int, usd: float) -> Usage:
-    assert asked is not None
-    return replace(
-        usage,
-        reserved_tokens=usage.reserved_tokens - asked.reserved_tokens,
-        reserved_usd=usage.reserved_usd - asked.reserved_usd,
-        tokens=usage.tokens + tokens,
-        usd=usage.usd + usd,
-    )
-
-
-def _model_failure(error: str) -> FailureKind:
-    return "transient" if error in ("rate", "overload", "transport", "truncated") else "refused"
+            changes = thinking.answer(state, event, asked.step_id, text, failed=True)
+        else:
+            denied = Result(False, text, None, "denied", text)
+            changes = moved(state, asked.step_id, event, StepStatus.EVALUATING, result=denied)
+    return {**changes, "approvals": rest}

@@ -7,7 +7,7 @@ is proven dead.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -66,6 +66,12 @@ class Hands:
     def state(self) -> State:
         """The task's newest state."""
         return self._journal.state
+
+    @property
+    def heard(self) -> Callable[[str], None] | None:
+        """Gets what a model says as it comes; None: nobody watches just now."""
+        listeners = self.ports.listeners
+        return listeners.of(self.lease.task_id) if listeners is not None else None
 
     async def __aenter__(self) -> Hands:
         state = self.state

@@ -24,16 +24,16 @@ from agent_runtime.errors import (
     WorkspaceError,
 )
 from agent_runtime.loop import actions as a
-from agent_runtime.loop import calls
+from agent_runtime.loop import asking, calls
 from agent_runtime.loop import events as e
 from agent_runtime.loop.analyze import analyze
-from agent_runtime.loop.budget import TURN_TOKENS, seconds_left
+from agent_runtime.loop.budget import seconds_left
 from agent_runtime.loop.calls import Performed
-from agent_runtime.loop.discover import discover, offered
+from agent_runtime.loop.discover import discover
 from agent_runtime.loop.grades import grade_of
 from agent_runtime.loop.hands import Hands
 from agent_runtime.loop.outcomes import Outcome
-from agent_runtime.ports import CheckOutcome, FoundFiles, ModelRequest, Probe
+from agent_runtime.ports import CheckOutcome, FoundFiles, Probe
 from agent_runtime.resources import described
 from agent_runtime.types import BlobId, TreeId
 from agent_runtime.verdicts import Seen, TestsSeen, stored
@@ -42,7 +42,6 @@ log = logging.getLogger(__name__)
 
 EMPTY_TREE = TreeId("4b825dc642cb6eb9a060e54bf8d69288fbee4904")
 """Git's id of the tree without entries."""
-MODEL_SECONDS = 600.0
 CHANGED_MAX = 2000
 
 
@@ -73,8 +72,10 @@ async def perform(action: a.Action, hands: Hands) -> Performed:
             return await calls.resolve(action, hands), {}
         case a.WaitTimer():
             return await _wait(action, hands), {}
-        case a.AskModel(step_id, turn):
-            return await _ask_model(step_id, turn, hands), {}
+        case a.FindBrain():
+            return await asking.find_brain(hands), {}
+        case a.AskModel():
+            return await asking.ask(action, hands), {}
         case a.Verify():
             return await _verify(hands)
         case a.KeepWork():
@@ -182,57 +183,6 @@ async def _wait(action: a.WaitTimer, hands: Hands) -> Outcome:
     else:
         await anyio.sleep(action.delay_ms / 1000)
     return e.TimerFired(timer=action.timer)
-
-
-async def _ask_model(step_id: str, turn: int, hands: Hands) -> Outcome:
-    state = hands.state
-
-    def failed(error: str, message: str, after: float | None = None) -> e.ModelFailed:
-        return e.ModelFailed(
-            step_id=step_id, turn=turn, error=error, message=message, retry_after_seconds=after
-        )
-
-    model = hands.ports.model
-    if model is None:
-        return failed("auth", f"no adapter can reach the model {state.task.model!r}")
-    visible = [t for name in _visible(hands) if (t := hands.ports.toolbox.find(name))]
-    request = ModelRequest(
-        model=state.task.model or "",
-        messages=state.messages,
-        tools=tuple(offered(info) for info in visible),
-        tokens_max=TURN_TOKENS,
-    )
-    seconds = min(MODEL_SECONDS, seconds_left(state))
-    try:
-        with anyio.fail_after(seconds):
-            answer = await model.complete(request)
-    except TimeoutError:
-        return failed("transport", f"no answer within {seconds:g} s")
-    except Exception as error:  # the border to an adapter: it becomes data
-        log.exception("the model adapter failed")
-        return failed("internal", f"the adapter failed with {type(error).__name__}: {error}")
-    if answer.error:
-        return failed(answer.error, answer.text, answer.retry_after_seconds)
-    return e.ModelReplied(
-        step_id=step_id,
-        turn=turn,
-        text=answer.text,
-        calls=[(name, dict(arguments)) for name, arguments in answer.calls],
-        tokens=answer.tokens,
-        usd=answer.usd,
-    )
-
-
-def _visible(hands: Hands) -> list[str]:
-    """Tools in the order they appeared: activating a toolbelt appends, it never reorders."""
-    state = hands.state
-    first = state.discovery.visible if state.discovery else []
-    later = [
-        name
-        for name, tool in state.tools.items()
-        if tool.toolbelt != "standard" and tool.toolbelt in state.toolbelts and name not in first
-    ]
-    return [*first, *sorted(later)]
 
 
 async def _keep_work(hands: Hands) -> Outcome:

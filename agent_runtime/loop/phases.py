@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from agent_runtime.loop import events as e
 from agent_runtime.types import Phase, StepStatus
 
-LOOP_VERSION = 1
+LOOP_VERSION = 2
 """Changes when the same inputs may lead to other decisions: replay then says so."""
 
 P, S = Phase, StepStatus
@@ -28,6 +28,9 @@ _Row = Mapping[type[e.Event], frozenset[Phase]]
 
 _WISHES = (e.CancelRequested, e.PauseRequested, e.ResumeRequested, e.Steered)
 _TO_CLEANUP: _Row = {e.TaskConcluded: frozenset({P.STATE_CLEANUP})}
+_BEFORE_THE_PLAN = frozenset(
+    {P.TASK_INITIATION, P.ANALYZE_REQUIREMENTS, P.TOOL_DISCOVERY, P.PLANNING}
+)
 _TROUBLE: _Row = {e.InitiationFailed: frozenset({P.ERROR_HANDLING})}
 
 _STEP_EVENTS: _Row = dict.fromkeys(
@@ -42,6 +45,7 @@ _STEP_EVENTS: _Row = dict.fromkeys(
         e.StepFailed,
         e.StepSkipped,
         e.ModelCallStarted,
+        e.HistoryCompacted,
         e.ToolbeltActivated,
         e.ToolbeltFailed,
     ),
@@ -78,6 +82,10 @@ TASK_TRANSITIONS: Mapping[Phase, _Row] = {
         **_TO_CLEANUP,
     },
     P.PLANNING: {
+        e.BrainFound: frozenset({P.PLANNING}),
+        # The one structured call for a plan.
+        e.ModelCallStarted: frozenset({P.PLANNING}),
+        e.ModelFailed: frozenset({P.PLANNING, P.ERROR_HANDLING}),
         # Steps of an earlier run go on where they stood.
         e.PlanAdopted: EXECUTING,
         **_TO_CLEANUP,
@@ -91,8 +99,8 @@ TASK_TRANSITIONS: Mapping[Phase, _Row] = {
     P.ERROR_HANDLING: {
         **_EXECUTION,
         # A task-wide failure goes back to where it happened, or gives up.
-        e.RecoveryChosen: EXECUTING | {P.TASK_INITIATION, P.ANALYZE_REQUIREMENTS, P.TOOL_DISCOVERY},
-        e.TimerFired: EXECUTING | {P.TASK_INITIATION, P.ANALYZE_REQUIREMENTS, P.TOOL_DISCOVERY},
+        e.RecoveryChosen: EXECUTING | _BEFORE_THE_PLAN,
+        e.TimerFired: EXECUTING | _BEFORE_THE_PLAN,
     },
     P.COMPLETION_VERIFICATION: {
         e.WorkKept: frozenset({P.COMPLETION_VERIFICATION}),
@@ -140,19 +148,26 @@ STEP_TRANSITIONS: Mapping[StepStatus, Mapping[type[e.Event], frozenset[StepStatu
         e.CallIntended: frozenset({S.RUNNING}),
         e.ModelCallStarted: frozenset({S.RUNNING}),
         e.ApprovalRequested: frozenset({S.READY}),
+        # A turn of several calls goes on when one of them has its answer.
         e.ApprovalDecided: frozenset({S.READY, S.EVALUATING}),
-        e.ApprovalExpired: frozenset({S.EVALUATING}),
-        e.PreparationFailed: frozenset({S.EVALUATING}),
+        e.ApprovalExpired: frozenset({S.READY, S.EVALUATING}),
+        e.PreparationFailed: frozenset({S.READY, S.EVALUATING}),
         e.StepEvaluated: frozenset({S.EVALUATING}),
         e.ConditionFalse: frozenset({S.READY}),
         e.StepSkipped: frozenset({S.SKIPPED}),
         e.PlanAdopted: frozenset({S.SKIPPED}),
     },
     S.RUNNING: {
-        e.CallReturned: frozenset({S.EVALUATING}),
+        # Calls of one turn that only read run beside each other.
+        e.CallIntended: frozenset({S.RUNNING}),
+        e.ApprovalRequested: frozenset({S.RUNNING}),
+        e.ApprovalDecided: frozenset({S.RUNNING}),
+        e.ApprovalExpired: frozenset({S.RUNNING}),
+        e.PreparationFailed: frozenset({S.RUNNING}),
+        e.CallReturned: frozenset({S.RUNNING, S.READY, S.EVALUATING}),
         e.CallLost: frozenset({S.RUNNING}),
-        e.CallResolved: frozenset({S.RUNNING, S.EVALUATING}),
-        e.ModelReplied: frozenset({S.EVALUATING}),
+        e.CallResolved: frozenset({S.RUNNING, S.READY, S.EVALUATING}),
+        e.ModelReplied: frozenset({S.EVALUATING, S.READY}),
         e.ModelFailed: frozenset({S.EVALUATING}),
         e.ModelCallSettled: frozenset({S.EVALUATING}),
     },
@@ -163,7 +178,7 @@ STEP_TRANSITIONS: Mapping[StepStatus, Mapping[type[e.Event], frozenset[StepStatu
         e.ApprovalDecided: frozenset({S.EVALUATING}),
         e.ApprovalExpired: frozenset({S.EVALUATING}),
         e.ToolbeltActivated: frozenset({S.READY}),
-        e.ToolbeltFailed: frozenset({S.EVALUATING}),
+        e.ToolbeltFailed: frozenset({S.EVALUATING, S.READY}),
         e.StepSucceeded: frozenset({S.DONE}),
         # A task that is being stopped does not recover its steps.
         e.StepSkipped: frozenset({S.SKIPPED}),

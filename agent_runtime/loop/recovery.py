@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from agent_runtime.loop.events import TRANSIENT_FAULTS, ModelFailed
 from agent_runtime.loop.state import StepState, Trouble
 from agent_runtime.types import Effect, FailureKind, Strategy
 
@@ -32,7 +33,7 @@ DEATHS_MAX = 3
 """Runs of one step that killed their worker."""
 
 PERMANENT: frozenset[FailureKind] = frozenset(
-    {"refused", "bad_input", "not_found", "denied", "unknown_effect", "internal"}
+    {"refused", "bad_input", "not_found", "denied", "unknown_effect", "internal", "stuck"}
 )
 """Doing the same again cannot help."""
 
@@ -46,8 +47,30 @@ RULES: Mapping[FailureKind, str] = {
     "denied": "permanent",
     "unknown_effect": "permanent: it is never run again",
     "internal": "permanent",
+    "stuck": "permanent: the brain was told once that it goes in circles",
 }
 """The table of the docs: kind of failure -> when the same way is tried again."""
+
+
+MODEL_RULES: Mapping[str, str] = {
+    "rate": "three more tries, after what the provider asks for or 1, 2 and 4 s; then the next "
+    "model; with no other, once a minute as long as the task has time",
+    "overload": "three more tries after 1, 2 and 4 s; then the next model",
+    "transport": "as overload",
+    "truncated": "as overload",
+    "context": "the conversation is compacted, once; then the next model",
+    "auth": "the next model",
+    "not_found": "the next model",
+    "bad_request": "the next model",
+    "filter": "the next model",
+    "too_large": "the next model",
+    "internal": "the next model",
+}
+"""The table of the docs for models: kind of fault -> what follows. With no next model: abort."""
+
+QUEUED_DELAY_MS = 60_000
+RETRY_AFTER_MS_MAX = 300_000
+"""A provider may ask for more; somebody waits for the task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +96,26 @@ def choose(step: StepState, *, effect: Effect | None) -> Choice:
 
 def choose_for_task(trouble: Trouble) -> Choice:
     """What to do when opening, analysing or discovering failed."""
+    assert trouble.failure is not None, "a model's fault is for choose_for_model"
     if trouble.failure.kind == "transient" and trouble.attempts <= len(TRANSIENT_DELAYS_MS):
         return Choice(Strategy.RETRY, TRANSIENT_DELAYS_MS[trouble.attempts - 1])
+    return Choice(Strategy.ABORT)
+
+
+def choose_for_model(fault: ModelFailed, *, faults: int, another: bool, shrinks: bool) -> Choice:
+    """What to do about a turn without an answer; `faults` in a row, this one included.
+
+    `another`: there is a next model. `shrinks`: the conversation can still be compacted.
+    """
+    if fault.error == "context" and shrinks:
+        return Choice(Strategy.RETRY)
+    if fault.error in TRANSIENT_FAULTS and faults <= len(TRANSIENT_DELAYS_MS):
+        asked_ms = min(int((fault.retry_after_seconds or 0) * 1000), RETRY_AFTER_MS_MAX)
+        return Choice(Strategy.RETRY, max(asked_ms, TRANSIENT_DELAYS_MS[faults - 1]))
+    if another:
+        return Choice(Strategy.ALTERNATIVE)
+    if fault.error == "rate":
+        return Choice(Strategy.RETRY, QUEUED_DELAY_MS)
     return Choice(Strategy.ABORT)
 
 

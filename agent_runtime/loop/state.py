@@ -11,8 +11,9 @@ from collections.abc import Mapping
 import msgspec
 
 from agent_runtime.loop import events as e
-from agent_runtime.loop.prompts import Message
+from agent_runtime.loop.conversation import Conversation, TurnCall, next_call
 from agent_runtime.loop.reached import Reached
+from agent_runtime.messages import ModelChoice
 from agent_runtime.types import (
     ENDED_STEPS,
     Effect,
@@ -29,7 +30,7 @@ from agent_runtime.types import (
 # Structs, not dataclasses: an event costs one `replace` of the state and one of a step; msgspec's
 # is some twenty times faster than the one of `dataclasses`, and a snapshot is one call.
 
-FOLD_VERSION = 3
+FOLD_VERSION = 4
 """Of the folded state's shape: a snapshot with another number is dropped."""
 
 
@@ -76,10 +77,12 @@ class StepState(msgspec.Struct, frozen=True):
     """(approval id, digest) of an approval that is not used yet."""
     satisfied: bool = False
     turn: int = 0
-    asking: e.ModelCallStarted | None = None
-    asked_in_epoch: int = 0
-    queue: tuple[tuple[str, Mapping[str, Json]], ...] = ()
-    queue_index: int = 0
+    """Of a step that a brain works on: its turns so far."""
+    turn_calls: tuple[TurnCall, ...] = ()
+    fault: e.ModelFailed | None = None
+    """Why its last turn has no answer."""
+    wanted_toolbelt: str = ""
+    """A toolbelt that `find_tools` found a tool of, in this turn."""
     finished: bool = False
     """The model's last turn asked for no call."""
 
@@ -89,9 +92,10 @@ class StepState(msgspec.Struct, frozen=True):
 
     @property
     def tool(self) -> str | None:
-        """The tool of the next call; None when it is the model's turn."""
+        """The tool of the next call; None when it is the brain's turn, or a call must end first."""
         if self.spec.tool is None:
-            return self.queue[self.queue_index][0] if self.queue_index < len(self.queue) else None
+            index = next_call(self.turn_calls)
+            return None if index is None else self.turn_calls[index].use.name
         if self.alternative and self.spec.alternative is not None:
             return self.spec.alternative.tool
         return self.spec.tool
@@ -100,7 +104,9 @@ class StepState(msgspec.Struct, frozen=True):
     def args(self) -> Mapping[str, Json]:
         """The next call's arguments, templates not yet filled."""
         if self.spec.tool is None:
-            return self.queue[self.queue_index][1]
+            index = next_call(self.turn_calls)
+            assert index is not None, "it is not the tools' turn"
+            return self.turn_calls[index].use.arguments or {}
         if self.alternative and self.spec.alternative is not None:
             return self.spec.alternative.args
         return self.spec.args
@@ -109,8 +115,13 @@ class StepState(msgspec.Struct, frozen=True):
     def call_id(self) -> str:
         """Id of the next call."""
         if self.spec.tool is None:
-            return f"{self.spec.id}.t{self.turn}.{self.queue_index}"
+            return f"{self.spec.id}.t{self.turn}.{next_call(self.turn_calls)}"
         return f"{self.spec.id}.{self.attempt + 1}"
+
+    @property
+    def answered(self) -> bool:
+        """Every call of the turn has its answer."""
+        return all(call.answer is not None for call in self.turn_calls)
 
 
 class CallState(msgspec.Struct, frozen=True):
@@ -138,8 +149,10 @@ class Usage(msgspec.Struct, frozen=True):
 class Trouble(msgspec.Struct, frozen=True):
     """A task-wide failure that error handling has yet to deal with."""
 
-    failure: e.InitiationFailed
     attempts: int
+    failure: e.InitiationFailed | None = None
+    fault: e.ModelFailed | None = None
+    """A question for a plan has no answer; either this or `failure`."""
     timer: str = ""
     delay_ms: int = 0
 
@@ -185,7 +198,21 @@ class State(msgspec.Struct, frozen=True):
     analysis: e.RequirementsAnalyzed | None = None
     tools: Mapping[str, e.DiscoveredTool] = {}
     discovery: e.ToolsDiscovered | None = None
-    toolbelts: frozenset[str] = frozenset({"standard"})
+    toolbelts: tuple[str, ...] = ("standard",)
+    """Those that are on, in the order in which they were activated."""
+    brain: e.BrainFound | None = None
+    brain_epoch: int = 0
+    """The owner that looked for it."""
+    conversation: Conversation = Conversation()
+    asking: e.ModelCallStarted | None = None
+    """The turn that waits for its answer; one conversation at a time."""
+    asked_in_epoch: int = 0
+    plan_turns: int = 0
+    """How often a plan was asked for."""
+    proposal: e.ModelReplied | None = None
+    """The answer to that, until it is adopted or refused."""
+    plan_wanted: bool = True
+    """False: a plan was asked for in vain, and one step must do."""
     plan_attempts: int = 0
     plans_before: int = 0
     """Plans of earlier runs."""
@@ -210,7 +237,6 @@ class State(msgspec.Struct, frozen=True):
     cancel: e.CancelRequested | None = None
     paused: bool = False
     abort: e.StepFailed | None = None
-    messages: tuple[Message, ...] = ()
     conclusion: e.TaskConcluded | None = None
     cleaned: e.CleanedUp | None = None
     ended: bool = False
@@ -253,6 +279,12 @@ class State(msgspec.Struct, frozen=True):
         return self.cancel is not None or self.exhausted is not None
 
     @property
+    def asked_client(self) -> bool:
+        """A connected program is asked for the next turn."""
+        by_client = self.brain is not None and self.brain.kind == "client"
+        return by_client and self.asking is not None
+
+    @property
     def protected(self) -> tuple[str, ...]:
         return tuple(self.analysis.protected) if self.analysis else ()
 
@@ -268,13 +300,15 @@ def status_of(state: State) -> tuple[Status, str]:
         return Status.RUNNING, "cleaning up"
     if state.cancel is not None:
         return Status.RUNNING, "cancelling"
-    busy = bool(state.calls) or any(s.asking for s in state.steps.values())
+    if state.asked_client:
+        return Status.WAITING, "brain"
+    busy = bool(state.calls) or state.asking is not None
     if state.paused:
         return Status.PAUSED, ""
     if state.approvals and not busy:
         subjects = {a.subject for a in state.approvals.values()}
         return Status.WAITING, "unknown_effect" if "unknown_effect" in subjects else "approval"
-    if state.stage is Phase.PLANNING and needs_brain(state):
+    if state.stage is Phase.PLANNING and lacks_brain(state):
         return Status.WAITING, "brain"
     return Status.RUNNING, ""
 
@@ -286,8 +320,29 @@ def missing_artifacts(state: State) -> list[str]:
 
 
 def needs_brain(state: State) -> bool:
-    """No plan was given and no model either: somebody must think.
+    """Must somebody think, for this run to go on from its plan's beginning?
 
-    A continuation without both is accepted only if there is something to do without a brain.
+    A continuation without a model is accepted only if there is something to do without a brain.
     """
-    return state.run == 1 and state.task.plan is None and state.task.model is None
+    task = state.task
+    if task.plan is not None:
+        return any(step.tool is None for step in task.plan.steps)
+    if any(step.spec.tool is None for step in state.unfinished):
+        return True
+    return task.model is not None or state.run == 1
+
+
+def lacks_brain(state: State) -> bool:
+    """It must think, and was told that nobody can."""
+    return needs_brain(state) and state.brain is not None and state.brain.kind in NO_BRAIN
+
+
+NO_BRAIN = ("none", "harness")
+"""Kinds that nobody can ask: there is none, or it is not there yet."""
+
+
+def model_asked(state: State) -> ModelChoice | None:
+    """The model whose turn it is; None for a client."""
+    models = state.brain.models if state.brain is not None else []
+    index = state.conversation.model
+    return models[index] if index < len(models) else None

@@ -19,6 +19,7 @@ from agent_runtime.testing.fakes import (
     checkpoint,
     deterministic_trio,
     info_of,
+    says,
 )
 from agent_runtime.testing.grading import Fault, Grade, check_effect, grade_effect
 
@@ -39,4 +40,5 @@ __all__ = [
     "deterministic_trio",
     "grade_effect",
     "info_of",
+    "says",
 ]

@@ -25,6 +25,7 @@ from agent_runtime.errors import (
     WorkerLost,
     WorkspaceError,
 )
+from agent_runtime.messages import Brain, Message, ModelChoice, ModelUsage, ToolUse
 from agent_runtime.ports import (
     ArtifactLimits,
     Change,
@@ -38,6 +39,7 @@ from agent_runtime.ports import (
     Furnishing,
     LeftWork,
     ModelAnswer,
+    ModelFault,
     ModelRequest,
     OpenedWorkspace,
     Preparation,
@@ -480,19 +482,51 @@ class FakeEnvironment:
 
 @dataclass
 class ScriptedModel:
-    """Answers from a list, then with nothing more to do. `requests` holds what it was asked."""
+    """Answers from a list, then with nothing more to do. `requests` holds what it was asked.
 
-    answers: list[ModelAnswer] = field(default_factory=list)
+    It thinks for every task that names a model.
+    """
+
+    answers: list[ModelAnswer | ModelFault] = field(default_factory=list)
     requests: list[ModelRequest] = field(default_factory=list)
     point: Point = checkpoint
+    models: tuple[ModelChoice, ...] = (ModelChoice(name="test/model"),)
 
-    async def complete(self, request: ModelRequest) -> ModelAnswer:
+    async def find(self, task: TaskSpec) -> Brain:
+        """Its own models, or nobody."""
+        if task.model == "client":
+            return Brain(kind="client", why="the task says so")
+        if task.model is None:
+            return Brain(kind="none", offers=("name a model",))
+        return Brain(kind="model", models=self.models, why="the task names it")
+
+    async def complete(self, request: ModelRequest) -> ModelAnswer | ModelFault:
         """The next answer."""
         await self.point("ask model")
         self.requests.append(request)
-        answer = self.answers.pop(0) if self.answers else ModelAnswer(text="done", tokens=10)
+        answer = self.answers.pop(0) if self.answers else says("done", tokens=10)
         await self.point("model answered")
         return answer
+
+
+def says(
+    text: str = "",
+    *calls: str | tuple[str, Mapping[str, Json]],
+    tokens: int = 100,
+    usd: float = 0.01,
+) -> ModelAnswer:
+    """A model's answer: a text, and calls as (tool, arguments), or as a tool's name alone."""
+    pairs = [(call, dict[str, Json]()) if isinstance(call, str) else call for call in calls]
+    uses = tuple(
+        ToolUse(id=f"use_{number}", name=name, arguments=dict(arguments))
+        for number, (name, arguments) in enumerate(pairs, 1)
+    )
+    return ModelAnswer(
+        message=Message(role="assistant", text=text, calls=uses),
+        stop="calls" if uses else "end",
+        usage=ModelUsage(output=tokens),
+        usd=usd,
+    )
 
 
 def _render(template: Json, variables: Mapping[str, Json]) -> Json:

@@ -15,7 +15,7 @@ from agent_runtime.loop.evolve import fold
 from agent_runtime.loop.journal import append_fact
 from agent_runtime.loop.state import State
 from agent_runtime.loop.submission import submit
-from agent_runtime.ports import ModelAnswer, Ports
+from agent_runtime.ports import ModelAnswer, ModelFault, ModelFaultKind, Ports
 from agent_runtime.stores.memory import MemoryStore, SharedMemory
 from agent_runtime.testing import (
     FakeEnvironment,
@@ -25,6 +25,7 @@ from agent_runtime.testing import (
     FakeWorkspaces,
     ScriptedModel,
     VirtualClock,
+    says,
 )
 from agent_runtime.toolkit import FunctionTool, tool
 from agent_runtime.types import (
@@ -114,7 +115,7 @@ class Bench:
         self,
         *scripts: Script,
         judge: Callable[[Mapping[str, str]], bool] = lambda files: True,
-        answers: Sequence[ModelAnswer] = (),
+        answers: Sequence[ModelAnswer | ModelFault] = (),
     ) -> None:
         self.scripts = {script.name: script for script in scripts}
         self.tools = [script.tool() for script in scripts]
@@ -223,5 +224,9 @@ def task(*steps: StepSpec, tools: Sequence[str] = (), **more: Json) -> TaskSpec:
 
 def asks(*calls: str | tuple[str, Mapping[str, Json]], tokens: int = 100) -> ModelAnswer:
     """A model's answer that asks for calls."""
-    pairs = tuple((c, {}) if isinstance(c, str) else c for c in calls)
-    return ModelAnswer(text="next", calls=pairs, tokens=tokens, usd=0.01)
+    return says("next", *calls, tokens=tokens)
+
+
+def gives_up(kind: ModelFaultKind, after: float | None = None) -> ModelFault:
+    """A turn without an answer."""
+    return ModelFault(kind=kind, message="no", retry_after_seconds=after)

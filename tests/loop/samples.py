@@ -9,6 +9,7 @@ from pathlib import Path
 
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
+from agent_runtime.messages import ModelChoice, ModelUsage, ToolUse
 from agent_runtime.types import (
     ArtifactSpec,
     Effect,
@@ -95,9 +96,30 @@ SAMPLES: Mapping[str, e.AnyEvent] = {
         ),
         e.TimerFired(timer="retry:a:9"),
         e.ModelReplied(
-            step_id="a", turn=1, text="hm", calls=[("look", {"n": 1})], tokens=9, usd=0.5
+            step_id="a", turn=1, text="hm",
+            calls=[
+                ToolUse(
+                    id="u1", name="look", arguments={"n": 1}, raw='{"n": 1}', effect=Effect.READ
+                )
+            ],
+            stop="calls", usage=ModelUsage(input=9, cached=3, cache_written=2, output=4),
+            usd=0.5, model="m-1", cached=True, blocks=[{"type": "text"}], provider="p", by="me",
+            seconds=1.5,
         ),
-        e.ModelFailed(step_id="a", turn=1, error="rate", message="no", retry_after_seconds=2.5),
+        e.BrainFound(
+            kind="model",
+            models=[
+                ModelChoice(
+                    name="m", provider="p", context_tokens=9, output_tokens_max=8,
+                    input_usd_per_mtok=1.0, output_usd_per_mtok=2.0, priced=False,
+                )
+            ],
+            why="the task", offers=["a key"],
+        ),
+        e.ModelFailed(
+            step_id="a", turn=1, error="rate", message="no", retry_after_seconds=2.5,
+            usage=ModelUsage(input=1), usd=0.1,
+        ),
         e.VerificationEnded(
             ok=False, tree="t2", base_tree="t0",
             checks=[
@@ -132,12 +154,14 @@ SAMPLES: Mapping[str, e.AnyEvent] = {
         e.CleanedUp(problems=["busy"]),
         e.CancelRequested(by="me", reason="late"),
         e.PauseRequested(by="me"),
-        e.ResumeRequested(by="me"),
+        e.ResumeRequested(by="me", model="m"),
         e.Steered(by="me", message="hurry"),
         e.Continued(by="me", message="and the docs", spec=_SPEC),
         e.ApprovalDecided(approval_id="a1", decision="deny", by="me", message="no"),
         e.PhaseEntered(phase=Phase.EXECUTION, previous=Phase.PLANNING),
-        e.PlanAdopted(steps=_SPEC.plan.steps if _SPEC.plan else [], source="given", attempt=1),
+        e.PlanAdopted(steps=_SPEC.plan.steps if _SPEC.plan else [], source="given", attempt=1,
+            objectives=_SPEC.objectives, requirements=["it works"],
+        ),
         e.CallIntended(
             step_id="a", call_id="a.1", attempt=1, tool="shell", arguments={"command": "true"},
             effect=Effect.ONCE, tree_before="t0", approval_id="a1", turn=1,
@@ -159,8 +183,10 @@ SAMPLES: Mapping[str, e.AnyEvent] = {
         e.EffectUnknown(call_id="a.1", step_id="a", tool="shell", message="look"),
         e.WorkerRestarted(reason="killed"),
         e.ModelCallStarted(
-            step_id="a", turn=1, model="m", reserved_tokens=8000, reserved_usd=0.1
+            step_id="a", turn=1, model="m", reserved_tokens=8000, reserved_usd=0.1,
+            output_tokens_max=4000, prompt="abc",
         ),
+        e.HistoryCompacted(level="outputs", tokens_before=9, tokens_after=3),
         e.ModelCallSettled(step_id="a", turn=1, tokens=8000, usd=0.1),
         e.BudgetExhausted(limit="usd", used=3.0, allowed=2.5),
         e.VerificationStarted(attempt=1),

@@ -154,7 +154,8 @@ async def test_a_model_hears_that_a_person_said_no() -> None:
     await bench.drive_and_die(10)
     await bench.say(answer("deny"))
     state = await bench.drive()
-    assert state.messages[-2] == {"role": "tool", "text": "'pay' was not approved"}
+    denied = [m.text for m in state.conversation.messages if m.role == "tool"]
+    assert denied == ["'pay' was not approved"]
     assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
 
 

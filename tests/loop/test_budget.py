@@ -5,7 +5,9 @@ import pytest
 
 from agent_runtime.loop import budget
 from agent_runtime.loop import events as e
-from agent_runtime.ports import ModelAnswer, ModelRequest
+from agent_runtime.messages import ModelChoice, ModelUsage
+from agent_runtime.ports import ModelAnswer, ModelFault, ModelRequest
+from agent_runtime.testing import ScriptedModel, says
 from agent_runtime.types import Effect, Limits, Status
 from tests.loop.harness import FOREVER, NO, Bench, Script, asks, step, task
 
@@ -31,19 +33,22 @@ async def test_every_attempt_is_counted_when_it_starts() -> None:
 
 
 async def test_tokens_are_reserved_before_a_call_and_settled_after_it() -> None:
-    bench = Bench(answers=[ModelAnswer(text="done", tokens=123, usd=0.5)])
+    bench = Bench(answers=[says("done", tokens=123, usd=0.5)])
     state = await bench.run(task())
     started = bench.of(e.ModelCallStarted)[0]
-    assert (started.reserved_tokens, started.reserved_usd) == (budget.TURN_TOKENS, budget.TURN_USD)
+    assert started.output_tokens_max == budget.ANSWER_TOKENS
+    assert started.reserved_tokens > budget.ANSWER_TOKENS, "and the prompt"
     assert (state.usage.tokens, state.usage.usd) == (123, 0.5)
     assert (state.usage.reserved_tokens, state.usage.reserved_usd) == (0, 0.0)
 
 
 async def test_no_turn_starts_that_might_not_be_paid() -> None:
-    answers = [asks("look", tokens=7_000)] * 5
+    answers = [asks("look", tokens=8_000)] * 5
     bench = Bench(Script("look"), answers=answers)
     state = await bench.run(task(tools=["look"], limits=Limits(tokens=20_000)))
-    assert len(bench.model.requests) == 2, "7,000 used: 8,000 fit; 14,000 used: they do not"
+    # The prompt is some 3,500: after 8,000 a shorter answer fits, after 16,000 not even that.
+    first, second = (r.output_tokens_max for r in bench.model.requests)
+    assert first == budget.ANSWER_TOKENS and first > second > budget.ANSWER_TOKENS_MIN
     assert state.conclusion is not None and "limits.tokens" in state.conclusion.reason
 
 
@@ -65,8 +70,31 @@ async def test_a_model_call_without_an_answer_settles_at_its_reservation() -> No
     await bench.drive_and_die(10)
     await bench.say(e.CancelRequested(by="me"))
     state = await bench.drive()
-    assert state.usage.tokens == budget.TURN_TOKENS
+    assert state.usage.tokens == bench.of(e.ModelCallStarted)[0].reserved_tokens
     assert state.usage.reserved_tokens == 0
+
+
+async def test_an_answer_gets_as_much_room_as_the_money_pays_for() -> None:
+    dear = ModelChoice(name="dear", input_usd_per_mtok=10.0, output_usd_per_mtok=100.0)
+    bench = Bench()
+    bench.model.models = (dear,)
+    await bench.run(task(limits=Limits(usd=0.2)))
+    started = bench.of(e.ModelCallStarted)[0]
+    assert started.reserved_usd <= 0.2
+    assert budget.ANSWER_TOKENS_MIN < started.output_tokens_max < 2_000
+
+
+async def test_a_model_that_costs_nothing_needs_no_money() -> None:
+    bench = Bench()
+    state = await bench.run(task(limits=Limits(usd=0.0)))
+    assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
+
+
+async def test_what_a_failed_turn_cost_is_charged() -> None:
+    fault = ModelFault(kind="bad_request", message="no", usage=ModelUsage(input=77), usd=0.3)
+    state = await Bench(answers=[fault]).run(task())
+    assert (state.usage.tokens, state.usage.usd) == (77, 0.3)
+    assert (state.usage.reserved_tokens, state.usage.reserved_usd) == (0, 0.0)
 
 
 async def test_a_call_ends_with_the_tasks_time() -> None:
@@ -79,10 +107,10 @@ async def test_a_call_ends_with_the_tasks_time() -> None:
 async def test_a_model_call_ends_with_the_tasks_time() -> None:
     """It used to take its own ten minutes, whatever the task had left."""
 
-    class Slow:
+    class Slow(ScriptedModel):
         async def complete(self, request: ModelRequest) -> ModelAnswer:
             await anyio.sleep(550)
-            return ModelAnswer(text="done")
+            return says("done")
 
     bench = Bench()
     await bench.submit(task(limits=Limits(seconds=30.0)))

@@ -12,8 +12,8 @@ from agent_runtime.loop import events as e
 from agent_runtime.loop.continuing import continuation, earlier_steps
 from agent_runtime.loop.journal import append_fact
 from agent_runtime.loop.state import State, status_of
-from agent_runtime.ports import ModelAnswer
 from agent_runtime.stores.memory import MemoryStore
+from agent_runtime.testing import says
 from agent_runtime.types import (
     ArtifactSpec,
     Check,
@@ -31,7 +31,7 @@ from agent_runtime.types import (
 from tests.loop.harness import FOREVER, NO, TASK, Bench, Script, asks, step, task
 
 pytestmark = pytest.mark.anyio
-DONE = ModelAnswer(text="done", tokens=10)
+DONE = says("done", tokens=10)
 
 
 def more(*steps: StepSpec, **others: Any) -> ContinuationSpec:
@@ -174,7 +174,7 @@ async def test_a_model_is_told_in_the_same_conversation_and_gets_a_step_of_its_o
     assert list(state.steps) == ["work", "work_2"]
     before, after = bench.model.requests[1].messages, bench.model.requests[2].messages
     assert after[: len(before)] == before
-    assert "and the docs" in after[-1]["text"]
+    assert "and the docs" in after[-2].text
     assert conclusions(bench) == [Status.SUCCEEDED] * 2
 
 

@@ -15,12 +15,14 @@ from agent_runtime.errors import IllegalEvent
 from agent_runtime.loop import codec, diagram, phases
 from agent_runtime.loop import events as e
 from agent_runtime.loop.actions import next_actions
+from agent_runtime.loop.conversation import TurnCall
 from agent_runtime.loop.decide import advance, decide
 from agent_runtime.loop.evolve import evolve
 from agent_runtime.loop.outcomes import Woken
 from agent_runtime.loop.phases import EXECUTING, FACTS, STEP_TRANSITIONS, TASK_TRANSITIONS
 from agent_runtime.loop.state import CallState, State, StepState, status_of
-from agent_runtime.types import Phase, Status, StepStatus
+from agent_runtime.messages import ToolUse
+from agent_runtime.types import Effect, Phase, Status, StepStatus
 from tests.loop.harness import step, task
 from tests.loop.samples import SAMPLES
 from tests.simulation.plans import SCENES
@@ -143,13 +145,11 @@ def in_status(status: StepStatus) -> State:
     intent = e.CallIntended(
         step_id="a", call_id="a.1", attempt=1, tool="look", arguments={}, effect="read"  # type: ignore[arg-type]
     )  # fmt: skip
-    one = StepState(
-        step("a", "look"), status=status, timer="retry:a:9", asking=STARTED, approval_id="a1"
-    )
+    one = StepState(step("a", "look"), status=status, timer="retry:a:9", approval_id="a1")
     state = State(
         task_id="task_1", spec=task(step("a", "look")), stage=Phase.EXECUTION, epoch=1, alive=True,
-        steps={"a": one}, calls={"a.1": CallState(intent, 1)}, approvals={"a1": ASKED},
-        phase=Phase.EXECUTION,
+        asking=STARTED, steps={"a": one}, calls={"a.1": CallState(intent, 1)},
+        approvals={"a1": ASKED}, phase=Phase.EXECUTION,
     )  # fmt: skip
     derived = {
         StepStatus.RECOVERING: Phase.ERROR_HANDLING,
@@ -162,6 +162,22 @@ def replaced(state: State, **changes: object) -> State:
     return msgspec.structs.replace(state, **changes)
 
 
+BESIDE_OTHERS = frozenset(
+    {e.CallIntended, e.ApprovalRequested, e.ApprovalDecided, e.ApprovalExpired, e.PreparationFailed}
+)
+"""A running step knows them only where a brain asked for several calls at once."""
+
+
+def in_a_turn(state: State) -> State:
+    """As a brain's step: one call of its turn runs, the next waits."""
+    read = ToolUse(id="u", name="look", arguments={}, effect=Effect.READ)
+    calls = (TurnCall(read, begun=True), TurnCall(read))
+    talking = msgspec.structs.replace(
+        state.steps["a"], spec=step("a", None), turn=1, turn_calls=calls
+    )
+    return replaced(state, steps={"a": talking})
+
+
 @pytest.mark.parametrize(
     ("status", "kind"), list(product(StepStatus, sorted(MOVED, key=lambda kind: kind.__name__)))
 )
@@ -171,6 +187,10 @@ def test_a_step_moves_as_its_table_says(status: StepStatus, kind: type[e.Event])
     if (status, kind) == (StepStatus.READY, e.StepEvaluated):
         # Before an attempt there is only one verdict.
         event = e.StepEvaluated(step_id="a", verdict="toolbelt", toolbelt="extra")
+    if status is StepStatus.RUNNING and kind in BESIDE_OTHERS:
+        state = in_a_turn(state)
+    if status is StepStatus.RUNNING and kind is e.CallIntended:
+        event = msgspec.structs.replace(event, call_id="a.t1.1")
     afters = STEP_TRANSITIONS[status].get(kind)
     if afters is None:
         with pytest.raises(IllegalEvent):

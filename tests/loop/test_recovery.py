@@ -8,7 +8,8 @@ from agent_runtime.errors import PluginError, WorkerLost
 from agent_runtime.loop import events as e
 from agent_runtime.loop.recovery import PERMANENT, RULES, Choice, choose
 from agent_runtime.loop.state import StepState
-from agent_runtime.ports import ModelAnswer
+from agent_runtime.ports import ModelAnswer, ModelFaultKind
+from agent_runtime.testing import ScriptedModel
 from agent_runtime.types import (
     Alternative,
     Effect,
@@ -19,7 +20,7 @@ from agent_runtime.types import (
     Strategy,
     ToolResult,
 )
-from tests.loop.harness import FOREVER, NO, TASK, Answer, Bench, Script, asks, step, task
+from tests.loop.harness import FOREVER, NO, TASK, Answer, Bench, Script, asks, gives_up, step, task
 
 
 def failed(kind: FailureKind, spec: StepSpec | None = None, **more: object) -> StepState:
@@ -308,8 +309,10 @@ async def test_a_call_that_kills_every_worker_ends() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("error", ["rate", "overload", "transport", "truncated"])
-async def test_a_model_error_is_tried_again_after_1_2_and_4_seconds(error: str) -> None:
-    bench = Bench(answers=[ModelAnswer(error=error)] * 3)
+async def test_a_model_error_is_tried_again_after_1_2_and_4_seconds(
+    error: ModelFaultKind,
+) -> None:
+    bench = Bench(answers=[gives_up(error)] * 3)
     state = await bench.run(task())
     assert [c.delay_ms for c in bench.of(e.RecoveryChosen)] == [1000, 2000, 4000]
     assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
@@ -317,8 +320,8 @@ async def test_a_model_error_is_tried_again_after_1_2_and_4_seconds(error: str) 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("error", ["auth", "bad_request", "context", "filter"])
-async def test_a_permanent_model_error_fails_fast(error: str) -> None:
-    bench = Bench(answers=[ModelAnswer(error=error)] * 3)
+async def test_a_permanent_model_error_fails_fast(error: ModelFaultKind) -> None:
+    bench = Bench(answers=[gives_up(error)] * 3)
     state = await bench.run(task())
     assert len(bench.model.requests) == 1
     assert state.conclusion is not None and state.conclusion.status is Status.FAILED
@@ -328,7 +331,7 @@ async def test_a_permanent_model_error_fails_fast(error: str) -> None:
 async def test_a_model_adapter_that_raises_fails_its_step_only() -> None:
     """The border to an adapter: its exception used to end the driver."""
 
-    class Broken:
+    class Broken(ScriptedModel):
         async def complete(self, request: object) -> ModelAnswer:
             raise RuntimeError("a defect")
 
@@ -393,7 +396,7 @@ async def test_a_toolbelt_is_activated_because_a_step_needs_it() -> None:
     bench = Bench(Script("special", toolbelt="extra"), Script("other", toolbelt="unused"))
     state = await bench.run(task(step("a", "special")))
     assert bench.toolbox.activated == ["extra"]
-    assert state.toolbelts == {"standard", "extra"}
+    assert state.toolbelts == ("standard", "extra")
     assert bench.of(e.StepEvaluated)[0].verdict == "toolbelt"
 
 
@@ -410,7 +413,7 @@ async def test_a_model_hears_that_a_toolbelt_failed_and_goes_on() -> None:
     bench.toolbox.activate = activate  # type: ignore[method-assign]
     state = await bench.run(task(tools=["special", "look"]))
     assert [x.message for x in bench.of(e.ToolbeltFailed)] == ["it does not start"]
-    assert {"role": "tool", "text": "it does not start"} in state.messages
+    assert "it does not start" in [m.text for m in state.conversation.messages if m.failed]
     assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
 
 

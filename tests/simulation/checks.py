@@ -1,15 +1,17 @@
 """What must hold after every life. Each check can fail: `test_mutations` shows it."""
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 
-from agent_runtime.loop import budget, codec
+from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
 from agent_runtime.loop.decide import advance, call_digest
 from agent_runtime.loop.evolve import evolve
 from agent_runtime.loop.journal import summarize
 from agent_runtime.loop.outcomes import CallPrepared, Outcome, Woken
 from agent_runtime.loop.state import State, StepState
+from agent_runtime.messages import Message
 from agent_runtime.types import Effect, Limits, Status, StepStatus
 from tests.simulation.plans import Scene
 from tests.simulation.world import TASK, Chances, Life, folded, live
@@ -171,9 +173,9 @@ def check_budget(life: Life) -> None:
             assert state.usage.steps < limits.steps, "overshoot: limits.steps"
         if isinstance(event, e.ModelCallStarted):
             tokens = state.usage.tokens + state.usage.reserved_tokens
-            assert tokens + budget.TURN_TOKENS <= limits.tokens, "overshoot: limits.tokens"
+            assert tokens + event.reserved_tokens <= limits.tokens, "overshoot: limits.tokens"
             usd = state.usage.usd + state.usage.reserved_usd
-            assert usd + budget.TURN_USD <= limits.usd + 1e-9, "overshoot: limits.usd"
+            assert usd + event.reserved_usd <= limits.usd + 1e-9, "overshoot: limits.usd"
         state = evolve(state, event, row.at_us)
     _check_usage(life.state, limits)
 
@@ -181,6 +183,9 @@ def check_budget(life: Life) -> None:
 def _check_usage(state: State, limits: Limits) -> None:
     usage = state.usage
     assert usage.steps <= limits.steps, "overshoot: limits.steps"
+    # The world's model keeps to what was reserved for it.
+    assert usage.tokens <= limits.tokens, "overshoot: limits.tokens"
+    assert usage.usd <= limits.usd + 1e-9, "overshoot: limits.usd"
     assert usage.steps >= 0 and usage.running_us >= 0
     assert not usage.reserved_tokens and abs(usage.reserved_usd) < 1e-9, "a reservation is open"
     # Cleaning up, verifying and waiting before a retry are not cut short by the clock.
@@ -191,7 +196,7 @@ def check_end(life: Life) -> None:
     """One terminal decision a run, its event last, nothing left alive, success only by proof."""
     assert isinstance(life.events[-1], e.TaskEnded)
     assert not life.world.sessions, "a sandbox is alive after the end"
-    assert life.state.calls == {} and not any(s.asking for s in life.state.steps.values())
+    assert life.state.calls == {} and life.state.asking is None
     if life.world.spec.workspace is not None:
         assert TASK in life.world.workspaces.closed, "the working copy is still there"
     for events in runs_of(life):
@@ -220,7 +225,7 @@ def _check_run_end(events: list[e.AnyEvent]) -> None:
         assert verified and verified[-1].ok, "succeeded without a proof"
     cancelled = any(isinstance(x, e.CancelRequested) for x in events)
     assert cancelled or concluded[0].status is not Status.CANCELLED
-    assert "stuck" not in concluded[0].reason and "crash_loop" not in concluded[0].reason
+    assert "plan_stuck" not in concluded[0].reason and "crash_loop" not in concluded[0].reason
 
 
 def check_tree(life: Life) -> None:
@@ -246,11 +251,30 @@ def check_tree(life: Life) -> None:
     assert world.workspaces.tree_of(TASK) == expected, "the tree is not the log's"
 
 
+def _check_messages(messages: Sequence[Message]) -> None:
+    """What every provider wants: each call's observation right behind it, in order, once."""
+    waiting: list[str] = []
+    for message in messages:
+        if message.role == "tool":
+            assert waiting and waiting.pop(0) == message.call_id, "an observation of no call"
+            continue
+        assert not waiting, "a call without its observation"
+        waiting = [use.id for use in message.calls]
+    assert not waiting, "a call without its observation"
+    assert messages[0].text.startswith("Goal: "), "the task is not the first message"
+    assert messages[-1].ref == "status", "the newest message does not say where the task stands"
+
+
 def check_conversation(life: Life) -> None:
     """The history is append-only, and a step that talks to the model has the task to itself."""
     asked = life.world.account.asked
+    rewritten = 0
     for earlier, later in pairwise(asked):
-        assert later[: len(earlier)] == earlier, "the history was rewritten"
+        rewritten += later[: len(earlier)] != earlier
+    compactions = sum(isinstance(event, e.HistoryCompacted) for event in life.events)
+    assert rewritten <= compactions, "the history was rewritten"
+    for messages in asked:
+        _check_messages(messages)
     talking = ""
     for event in life.events:
         match event:
@@ -340,7 +364,7 @@ def outcome_of(state: State, event: e.AnyEvent, at_us: int) -> Outcome:
 
 
 def _any_call(step: StepState) -> CallPrepared | None:
-    if step.status is not StepStatus.READY or step.tool is None:
+    if step.status not in (StepStatus.READY, StepStatus.RUNNING) or step.tool is None:
         return None
     return CallPrepared(
         step_id=step.spec.id,

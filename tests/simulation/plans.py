@@ -8,6 +8,7 @@ import msgspec
 
 from agent_runtime.loop.state import State
 from agent_runtime.ports import ModelAnswer
+from agent_runtime.testing import says
 from agent_runtime.types import (
     Alternative,
     Check,
@@ -47,7 +48,8 @@ def random_task(rng: random.Random) -> TaskSpec:
     thinking = rng.random() < 0.2
     mixed = not thinking and rng.random() < 0.2
     return TaskSpec(
-        goal="live",
+        # A long goal wants a plan.
+        goal="live " * (rng.choice([1, 1, 300]) if thinking else 1),
         workspace=WorkspaceSpec(repo="/fake", in_place=rng.random() < 0.05),
         model="world/model" if thinking or mixed else None,
         plan=None if thinking else random_plan(rng, mixed=mixed),
@@ -158,10 +160,10 @@ def _task(*steps: StepSpec, model: str | None = None, **more: Json) -> TaskSpec:
 
 
 def _asks(*names: str) -> ModelAnswer:
-    return ModelAnswer(text="next", calls=tuple((name, {}) for name in names), tokens=100, usd=0.01)
+    return says("next", *names)
 
 
-_DONE = ModelAnswer(text="done", tokens=50, usd=0.01)
+_DONE = says("done", tokens=50)
 _WRITES = _task(_step("a", "write"), _step("b", "write", needs=["a"]), _step("c", "look"))
 
 _WRITES_LATER = PlanSpec(steps=[_step("d", "write"), _step("e", "look", needs=["d"])])

@@ -22,6 +22,8 @@ from agent_runtime.loop import (
 from agent_runtime.loop import events as e
 from agent_runtime.loop.hands import Hands
 from agent_runtime.loop.reached import Reached, observe
+from agent_runtime.loop.state import State
+from agent_runtime.messages import ModelChoice
 from agent_runtime.ports import OpenedWorkspace
 from agent_runtime.stores.memory import MemoryStore
 from agent_runtime.testing import FakeWorkspaces
@@ -104,7 +106,10 @@ def spend_freely(patch: pytest.MonkeyPatch) -> None:
 
 
 def talk_freely(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(budget, "turn_fits", lambda state: None)
+    def reserve(state: State, model: ModelChoice, prompt_tokens: int) -> budget.Reservation:
+        return budget.Reservation(prompt_tokens + 2_000, 0.0, 2_000)
+
+    patch.setattr(budget, "reserve", reserve)
 
 
 def forget_the_lane(patch: pytest.MonkeyPatch) -> None:

@@ -6,16 +6,18 @@ A sandbox outlives the process that opened it, as a real one may: its tools go o
 reaped.
 """
 
+import json
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import anyio
 import anyio.lowlevel
 import trio.testing
 from anyio.abc import TaskGroup
+from msgspec import structs
 
 from agent_runtime.bus import LocalBus
 from agent_runtime.errors import (
@@ -35,12 +37,15 @@ from agent_runtime.loop.evolve import fold
 from agent_runtime.loop.journal import append_fact
 from agent_runtime.loop.state import State, status_of
 from agent_runtime.loop.submission import submit
+from agent_runtime.messages import Brain, Message, ModelChoice, ModelUsage, ToolUse
 from agent_runtime.ports import (
     DiskQuota,
     EgressRecord,
     Furnishing,
     LeftWork,
     ModelAnswer,
+    ModelFault,
+    ModelFaultKind,
     ModelRequest,
     OpenedWorkspace,
     Ports,
@@ -57,6 +62,7 @@ from agent_runtime.testing import (
     FakeWorkspaces,
     VirtualClock,
     deterministic_trio,
+    says,
 )
 from agent_runtime.toolkit import FunctionTool, tool
 from agent_runtime.types import (
@@ -101,7 +107,7 @@ class Account:
     """seq -> hash of every row whose append returned."""
     facts: list[e.AnyEvent] = field(default_factory=list)
     """What people were told is stored."""
-    asked: list[tuple[Mapping[str, Json], ...]] = field(default_factory=list)
+    asked: list[tuple[Message, ...]] = field(default_factory=list)
     """The messages of every request to the model."""
     violations: list[str] = field(default_factory=list)
     writing: int = 0
@@ -617,30 +623,101 @@ class _Job:
         self.result: ToolResult | None = None
 
 
+MODELS = (
+    ModelChoice(
+        name="world/first", provider="a", context_tokens=16_000, output_tokens_max=2_000,
+        input_usd_per_mtok=3.0, output_usd_per_mtok=15.0,
+    ),
+    ModelChoice(
+        name="world/second", provider="b", context_tokens=9_000, output_tokens_max=9_000,
+        input_usd_per_mtok=1.0, output_usd_per_mtok=5.0,
+    ),
+)  # fmt: skip
+"""Two, so that the second takes over; with small windows, so that conversations are compacted."""
+
+FAULTS: tuple[ModelFaultKind, ...] = (
+    "rate", "overload", "transport", "truncated", "bad_request", "context", "auth",
+)  # fmt: skip
+
+
 class WorldModel:
-    """Asks for a few calls, fails in all ways, sometimes says more than was reserved."""
+    """Asks for a few calls, fails in all ways, and keeps to what was reserved for it."""
 
     def __init__(self, world: World) -> None:
         self._world = world
 
-    async def complete(self, request: ModelRequest) -> ModelAnswer:
+    async def find(self, task: TaskSpec) -> Brain:
+        if task.model is None:
+            return Brain(kind="none", offers=("name a model",))
+        return Brain(kind="model", models=MODELS)
+
+    async def complete(self, request: ModelRequest) -> ModelAnswer | ModelFault:
         world, rng = self._world, self._world.rng
         world.account.asked.append(request.messages)
         await world.point("ask model")
         await anyio.sleep(rng.uniform(0.1, 30) if world.random else 1)
+        prompt = sum(len(m.text) for m in request.messages) // 4
         if world.faulty(2):
-            error = rng.choice(["rate", "overload", "transport", "truncated", "bad_request"])
-            return ModelAnswer(error=error, text="no")
+            kind = rng.choice(FAULTS)
+            after = rng.choice([None, 2.5, 30.0]) if kind == "rate" else None
+            used = ModelUsage(input=rng.choice([0, prompt]))
+            usd = used.input * request.model.input_usd_per_mtok / 1e6
+            return ModelFault(
+                kind=kind, message="no", retry_after_seconds=after, usage=used, usd=usd
+            )
         await world.point("model answered")
         if not world.random:
             # A turn that is asked again after a crash is answered alike.
-            turns: int = sum(m["role"] == "assistant" for m in request.messages)
+            turns = sum(m.role == "assistant" for m in request.messages)
             answers = world.scene.answers
             return answers[min(turns, len(answers) - 1)]
-        names = ["look", "write", "pay", "put", "post", "nothing_like_it", "special"]
-        chosen = rng.choices(names, k=rng.choice([0, 0, 1, 2, 3]))
-        calls = tuple((n, {"text": "x"} if n == "write" else {}) for n in chosen)
-        return ModelAnswer(text="hm", calls=calls, tokens=rng.randint(1, 9000), usd=0.01)
+        usage = ModelUsage(input=prompt, output=rng.randint(1, request.output_tokens_max))
+        choice = request.model
+        return replace(
+            self._random(request),
+            usage=usage,
+            usd=(usage.input * choice.input_usd_per_mtok
+                 + usage.output * choice.output_usd_per_mtok) / 1e6,
+        )  # fmt: skip
+
+    def _random(self, request: ModelRequest) -> ModelAnswer:
+        rng = self._world.rng
+        if request.answer_schema is not None:
+            return says(rng.choice([_PLAN, "I would rather not.", ""]))
+        names = [
+            "look", "look", "look", "write", "pay", "put", "post", "nothing_like_it", "special",
+            "find_tools", "recall",
+        ]  # fmt: skip
+        chosen = rng.choices(names, k=rng.choice([0, 0, 1, 2, 3, 4]))
+        answer = says(
+            rng.choice(["hm", "hm " * 500, ""]), *((n, _ARGUMENTS.get(n, {})) for n in chosen)
+        )
+        if rng.random() < 0.05:
+            junk = (ToolUse(id="use_junk", name="look", raw='{"a": '),)
+            message = answer.message
+            return replace(
+                answer,
+                message=structs.replace(message, calls=(*message.calls, *junk)),
+                stop="calls",
+            )
+        return replace(answer, stop="length") if rng.random() < 0.05 else answer
+
+
+_ARGUMENTS: Mapping[str, dict[str, Json]] = {
+    "write": {"text": "x"},
+    "find_tools": {"query": "something special"},
+    "recall": {"ref": "work.t1.0"},
+}
+_PLAN = json.dumps(
+    {
+        "requirements": ["it lives"],
+        "steps": [
+            {"id": "first", "goal": "look", "needs": []},
+            {"id": "second", "goal": "write", "needs": ["first"]},
+        ],
+        "objectives": [{"id": "own", "command": "true"}],
+    }
+)
 
 
 # ---- the tools ---------------------------------------------------------------------------
