@@ -24,6 +24,7 @@ from agent_runtime.certificate import (
     names_hold,
     result_of,
 )
+from agent_runtime.decisions import OpenDecision, answer, open_decision
 from agent_runtime.errors import (
     AgentRuntimeError,
     ConfigError,
@@ -41,9 +42,10 @@ from agent_runtime.loop.discover import discover, unknown_names
 from agent_runtime.loop.evolve import fold
 from agent_runtime.loop.hands import furnished
 from agent_runtime.loop.journal import append_fact
-from agent_runtime.loop.state import State, status_of
+from agent_runtime.loop.state import State, lacks_brain, status_of
 from agent_runtime.loop.submission import submit
 from agent_runtime.loop.supervisor import Supervisor
+from agent_runtime.messages import ToolUse
 from agent_runtime.ports import ArtifactLimits, CheckOutcome, Ports
 from agent_runtime.report import Report, report_of
 from agent_runtime.resources import above
@@ -146,7 +148,7 @@ class Runtime:
             except WorkspaceError as error:
                 raise Conflict(f"task {task_id!r} cannot be continued: {error}") from error
 
-        def make(state: State) -> e.InputEvent:
+        def make(state: State) -> e.OutsideFact:
             return e.Continued(by=by, message=wish.message, spec=continuation(state, wish))
 
         after = await append_fact(self.ports.store, self.ports.clock, self.ports.bus, task_id, make)
@@ -237,12 +239,56 @@ class Runtime:
         """Let a task stop: what runs in its sandbox is frozen, nothing new starts."""
         return await self._fact(task_id, e.PauseRequested(by=by))
 
-    async def resume(self, task_id: TaskId, *, by: str) -> State:
-        """Let a paused task go on. Nothing happens to one that is not paused."""
+    async def resume(self, task_id: TaskId, *, by: str, model: str = "") -> State:
+        """Let a paused task go on, or give one that waits for a brain a model to think with.
+
+        Without a model, nothing happens to a task that is not paused.
+
+        Raises:
+            Conflict: it has ended, or a model is given to one that has a brain.
+        """
         state = await self.state(task_id)
-        if not state.paused:
+        if not state.paused and not model:
             return state
-        return await self._fact(task_id, e.ResumeRequested(by=by))
+
+        def make(state: State) -> e.OutsideFact:
+            _refuse_when_over(state)
+            if model and state.brain is not None and not lacks_brain(state):
+                raise Conflict(
+                    f"task {task_id!r} has a brain ({state.task.model or state.brain.kind}); "
+                    f"cancel it, then `agent-runtime continue {task_id} --model {model}`"
+                )
+            return e.ResumeRequested(by=by, model=model)
+
+        return await append_fact(self.ports.store, self.ports.clock, self.ports.bus, task_id, make)
+
+    async def next_decision(self, task_id: TaskId) -> OpenDecision | None:
+        """What a connected client is to decide for a task whose brain it is; None: nothing now."""
+        return open_decision(await self.state(task_id), self.ports.toolbox)
+
+    async def submit_decision(
+        self,
+        task_id: TaskId,
+        decision_id: str,
+        *,
+        text: str = "",
+        calls: Sequence[ToolUse] = (),
+        by: str,
+    ) -> State:
+        """A client's answer; durable when it returns.
+
+        Raises:
+            Conflict: that decision is not open any more; ask for the next one.
+            UsageError: the calls cannot be told apart.
+        """
+
+        def make(state: State) -> e.OutsideFact:
+            _refuse_when_over(state)
+            return answer(
+                state, self.ports.toolbox, decision_id, text=text, calls=calls, by=by or "client"
+            )
+
+        return await append_fact(self.ports.store, self.ports.clock, self.ports.bus, task_id, make)
 
     async def steer(self, task_id: TaskId, message: str, *, by: str) -> State:
         """Tell the brain something."""
@@ -260,7 +306,7 @@ class Runtime:
         """
         answered = ""
 
-        def make(state: State) -> e.InputEvent:
+        def make(state: State) -> e.OutsideFact:
             nonlocal answered
             _refuse_when_over(state)
             answered = _pending(state, approval_id)
@@ -274,8 +320,8 @@ class Runtime:
         await append_fact(self.ports.store, self.ports.clock, self.ports.bus, task_id, make)
         return answered
 
-    async def _fact(self, task_id: TaskId, fact: e.InputEvent) -> State:
-        def make(state: State) -> e.InputEvent:
+    async def _fact(self, task_id: TaskId, fact: e.OutsideFact) -> State:
+        def make(state: State) -> e.OutsideFact:
             _refuse_when_over(state)
             return fact
 

@@ -147,7 +147,7 @@ class _Watch:
     def _watch_the_clock(self) -> None:
         status, reason = status_of(self.state)
         now = anyio.current_time()
-        if status is not Status.WAITING or reason not in _PEOPLE:
+        if status is not Status.WAITING or not (reason in _PEOPLE or self.state.asked_client):
             self._waits_since = None
             return
         if self._waits_since is None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 import click
+import msgspec
 
 from agent_runtime.app import who
 from agent_runtime.cli.console import (
@@ -44,6 +45,13 @@ json_lines_option = click.option(
     help="Print every stored event as one line of JSON, exactly as the log has it, and a last line "
     'of type "result" (or "error").',
 )
+model_option = click.option(
+    "--model",
+    metavar="M",
+    help="What thinks for the task, such as anthropic/NAME, openai/NAME or http://HOST/v1#NAME; "
+    "`agent-runtime models` lists what can be reached. Default: what the task file says, else the "
+    "settings.",
+)
 wait_option = click.option(
     "--wait-seconds",
     type=click.FloatRange(min=0),
@@ -59,7 +67,7 @@ wait_option = click.option(
 Examples:
   agent-runtime run task.yaml
   agent-runtime run task.yaml --repo ~/src/sqlparse --json | jq .type
-  agent-runtime run "Make the failing tests pass" --repo .
+  agent-runtime run "Make the failing tests pass" --repo . --model anthropic/claude-sonnet-4-5
   generate-task | agent-runtime run -
 """,
 )
@@ -70,6 +78,7 @@ Examples:
     help="The repository to work on: a directory or a git URL. Default: what the task file says; "
     "for a goal, the checkout around the working directory.",
 )
+@model_option
 @json_lines_option
 @unsafe_option
 @wait_option
@@ -78,6 +87,7 @@ def run(
     ctx: click.Context,
     task: str,
     repo: str | None,
+    model: str | None,
     as_json: bool,
     unsafe_no_sandbox: bool,
     wait_seconds: float | None,
@@ -92,7 +102,10 @@ def run(
     """
 
     async def do(runtime: Runtime) -> int:
-        task_id = await runtime.submit(read_spec(task, repo), submitted_by=who())
+        spec = read_spec(task, repo)
+        if model is not None:
+            spec = msgspec.structs.replace(spec, model=model)
+        task_id = await runtime.submit(spec, submitted_by=who())
         if not as_json:
             say(task_id)
         return await _drive(ctx, runtime, task_id, as_json=as_json, wait_seconds=wait_seconds)
@@ -109,6 +122,7 @@ Examples:
 """,
 )
 @task_argument
+@model_option
 @json_lines_option
 @unsafe_option
 @wait_option
@@ -116,6 +130,7 @@ Examples:
 def resume(
     ctx: click.Context,
     task: str,
+    model: str | None,
     as_json: bool,
     unsafe_no_sandbox: bool,
     wait_seconds: float | None,
@@ -123,14 +138,15 @@ def resume(
     """Go on with a task that was interrupted, paused, or waits.
 
     It is driven here as by `run`, and only what is new is printed; `logs` has the rest. A finished
-    step is never repeated. Ends with 6 if the task is over, or if another process drives it.
+    step is never repeated. With --model, a task that waits for a brain gets one. Ends with 6 if the
+    task is over, or if another process drives it.
     """
 
     async def do(runtime: Runtime) -> int:
         task_id = await runtime.find(task)
         stood = await runtime.state(task_id)
-        if stood.paused:
-            await runtime.resume(task_id, by=who())
+        if stood.paused or model:
+            await runtime.resume(task_id, by=who(), model=model or "")
             # A driver that has calls to wait for is still there, and has heard it.
             if owner := await runtime.ports.store.owner(task_id):
                 note(f"{short(task_id)} goes on in {owner}")

@@ -145,11 +145,15 @@ def waiting_lines(state: State) -> list[str]:
     _, reason = status_of(state)
     name = short(state.task_id)
     if reason == "brain":
+        if state.asked_client:
+            return ["waiting for a connected client to decide the next turn"]
+        offers = state.brain.offers if state.brain is not None else []
         return [
-            "waiting for a brain: the task has no plan, and this version brings no model.",
-            "  - write the steps into a task file, under `plan`: `agent-runtime init` makes one",
-            "  - or install a plug-in of the group agent_runtime.models, allow it in",
-            "    AGENT_RUNTIME_PLUGINS, and name its model in the task file, under `model`",
+            "waiting for a brain: somebody must think for this task. What would serve:",
+            *(f"  - {one_line(offer, 500)}" for offer in offers),
+            f"  - then go on with: {command('resume', name)}",
+            f"  - or with a model for this task alone: {command('resume', name, '--model', 'M')}",
+            "  - or give a task its steps, under `plan`: `agent-runtime init` makes such a file",
             f"  - or end it: {command('cancel', name)}",
         ]
     lines = ["waiting for a person:"]

@@ -36,6 +36,7 @@ from agent_runtime.cli.summary import (
     test_words,
     waiting_lines,
 )
+from agent_runtime.cli.thoughts import thinking_lines, thinking_of
 from agent_runtime.cli.words import USUAL_SANDBOX, call_words, phase_words, warns, words
 from agent_runtime.errors import CorruptLog, UsageError
 from agent_runtime.loop import codec
@@ -254,6 +255,7 @@ def describe(
             }
             for run in state.earlier
         ],
+        "thinking": thinking_of(state, events),
         "approvals": list(state.approvals.values()),
         "unknown_effects": list(state.unknown),
         "egress": {"network": state.task.policy.network, **told(state.reached)},
@@ -323,6 +325,9 @@ def _print_task(state: State, picture: Mapping[str, Any]) -> None:
         say("steps")
         for step in state.steps.values():
             _print_step(step)
+    if picture["thinking"] is not None:
+        for line in thinking_lines(state, picture["thinking"]):
+            say(line)
     for line in egress_lines(state):
         say(line)
     for unknown in state.unknown:

@@ -179,6 +179,11 @@ Action = (
 )
 
 
+CLIENT_TIMER = "client:"
+CLIENT_WAIT_MS = 3_600_000
+"""How long a task's worker is kept for a client that thinks; its answer is welcome later, too."""
+
+
 def next_actions(state: State) -> tuple[Action, ...]:
     """Everything that should be going on now, in a fixed order. Empty: ended, waiting or paused."""
     if state.ended or not state.alive:
@@ -193,6 +198,9 @@ def next_actions(state: State) -> tuple[Action, ...]:
     asked = state.asking
     if asked is not None and state.asked_in_epoch == state.epoch and not state.asked_client:
         actions.append(AskModel(asked.step_id, asked.turn))
+    if asked is not None and state.asked_client and not (state.client_gone or state.paused):
+        name = f"{CLIENT_TIMER}{asked.step_id}.{asked.turn}"
+        actions.append(WaitTimer(name, delay_ms=CLIENT_WAIT_MS))
     if state.paused:
         return tuple(actions)
     if state.trouble is not None:

@@ -15,6 +15,7 @@ import msgspec
 from agent_runtime.loop import budget, compaction, planning, recovery, stuck
 from agent_runtime.loop import events as e
 from agent_runtime.loop.actions import (
+    CLIENT_TIMER,
     in_conversation,
     may_converse,
     must_find_brain,
@@ -163,6 +164,8 @@ def _is_awaited(state: State, timer: str) -> bool:
         return False
     if timer.startswith("approval:"):
         return timer.removeprefix("approval:") in state.approvals
+    if timer.startswith(CLIENT_TIMER):
+        return state.asked_client
     return (state.trouble is not None and state.trouble.timer == timer) or any(
         step.timer == timer for step in state.steps.values()
     )

@@ -642,6 +642,19 @@ InputEvent = (
     | Continued
     | ApprovalDecided
 )
+OutsideFact = (
+    TaskSubmitted
+    | CancelRequested
+    | PauseRequested
+    | ResumeRequested
+    | Steered
+    | Continued
+    | ApprovalDecided
+    | ModelReplied
+)
+"""Inputs that are appended alone, by somebody who does not drive the task: what follows from them
+is decided later, by its owner. `ModelReplied` only from a client (`by`)."""
+
 DecisionEvent = (
     PhaseEntered
     | PlanAdopted

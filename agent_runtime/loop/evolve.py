@@ -93,6 +93,7 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
                 "alive": True,
                 "crashes": state.crashes + 1 if died else state.crashes,
                 "stage": Phase.TASK_INITIATION if state.stage is Phase.IDLE else state.stage,
+                "client_gone": False,
                 "worker_used": False,
                 "worker_gone": "the runtime was restarted" if state.worker_used else "",
                 # The time between the last event and now belongs to nobody.
@@ -509,6 +510,8 @@ def _other_model(state: State, event: e.RecoveryChosen) -> dict[str, Any]:
 def _timer(state: State, event: e.TimerFired) -> dict[str, Any]:
     if event.timer.startswith("approval:"):
         return {"expired": state.expired | {event.timer.removeprefix("approval:")}}
+    if event.timer.startswith("client:"):
+        return {"client_gone": True}
     if state.trouble is not None and state.trouble.timer == event.timer:
         return {"trouble": None}
     for step_id, step in state.steps.items():

@@ -198,7 +198,7 @@ async def append_fact(
     clock: Clock,
     bus: Bus,
     task_id: TaskId,
-    make: Callable[[State], e.InputEvent],
+    make: Callable[[State], e.OutsideFact],
 ) -> State:
     """Append one fact from outside the loop, as `make` finds it right on the newest state.
 

@@ -207,6 +207,8 @@ class State(msgspec.Struct, frozen=True):
     asking: e.ModelCallStarted | None = None
     """The turn that waits for its answer; one conversation at a time."""
     asked_in_epoch: int = 0
+    client_gone: bool = False
+    """The client that is asked has not answered for so long that nobody holds a worker for it."""
     plan_turns: int = 0
     """How often a plan was asked for."""
     proposal: e.ModelReplied | None = None

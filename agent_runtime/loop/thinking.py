@@ -86,6 +86,7 @@ def asked(state: State, event: e.ModelCallStarted, at_us: int) -> Changes:
         **changes,
         "asking": event,
         "asked_in_epoch": state.epoch,
+        "client_gone": False,
         "plan_turns": state.plan_turns + (not event.step_id),
         "conversation": conversation.turn_begun(status),
         "usage": clocked(state, at_us, usage),

@@ -177,7 +177,7 @@ class Bench:
                 await drive(lease, self.ports(store, **others))
         assert life.cancelled_caught, "it ended before it was killed"
 
-    async def say(self, fact: e.InputEvent) -> State:
+    async def say(self, fact: e.OutsideFact) -> State:
         """Somebody appends a fact from outside."""
         return await append_fact(
             MemoryStore(self.shared), self.clock, self.bus, TASK, lambda _: fact

@@ -30,7 +30,7 @@ def tour() -> Bench:
     )
 
 
-def when(bench: Bench, phase: Phase, *facts: e.InputEvent) -> None:
+def when(bench: Bench, phase: Phase, *facts: e.OutsideFact) -> None:
     """Append `facts` from outside as soon as the log says that the task is in `phase`."""
 
     async def look(rows: Sequence[Row]) -> None:

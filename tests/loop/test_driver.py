@@ -73,7 +73,7 @@ async def test_a_fact_is_found_right_on_the_newest_state() -> None:
     bench = Bench(Script("look"))
     state = await bench.run(task(step("a", "look")))
 
-    def refuse(newest: object) -> e.InputEvent:
+    def refuse(newest: object) -> e.OutsideFact:
         assert newest == state
         raise Conflict("it has ended")
 

@@ -340,7 +340,7 @@ class World:
     async def _reopen(self, wish: ContinuationSpec, by: str) -> None:
         fact: e.InputEvent = e.PauseRequested(by=by)
 
-        def make(state: State) -> e.InputEvent:
+        def make(state: State) -> e.OutsideFact:
             nonlocal fact
             fact = e.Continued(by=by, message=wish.message, spec=continuation(state, wish))
             return fact
@@ -380,10 +380,10 @@ class World:
 
     async def _say(
         self,
-        fact: e.InputEvent,
+        fact: e.OutsideFact,
         store: "FaultyStore | None" = None,
     ) -> None:
-        def make(state: State) -> e.InputEvent:
+        def make(state: State) -> e.OutsideFact:
             if state.ended or state.conclusion:
                 raise Conflict("it is over")
             if isinstance(fact, e.ApprovalDecided) and fact.approval_id not in state.approvals:

@@ -1,0 +1,100 @@
+"""A connected client as the brain: what it is asked, and what its answer becomes in the log.
+
+A client pulls: it asks for the open decision of a task and answers it, so that any program that can
+call two functions can think for one, an IDE's model among them. Its answer is a fact like any other
+from outside; whoever drives the task goes on with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agent_runtime.errors import Conflict, UsageError
+from agent_runtime.loop import events as e
+from agent_runtime.loop import planning, prompts
+from agent_runtime.loop.asking import judged, visible
+from agent_runtime.loop.state import State, status_of
+from agent_runtime.messages import Message, ToolUse
+from agent_runtime.ports import Toolbox
+from agent_runtime.types import Json, ToolInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenDecision:
+    """What a client is asked: the next turn of a conversation, in the order in which it is told.
+
+    `answer_schema` is the JSON schema of the text that is wanted; None: free text and calls.
+    """
+
+    task_id: str
+    decision_id: str
+    system: str
+    messages: tuple[Message, ...]
+    tools: tuple[ToolInfo, ...]
+    answer_schema: Json = None
+
+
+def open_decision(state: State, toolbox: Toolbox) -> OpenDecision | None:
+    """What a client is to decide now; None: nothing, for it is not the client's turn."""
+    asked = state.asking
+    if asked is None or not state.asked_client:
+        return None
+    return OpenDecision(
+        task_id=state.task_id,
+        decision_id=_decision_id(asked),
+        system=prompts.SYSTEM,
+        messages=state.conversation.messages,
+        tools=tuple(visible(state, toolbox)),
+        answer_schema=None if asked.step_id else planning.SCHEMA,
+    )
+
+
+def answer(
+    state: State,
+    toolbox: Toolbox,
+    decision_id: str,
+    *,
+    text: str,
+    calls: Sequence[ToolUse],
+    by: str,
+) -> e.ModelReplied:
+    """The fact that a client has decided.
+
+    Raises:
+        Conflict: that decision is not open (any more); names the one that is.
+        UsageError: two calls have the same id.
+    """
+    asked = state.asking
+    if asked is None or not state.asked_client or _decision_id(asked) != decision_id:
+        raise Conflict(_not_open(state, decision_id))
+    ids = [use.id for use in calls]
+    if twice := sorted({each for each in ids if ids.count(each) > 1}):
+        raise UsageError(f"calls: the id {twice[0]!r} is used twice; each call has one of its own")
+    return e.ModelReplied(
+        step_id=asked.step_id,
+        turn=asked.turn,
+        text=text,
+        calls=judged(calls, state, toolbox),
+        stop="calls" if calls else "end",
+        model="client",
+        by=by,
+    )
+
+
+def _decision_id(asked: e.ModelCallStarted) -> str:
+    return f"{asked.step_id or 'plan'}.t{asked.turn}"
+
+
+def _not_open(state: State, decision_id: str) -> str:
+    status, _ = status_of(state)
+    asked = state.asking
+    if asked is None or not state.asked_client:
+        return (
+            f"decision {decision_id!r} of task {state.task_id!r} is not open: the task is {status} "
+            "and asks no client; ask for its next decision"
+        )
+    return (
+        f"decision {decision_id!r} of task {state.task_id!r} is not open: it was answered; the "
+        f"open one is {_decision_id(asked)!r}"
+    )
