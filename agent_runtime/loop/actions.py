@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from agent_runtime.loop import budget, recovery
 from agent_runtime.loop.conversation import next_call
+from agent_runtime.loop.front import front_steps, runnable
 from agent_runtime.loop.state import (
     NO_BRAIN,
     State,
@@ -253,7 +254,7 @@ def _for_call(state: State, call_id: str) -> Action:
 
 def _for_steps(state: State) -> list[Action]:
     actions: list[Action] = [
-        WaitTimer(step.timer, delay_ms=step.delay_ms) for step in state.steps.values() if step.timer
+        WaitTimer(step.timer, delay_ms=step.delay_ms) for step in front_steps(state) if step.timer
     ]
     actions += [
         WaitTimer(f"approval:{a.approval_id}", until_us=a.expires_at_us)
@@ -261,7 +262,7 @@ def _for_steps(state: State) -> list[Action]:
     ]
     if state.abort is not None:
         return [] if state.calls else actions
-    wanted = {s.wants_toolbelt for s in state.steps.values() if s.wants_toolbelt}
+    wanted = {s.wants_toolbelt for s in front_steps(state) if s.wants_toolbelt}
     actions += [ActivateToolbelt(name) for name in sorted(wanted)]
     actions += [PrepareCall(step.spec.id, step.call_id) for step in _preparable(state)]
     return actions
@@ -281,12 +282,12 @@ def _preparable(state: State) -> list[StepState]:
         free = lane_free or (next_reads(step) and not state.approvals)
         return [step] if calling and free and not step.approval_id else []
     # What a person allowed is bound to the tree: nobody may write before it has run.
-    allowed = [s for s in state.steps.values() if s.status is StepStatus.READY and s.granted]
+    allowed = [s for s in front_steps(state) if s.status is StepStatus.READY and s.granted]
     if allowed and (lane_free or not may_write(allowed[0])):
         return allowed[:1]
     chosen: list[StepState] = []
-    for step in state.steps.values():
-        if step.spec.tool is None and not step.ended and runnable(state, step):
+    for step in front_steps(state):
+        if step.spec.tool is None and runnable(state, step):
             break  # it begins when those before it have ended; later ones wait for its end
         if step.status is not StepStatus.READY or step.approval_id or not runnable(state, step):
             continue
@@ -318,14 +319,9 @@ def _lane_is_taken(state: State) -> bool:
     )
 
 
-def runnable(state: State, step: StepState) -> bool:
-    """Is it awake, and has everything that it needs come out well?"""
-    return step.awake and all(standing(state, need) == "good" for need in step.spec.needs)
-
-
 def in_conversation(state: State) -> str | None:
     """The step whose conversation with the model has begun and has not ended."""
-    return next((id for id, step in state.steps.items() if step.turn and not step.ended), None)
+    return next((step.spec.id for step in front_steps(state) if step.turn), None)
 
 
 def may_converse(state: State, step: StepState) -> bool:
@@ -334,24 +330,9 @@ def may_converse(state: State, step: StepState) -> bool:
         return False
     return not any(
         other is not step
-        and not other.ended
         and (other.status is not StepStatus.READY or other.approval_id or other.granted)
-        for other in state.steps.values()
+        for other in front_steps(state)
     )
-
-
-def standing(state: State, step_id: str) -> str:
-    """How a step stands for those that need it: good, bad or open. A fallback stands in."""
-    step = state.steps[step_id]
-    match step.status:
-        case StepStatus.DONE:
-            return "good"
-        case StepStatus.SKIPPED:
-            return "good" if step.satisfied else "bad"
-        case StepStatus.FAILED:
-            return standing(state, step.spec.fallback) if step.spec.fallback else "bad"
-        case _:
-            return "open"
 
 
 def must_find_brain(state: State) -> bool:

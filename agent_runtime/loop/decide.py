@@ -20,11 +20,10 @@ from agent_runtime.loop.actions import (
     may_converse,
     must_find_brain,
     next_actions,
-    runnable,
-    standing,
 )
 from agent_runtime.loop.conversation import Conversation
 from agent_runtime.loop.evolve import evolve
+from agent_runtime.loop.front import front_steps, runnable, standing
 from agent_runtime.loop.grades import accepts
 from agent_runtime.loop.outcomes import CallPrepared, Outcome, Woken
 from agent_runtime.loop.state import (
@@ -430,10 +429,10 @@ def _free_id(state: State) -> str:
 
 
 def _settle_steps(state: State, at_us: int) -> Events:
-    for step in state.steps.values():
+    for step in front_steps(state):
         if decided := _settle_step(state, step, at_us):
             return decided
-    live = [s for s in state.steps.values() if not s.ended]
+    live = state.unfinished if not state.front else front_steps(state)
     if state.abort is not None:
         if live:
             return ()
@@ -441,7 +440,7 @@ def _settle_steps(state: State, at_us: int) -> Events:
         return (e.TaskConcluded(status=Status.FAILED, reason=reason),)
     if not live:
         return (e.VerificationStarted(attempt=state.verifications + 1),)
-    if all(s.status is StepStatus.READY and not runnable(state, s) for s in live):
+    if not state.front:
         waiting = ", ".join(s.spec.id for s in live)
         reason = f"plan_stuck: these steps wait for each other: {waiting}"
         return (e.TaskConcluded(status=Status.FAILED, reason=reason),)

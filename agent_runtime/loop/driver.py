@@ -12,7 +12,9 @@ from agent_runtime.loop import events as e
 from agent_runtime.loop.actions import Action, next_actions
 from agent_runtime.loop.hands import Hands
 from agent_runtime.loop.journal import Journal
+from agent_runtime.loop.outcomes import CallPrepared
 from agent_runtime.loop.perform import perform
+from agent_runtime.loop.ready import ready_call
 from agent_runtime.loop.state import State
 from agent_runtime.ports import Ports
 from agent_runtime.types import Lease, Phase
@@ -94,16 +96,41 @@ class _Loop:
         return self._stop.is_set() or not journal.state.alive
 
     async def _act(self, action: Action, scope: anyio.CancelScope) -> None:
+        """Do `action`, and what follows from it if that is one thing: a call after its intent."""
         try:
             with scope:
-                outcome, blobs = await perform(action, self._hands)
-                # What came back is a fact: it is stored although the action is not wanted any more.
-                with anyio.fail_after(COMMIT_SECONDS_MAX, shield=True):
-                    await self._hands.egress.store()
-                    await self._journal.commit(outcome, blobs)
+                while True:
+                    outcome, blobs = await perform(action, self._hands)
+                    # What came back is a fact: it is stored although nobody wants it any more.
+                    with anyio.fail_after(COMMIT_SECONDS_MAX, shield=True):
+                        await self._hands.egress.store()
+                        await self._journal.commit(outcome, blobs, self._follow)
+                    following = None if scope.cancel_called else self._following(action)
+                    if following is None:
+                        return
+                    del self._running[action.key]
+                    action = following
+                    self._running[action.key] = scope
         finally:
             del self._running[action.key]
             self._changed.set()
+
+    def _follow(self, state: State) -> CallPrepared | None:
+        """Calls that are ready at once are intended with what came before, unless all stops."""
+        return None if self._stop.is_set() else ready_call(state, self._hands.ports.toolbox)
+
+    def _following(self, done: Action) -> Action | None:
+        """The one new thing to do, if there is nothing else for `run` to look at."""
+        state = self._journal.state
+        if self._stop.is_set() or self._outside or state.paused:
+            return None
+        if state.stage is not Phase.EXECUTION:
+            return None
+        wanted = self._wanted()
+        if done.key in wanted or any(key not in wanted for key in self._running if key != done.key):
+            return None
+        new = [action for key, action in wanted.items() if key not in self._running]
+        return new[0] if len(new) == 1 else None
 
     async def _await_stop(self) -> None:
         await self._stop.wait()

@@ -14,6 +14,7 @@ from agent_runtime.loop import phases, thinking
 from agent_runtime.loop.continuing import reopened
 from agent_runtime.loop.conversation import begun, index_of
 from agent_runtime.loop.folding import clocked, moved, replace
+from agent_runtime.loop.front import front_of, front_steps
 from agent_runtime.loop.reached import observe
 from agent_runtime.loop.state import CallState, Result, State, StepState, Trouble
 from agent_runtime.types import FailureKind, Phase, StepStatus
@@ -36,12 +37,21 @@ def evolve(state: State, event: e.AnyEvent, at_us: int) -> State:
     if "usage" not in changes and state.alive and at_us > state.at_us:
         changes["usage"] = clocked(state, at_us)
     after = replace(state, **changes)
-    phase = _derived_phase(after)
-    if phase is not after.phase:
-        after = replace(after, phase=phase)
+    if isinstance(event, _FRONT_MOVES):
+        after = replace(after, front=front_of(after))
+    phase = after.phase
+    if not changes.keys().isdisjoint(_DERIVE_PHASE):
+        phase = _derived_phase(after)
+        if phase is not after.phase:
+            after = replace(after, phase=phase)
     if not phases.legal(state.phase, type(event), phase):
         raise IllegalEvent(f"{type(event).__name__} cannot lead from {state.phase} to {phase}")
     return after
+
+
+_FRONT_MOVES = (e.StepSucceeded, e.StepSkipped, e.StepFailed, e.PlanAdopted, e.Continued)
+_DERIVE_PHASE = frozenset({"steps", "stage", "trouble", "conclusion"})
+"""Fields that the derived phase hangs on."""
 
 
 def fold(records: Iterable[tuple[e.AnyEvent, int]], state: State | None = None) -> State:
@@ -62,7 +72,7 @@ def _derived_phase(state: State) -> Phase:
     if state.stage is not Phase.EXECUTION:
         return state.stage
     evaluating = toolbelt = False
-    for step in state.steps.values():
+    for step in front_steps(state):
         if step.status is StepStatus.RECOVERING:
             return Phase.ERROR_HANDLING
         if step.status is StepStatus.EVALUATING:

@@ -260,8 +260,10 @@ class Hands:
 
     async def use_toolbelt(self, toolbelt: str) -> list[str]:
         """Make sure that a toolbelt lives in this process; return its tools' names."""
+        if toolbelt == "standard":
+            return []
         async with self._toolbelts_lock:
-            if toolbelt in self._toolbelts or toolbelt == "standard":
+            if toolbelt in self._toolbelts:
                 return []
             names = await self.ports.toolbox.activate(toolbelt)
             self._toolbelts.add(toolbelt)

@@ -18,12 +18,14 @@ from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
 from agent_runtime.loop.decide import advance
 from agent_runtime.loop.evolve import evolve, fold
-from agent_runtime.loop.outcomes import Outcome, Woken
+from agent_runtime.loop.outcomes import CallPrepared, Outcome, Woken
 from agent_runtime.loop.state import FOLD_VERSION, State, status_of
 from agent_runtime.ports import Bus, Clock, Store
 from agent_runtime.types import BlobId, Epoch, Lease, Row, Seq, TaskId, TaskSummary
 
 HeldUp = Callable[[str, bool], Awaitable[None]]
+Follow = Callable[[State], CallPrepared | None]
+"""The next call that is ready as soon as a state is reached."""
 
 APPEND_TRIES = 6
 """One and five more, waiting 50 ms and twice as long each time: a full disk, a long lock."""
@@ -49,7 +51,8 @@ class Journal:
         self.state = State(task_id=lease.task_id)
         self._head = codec.GENESIS
         self._store, self._clock, self._bus = store, clock, bus
-        self._lock = anyio.Lock()
+        # Whoever holds it waits for the store: nobody starves without the turn of a fair one.
+        self._lock = anyio.Lock(fast_acquire=True)
         self._snapshot_seq = 0
         self.held_up: HeldUp | None = None
         """Told when the log cannot be written and when it can again: nothing goes on without it."""
@@ -77,8 +80,16 @@ class Journal:
             return  # its last owner died between the terminal event and giving the lease back
         await self.commit(e.LeaseTaken(epoch=self.lease.epoch, owner=self.lease.owner))
 
-    async def commit(self, outcome: Outcome, blobs: Mapping[BlobId, bytes] = {}) -> None:
+    async def commit(
+        self,
+        outcome: Outcome,
+        blobs: Mapping[BlobId, bytes] = {},
+        follow: Follow | None = None,
+    ) -> None:
         """Decide about `outcome` on the newest state and store what follows, all or nothing.
+
+        Calls that `follow` has ready are intended in the same append: the events are those of one
+        commit after the other, and what came back is as durable as the intent before it runs.
 
         Raises:
             LeaseLost: stop, and touch nothing of the task any more.
@@ -90,6 +101,11 @@ class Journal:
                 events, state = advance(self.state, outcome, at_us)
                 if not events:
                     return
+                while follow is not None and (call := follow(state)) is not None:
+                    added, after = advance(state, call, at_us)
+                    if not added or not isinstance(added[0], e.CallIntended):
+                        break  # what asks or stops takes the usual way, beside the calls before it
+                    events, state = events + added, after
                 try:
                     rows = codec.encode(
                         self.lease.task_id,
@@ -99,6 +115,9 @@ class Journal:
                         at_us=at_us,
                     )
                 except (UnicodeEncodeError, TypeError):
+                    if follow is not None:
+                        follow = None  # each by itself: only one of them is at fault
+                        continue
                     plain = codec.storable(outcome)
                     if plain == outcome:
                         raise

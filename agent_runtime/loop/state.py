@@ -220,6 +220,8 @@ class State(msgspec.Struct, frozen=True):
     """Plans of earlier runs."""
     replan_reason: str = ""
     steps: Mapping[str, StepState] = {}
+    front: tuple[str, ...] = ()
+    """Those of them that can move now; see `loop.front`."""
     calls: Mapping[str, CallState] = {}
     approvals: Mapping[str, e.ApprovalRequested] = {}
     approvals_made: int = 0

@@ -18,6 +18,7 @@ from agent_runtime.loop.actions import next_actions
 from agent_runtime.loop.conversation import TurnCall
 from agent_runtime.loop.decide import advance, decide
 from agent_runtime.loop.evolve import evolve
+from agent_runtime.loop.front import front_of
 from agent_runtime.loop.outcomes import Woken
 from agent_runtime.loop.phases import EXECUTING, FACTS, STEP_TRANSITIONS, TASK_TRANSITIONS
 from agent_runtime.loop.state import CallState, State, StepState, status_of
@@ -228,6 +229,14 @@ def test_at_most_one_action_has_a_key_and_asking_twice_gives_the_same(
     assert len({action.key for action in wanted}) == len(wanted)
     assert next_actions(state) == wanted
     assert decide(state, Woken(), at_us) == decide(state, Woken(), at_us)
+
+
+@settings(max_examples=200, deadline=None)
+@given(prefixes())
+def test_the_front_is_every_step_that_can_move(prefix: tuple[State, int]) -> None:
+    """It is made anew only by some events: it must be what all of them would make of it."""
+    state, _ = prefix
+    assert state.front == front_of(state)
 
 
 @settings(max_examples=150, deadline=None)
