@@ -42,9 +42,11 @@ from agent_runtime.loop.discover import discover, unknown_names
 from agent_runtime.loop.evolve import fold
 from agent_runtime.loop.hands import furnished
 from agent_runtime.loop.journal import append_fact
+from agent_runtime.loop.replay import Replayed, replay
 from agent_runtime.loop.state import State, lacks_brain, status_of
 from agent_runtime.loop.submission import submit
 from agent_runtime.loop.supervisor import Supervisor
+from agent_runtime.loop.why import Link, chain
 from agent_runtime.messages import ToolUse
 from agent_runtime.ports import ArtifactLimits, CheckOutcome, Ports
 from agent_runtime.report import Report, report_of
@@ -367,6 +369,33 @@ class Runtime:
             patch = await self.ports.store.get_blob(BlobId(found.patch_blob))
         return report_of(state, rows, events, patch)
 
+    async def replay(self, task_id: TaskId) -> Replayed:
+        """Decide the task again from its recorded inputs; see `loop.replay`.
+
+        Raises:
+            CorruptLog: the log is not what was written, so there is nothing to compare with.
+        """
+        rows = await self.ports.store.load(task_id)
+        codec.check_chain(rows, task_id=task_id)
+        return replay(rows)
+
+    async def why(
+        self, task_id: TaskId, seq: int | None, depth: int
+    ) -> tuple[list[Row], list[Link]]:
+        """The log, and what event `seq` rests on; without a number, the last thing decided.
+
+        Raises:
+            NotFound: there is no such event.
+        """
+        rows = await self.ports.store.load(task_id)
+        codec.check_chain(rows, task_id=task_id)
+        events = [codec.decode(row) for row in rows]
+        if seq is None:
+            seq = _last_decision(events)
+        if not 1 <= seq <= len(rows):
+            raise NotFound(f"task {task_id!r} has no event {seq}: its log ends at {len(rows)}")
+        return rows, chain(events, seq, depth)
+
     async def patch(self, task_id: TaskId) -> bytes:
         """The verified patch of an ended task, else the difference up to the last known tree."""
         state = await self.state(task_id)
@@ -579,6 +608,14 @@ def _folded(task_id: TaskId, rows: Sequence[Row]) -> tuple[State, list[e.AnyEven
     events = [codec.decode(row) for row in rows]
     times = (row.at_us for row in rows)
     return fold(zip(events, times, strict=True), State(task_id=task_id)), events
+
+
+def _last_decision(events: Sequence[e.AnyEvent]) -> int:
+    """The end of the task, else what was decided last, else the last event of all."""
+    ended = isinstance(events[-1], e.TaskEnded)
+    wanted = e.TaskConcluded if ended else e.DecisionEvent
+    found = (seq for seq in range(len(events), 0, -1) if isinstance(events[seq - 1], wanted))
+    return next(found, len(events))
 
 
 def _ends(state: State) -> list[int]:

@@ -2,10 +2,10 @@
 
 Each verb lives in a file of its family, which is imported when the verb is used: `run` (run,
 resume, continue), `tasks` (ps, show, logs), `control` (cancel, pause, steer), `approvals`,
-`results` (verify, diff, apply), `artifacts`, `report`, `inspect` (tools, modules, doctor),
-`transfer` (export, import), `keep` (init, gc), `sandbox`. What they share: `console` (output,
-errors), `words` (events in words), `follow` (driving and watching a task), `views` and `live` (how
-a watched task looks), `summary` (the end of a task in words).
+`results` (verify, diff, apply), `artifacts`, `report`, `replay` (replay, why), `inspect` (tools,
+modules, doctor), `transfer` (export, import), `keep` (init, gc), `sandbox`. What they share:
+`console` (output, errors), `words` (events in words), `follow` (driving and watching a task),
+`views` and `live` (how a watched task looks), `summary` (the end of a task in words).
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ FAMILIES: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "show": ("tasks", "Show where a task stands."),
         "logs": ("tasks", "Print a task's events."),
         "report": ("report", "Write one page about a task, for whoever reviews it."),
+        "why": ("replay", "Tell which events a decision rests on, and by which rule."),
+        "replay": ("replay", "Decide a task again from its recorded inputs, and compare."),
     },
     "Take the result": {
         "verify": ("results", "Check that a task's log and claims are what was written."),

@@ -653,7 +653,7 @@ OutsideFact = (
     | ModelReplied
 )
 """Inputs that are appended alone, by somebody who does not drive the task: what follows from them
-is decided later, by its owner. `ModelReplied` only from a client (`by`)."""
+is decided later, by its owner. Of the answers of models only those of a connected client (`by`)."""
 
 DecisionEvent = (
     PhaseEntered

@@ -6,25 +6,16 @@ from itertools import pairwise
 
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
-from agent_runtime.loop.decide import advance, call_digest
+from agent_runtime.loop.decide import call_digest
 from agent_runtime.loop.evolve import evolve
 from agent_runtime.loop.journal import summarize
-from agent_runtime.loop.outcomes import CallPrepared, Outcome, Woken
-from agent_runtime.loop.state import State, StepState
+from agent_runtime.loop.outcomes import CallPrepared
+from agent_runtime.loop.replay import replay
+from agent_runtime.loop.state import State
 from agent_runtime.messages import Message
-from agent_runtime.types import Effect, Limits, Status, StepStatus
+from agent_runtime.types import Effect, Limits, Status
 from tests.simulation.plans import Scene
 from tests.simulation.world import TASK, Chances, Life, folded, live
-
-OUTSIDE = (
-    e.CancelRequested,
-    e.PauseRequested,
-    e.ResumeRequested,
-    e.Steered,
-    e.Continued,
-    e.ApprovalDecided,
-)
-"""Facts that are appended alone, by somebody who does not drive: what follows comes later."""
 
 
 def run_life(seed: int, chances: Chances | None = None, scene: Scene | None = None) -> Life:
@@ -316,60 +307,8 @@ def check_egress(life: Life) -> None:
 
 def check_replay(life: Life) -> None:
     """The recorded inputs, fed to the core in recorded order, give the recorded decisions."""
-    rows, events = life.rows, life.events
-    state, at = State(task_id=TASK), 0
-    while at < len(rows):
-        event, at_us = events[at], rows[at].at_us
-        if isinstance(event, (e.TaskSubmitted, *OUTSIDE)):
-            state, at = evolve(state, event, at_us), at + 1
-            continue
-        decided, state = advance(state, outcome_of(state, event, at_us), at_us)
-        assert decided, f"decided differently at {at + 1}: nothing instead of {event}"
-        encoded = codec.encode(TASK, decided, after=at, head=rows[at].prev_hash, at_us=at_us)
-        stored = list(rows[at : at + len(decided)])
-        assert encoded == stored, f"decided differently at {at + 1}: {event}"
-        at += len(decided)
-
-
-def outcome_of(state: State, event: e.AnyEvent, at_us: int) -> Outcome:
-    """The outcome that made `event` the first of its append. All of it can be read from the log."""
-    match event:
-        case e.CallIntended():
-            return CallPrepared(
-                step_id=event.step_id,
-                call_id=event.call_id,
-                tool=event.tool,
-                arguments=event.arguments,
-                effect=event.effect,
-                tree_before=event.tree_before,
-            )
-        case e.ApprovalRequested(subject="call"):
-            return CallPrepared(
-                step_id=event.step_id,
-                call_id=state.steps[event.step_id].call_id,
-                tool=event.tool,
-                arguments=event.arguments,
-                effect=Effect.READ,  # not stored: it decides nothing while a person is asked
-                tree_before=event.tree_before,
-            )
-        case e.BudgetExhausted() if event not in advance(state, Woken(), at_us)[0]:
-            # A call that was ready did not fit any more; whichever it was, the same follows.
-            return next(
-                prepared
-                for prepared in map(_any_call, state.steps.values())
-                if prepared and event in advance(state, prepared, at_us)[0]
-            )
-        case _:
-            return event if type(event).__name__ in codec.INPUT_TYPES else Woken()  # type: ignore[return-value]
-
-
-def _any_call(step: StepState) -> CallPrepared | None:
-    if step.status not in (StepStatus.READY, StepStatus.RUNNING) or step.tool is None:
-        return None
-    return CallPrepared(
-        step_id=step.spec.id,
-        call_id=step.call_id,
-        tool=step.tool,
-        arguments={},
-        effect=Effect.READ,  # of no matter to a budget
+    found = replay(life.rows)
+    assert found.difference is None, (
+        f"decided differently at {found.difference.seq}: {found.difference.words}"
     )
+    assert found.appends[-1][1] == found.inputs + found.decisions == len(life.rows)

@@ -338,7 +338,7 @@ class World:
         return True
 
     async def _reopen(self, wish: ContinuationSpec, by: str) -> None:
-        fact: e.InputEvent = e.PauseRequested(by=by)
+        fact: e.OutsideFact = e.PauseRequested(by=by)
 
         def make(state: State) -> e.OutsideFact:
             nonlocal fact
