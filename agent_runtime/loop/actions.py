@@ -274,7 +274,7 @@ def _preparable(state: State) -> list[StepState]:
     Writing calls of one workspace never overlap: a step that may write waits for the lane. A step
     that needs the model has the task to itself.
     """
-    lane_free = not _lane_is_taken(state)
+    lane_free = not lane_is_taken(state)
     talking = in_conversation(state)
     if talking is not None:
         step = state.steps[talking]
@@ -313,7 +313,8 @@ def may_write(step: StepState) -> bool:
     return (stated or step.effect) is not Effect.READ
 
 
-def _lane_is_taken(state: State) -> bool:
+def lane_is_taken(state: State) -> bool:
+    """Does a call run that may write, or is one to be decided by a person?"""
     return bool(state.approvals) or any(
         call.intent.effect is not Effect.READ for call in state.calls.values()
     )

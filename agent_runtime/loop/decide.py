@@ -17,6 +17,7 @@ from agent_runtime.loop import events as e
 from agent_runtime.loop.actions import (
     CLIENT_TIMER,
     in_conversation,
+    lane_is_taken,
     may_converse,
     must_find_brain,
     next_actions,
@@ -188,6 +189,8 @@ def _intend(state: State, prepared: CallPrepared, at_us: int) -> Events:
         return ()
     if in_conversation(state) not in (None, prepared.step_id):
         return ()
+    if prepared.effect is not Effect.READ and lane_is_taken(state):
+        return ()  # another was intended while this one was made ready: its tree will be another
     if exhausted := budget.attempt_fits(state):
         return (exhausted,)
     if step.status is StepStatus.RUNNING and prepared.effect is not Effect.READ:
