@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar, Literal, NewType
+from typing import Any, ClassVar, Final, Literal, NewType
 
 import msgspec
 
@@ -365,6 +365,10 @@ class EffectPolicy:
 
     network: str = "none"
     stated: Effect | None = None
+
+
+SHARED_VARIABLE: Final = "AGENT_RUNTIME_SHARED"
+"""Tells tools where the modules' shared directory is; see `ports.ModuleContext.shared_dir`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

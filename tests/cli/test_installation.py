@@ -22,6 +22,11 @@ def test_tools_are_listed_with_what_they_change(cli: Cli) -> None:
     assert "shell" in cli("tools").out
 
 
+def test_modules_are_listed_with_their_tools(cli: Cli) -> None:
+    listed = {each["name"]: each for each in cli("modules", "--json").json()["modules"]}
+    assert listed["knowledge"]["tools"] == ["search_knowledge", "read_knowledge"]
+
+
 @pytest.mark.long
 def test_a_plugin_that_is_not_installed_is_told(cli: Cli) -> None:
     cli.env["AGENT_RUNTIME_PLUGINS"] = "no-such-plugin"
