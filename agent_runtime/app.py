@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
+import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,6 +26,7 @@ from agent_runtime.runtime import Runtime
 from agent_runtime.sandboxes.egress_records import EgressFiles
 from agent_runtime.sandboxes.lazy import LazySandbox
 from agent_runtime.sandboxes.surroundings import Boundary
+from agent_runtime.schema import nearest
 from agent_runtime.settings import Settings, state_dir
 from agent_runtime.stores.memory import MemoryStore
 from agent_runtime.stores.sqlite import SqliteStore
@@ -49,7 +52,10 @@ async def open_runtime(
     try:
         loaded = plugins.load(allowed=settings.plugins)
         workspaces = LocalWorkspaces(directory)
-        async with PluginToolbox.from_plugins(loaded, state_dir=directory) as toolbox:
+        shared = shared_dir(settings, loaded)
+        async with PluginToolbox.from_plugins(
+            loaded, state_dir=directory, shared_dir=shared, settings=settings.modules
+        ) as toolbox:
             ports = Ports(
                 store=store,
                 clock=SystemClock(),
@@ -67,6 +73,7 @@ async def open_runtime(
                     secrets=settings.secrets,
                 ),
                 plugin_paths=plugins.plugin_paths(loaded),
+                shared_dir=shared,
                 sandbox_limits=sandbox_limits(settings),
                 sandbox_ceiling=sandbox_ceiling(settings),
                 egress_files=EgressFiles(directory),
@@ -77,6 +84,37 @@ async def open_runtime(
             yield Runtime(ports, state_dir=directory)
     finally:
         await store.close()
+
+
+def shared_dir(settings: Settings, loaded: plugins.Plugins) -> str:
+    """The directory that modules share with sandboxes, made; empty if no module is told anything.
+
+    There is one for each way of telling them: of two processes on one store neither sees what the
+    other was told.
+
+    Raises:
+        ConfigError: a module is told something that is not installed, or it cannot be made.
+    """
+    known = {each.contribution.module.name for each in loaded.loaded if each.contribution.module}
+    others = {each.plugin.name for each in (*loaded.quarantined, *loaded.not_allowed)}
+    for name in settings.modules.keys() - known - others:
+        guess = nearest(name, known)
+        hint = f"; did you mean {guess!r}?" if guess else ""
+        raise ConfigError(
+            f"modules.{name}: no module is called {name!r}{hint} (installed: "
+            f"{', '.join(sorted(known)) or 'none'})"
+        )
+    if not settings.modules:
+        return ""
+    told = json.dumps(settings.modules, sort_keys=True).encode()
+    path = os.path.join(state_dir(settings), "shared", hashlib.sha256(told).hexdigest()[:16])
+    try:
+        os.makedirs(path, exist_ok=True)
+        # The sandbox may run as another user.
+        os.chmod(path, 0o755)
+    except OSError as error:
+        raise ConfigError(f"cannot make the directory {path!r}: {error.strerror}") from error
+    return path
 
 
 async def open_store(settings: Settings) -> Store:

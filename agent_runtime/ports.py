@@ -218,6 +218,10 @@ class ModuleContext:
     """A directory of its own, which exists and outlives the process."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """What the installation says about this module; names and values are the module's own."""
+    shared_dir: str = ""
+    """What every task's tools see read-only, at this path, which `types.SHARED_VARIABLE` tells them
+    in their environment. All modules share it: each writes below its name only. Empty if no module
+    has settings."""
 
 
 @runtime_checkable
@@ -927,6 +931,8 @@ class Ports:
     model: Model | None = None
     plugin_paths: tuple[str, ...] = ()
     """What every worker must be able to import; see `SandboxSpec.plugin_paths`."""
+    shared_dir: str = ""
+    """What modules hand to the tools' sandboxes; see `ModuleContext.shared_dir`."""
     sandbox_limits: SandboxLimits = SandboxLimits()
     """Of every sandbox of a task, its checks included."""
     sandbox_ceiling: SandboxCeiling = SandboxCeiling()

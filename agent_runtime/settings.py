@@ -38,6 +38,7 @@ _OPENS: Final = "lowers the sandbox's walls"
 _OF_THIS_MACHINE: Final = "is about this machine"
 NOT_IN_DIRECTORY: Final = {
     "bwrap": _OF_THIS_MACHINE,
+    "modules": _OF_THIS_MACHINE,
     "secrets": _OF_THIS_MACHINE,
     "setup_egress": _OF_THIS_MACHINE,
     "toolchains": _OF_THIS_MACHINE,
@@ -64,11 +65,41 @@ def _listed(value: object) -> object:
     return value
 
 
-def _mapped(value: object) -> object:
+def _mapped(value: Any) -> Any:
     """`NAME=source, NAME=source` is a mapping too."""
     if isinstance(value, str):
         pairs = [part.partition("=") for item in value.split(",") if (part := item.strip())]
         return {name.strip(): source.strip() for name, _, source in pairs}
+    return value
+
+
+def _module_settings(value: object) -> object:
+    """`module.name=value, …` is a mapping of mappings too; numbers and lists become texts."""
+    if isinstance(value, str):
+        nested: dict[str, dict[str, str]] = {}
+        for key, text in _mapped(value).items():
+            module, dot, name = key.partition(".")
+            if not dot or not name:
+                raise ValueError(f"{key!r} must name a module and its setting: module.name=value")
+            nested.setdefault(module, {})[name] = text
+        return nested
+    if not isinstance(value, dict):
+        return value
+    return {
+        module: {name: _as_text(each) for name, each in settings.items()}
+        if isinstance(settings, dict)
+        else settings
+        for module, settings in value.items()
+    }
+
+
+def _as_text(value: object) -> object:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, list) and all(isinstance(each, str | int | float) for each in value):
+        return "\n".join(str(_as_text(each)) for each in value)
     return value
 
 
@@ -195,6 +226,8 @@ class Settings(BaseSettings):
         dict[str, str], NoDecode, BeforeValidator(_mapped), AfterValidator(_secret_sources)
     ] = {}
     """Names that tasks may ask for, and where each is: env:NAME, file:/path or command:words."""
+    modules: Annotated[dict[str, dict[str, str]], NoDecode, BeforeValidator(_module_settings)] = {}
+    """What each module is told: names and values are its own."""
     artifact_files: Annotated[int, BeforeValidator(_no_boolean), Field(ge=0, le=100_000)] = 1000
     """Files that a task may keep as artifacts."""
     artifact_bytes: Annotated[int, BeforeValidator(_no_boolean), Field(ge=0, le=1 << 40)] = (

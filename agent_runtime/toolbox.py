@@ -33,9 +33,13 @@ class PluginToolbox:
         contributions: Iterable[Contribution] = (),
         *,
         state_dir: str = "",
+        shared_dir: str = "",
         settings: Mapping[str, Mapping[str, str]] = {},
     ) -> None:
-        """`state_dir` is the runtime's own: modules get theirs in it. `settings`: one a module."""
+        """`state_dir` is the runtime's own: modules get theirs in it. `settings`: one a module.
+
+        `shared_dir` is `ModuleContext.shared_dir` of all of them.
+        """
         self._tools: dict[str, Tool] = {}
         self._infos: dict[str, ToolInfo] = {}
         self._modules_of: dict[str, list[str]] = {}
@@ -47,7 +51,9 @@ class PluginToolbox:
                 modules.append(contribution.module)
         self._sorted = tuple(self._infos[name] for name in sorted(self._infos))
         modules_dir = os.path.join(state_dir, "modules") if state_dir else ""
-        self.modules = ModuleRegistry(modules, state_dir=modules_dir, settings=settings)
+        self.modules = ModuleRegistry(
+            modules, state_dir=modules_dir, shared_dir=shared_dir, settings=settings
+        )
 
     @classmethod
     def from_plugins(
@@ -55,11 +61,15 @@ class PluginToolbox:
         plugins: Plugins,
         *,
         state_dir: str = "",
+        shared_dir: str = "",
         settings: Mapping[str, Mapping[str, str]] = {},
     ) -> PluginToolbox:
         """A toolbox of everything that `plugins.load` loaded."""
         return cls(
-            (each.contribution for each in plugins.loaded), state_dir=state_dir, settings=settings
+            (each.contribution for each in plugins.loaded),
+            state_dir=state_dir,
+            shared_dir=shared_dir,
+            settings=settings,
         )
 
     async def __aenter__(self) -> PluginToolbox:

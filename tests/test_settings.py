@@ -126,6 +126,7 @@ def test_relative_xdg_directory_is_ignored(monkeypatch: pytest.MonkeyPatch, plac
             "bwrap: is about this machine, and a file in the working directory may come",
         ),
         ("secrets: {A: 'env:A'}", "secrets: is about this machine"),
+        ("modules: {knowledge: {folders: [/]}}", "modules: is about this machine"),
         ("toolchains: [/opt/x]", "toolchains: is about this machine"),
         ("setup_egress: [x.org]", "setup_egress: is about this machine"),
         ("sandbox: Container", "sandbox: lowers the sandbox's walls, and a file in the working"),
@@ -147,6 +148,20 @@ def test_user_may_choose_the_sandbox_program(monkeypatch: pytest.MonkeyPatch, pl
     assert load_settings().bwrap == f"{place}/home/bin/bwrap"
     monkeypatch.setenv("AGENT_RUNTIME_BWRAP", "/usr/bin/bwrap")
     assert load_settings().bwrap == "/usr/bin/bwrap"
+
+
+def test_modules_are_told_texts_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_user_config("modules: {a: {folders: [/x, /y], count: 3, fast: true}, b: {file: z}}\n")
+    told = {"a": {"folders": "/x\n/y", "count": "3", "fast": "true"}, "b": {"file": "z"}}
+    assert load_settings().modules == told
+    monkeypatch.setenv("AGENT_RUNTIME_MODULES", "a.folders=/x:/y, a.count=3,b.file=z=1")
+    told = {"a": {"folders": "/x:/y", "count": "3"}, "b": {"file": "z=1"}}
+    assert load_settings().modules == told
+    monkeypatch.setenv("AGENT_RUNTIME_MODULES", "folders=/x")
+    assert "AGENT_RUNTIME_MODULES: 'folders' must name a module and its setting" in refused()
+    monkeypatch.delenv("AGENT_RUNTIME_MODULES")
+    write_user_config("modules: {a: /x}\n")
+    assert "modules: should be a valid dictionary" in refused()
 
 
 def test_user_may_declare_that_a_container_is_the_boundary(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from agent_runtime.loop.state import State
 from agent_runtime.ports import (
     DiskQuota,
     Furnishing,
+    Layer,
     LeftWork,
     OpenedWorkspace,
     Ports,
@@ -35,7 +36,7 @@ from agent_runtime.ports import (
 )
 from agent_runtime.redaction import Redactor
 from agent_runtime.resources import bounded, disk_quota, limited
-from agent_runtime.types import PreparedEnvironment, TaskId, TreeId
+from agent_runtime.types import SHARED_VARIABLE, PreparedEnvironment, TaskId, TreeId
 
 log = logging.getLogger(__name__)
 
@@ -203,6 +204,7 @@ class Hands:
             )
         spec = sandbox_spec(self.state, self.ports, workspace.path or home, furnishing)
         spec = replace(spec, env={**spec.env, **await self.granted()})
+        spec = with_shared(spec, self.ports.shared_dir)
         # Checks stay without: what decides must not hang on what a server answers.
         policy = self.state.task.policy
         spec = replace(
@@ -318,6 +320,21 @@ def sandbox_spec(state: State, ports: Ports, directory: str, furnishing: Furnish
         env=environment.env,
         plugin_paths=ports.plugin_paths,
         limits=limits_of(state, ports),
+    )
+
+
+def with_shared(spec: SandboxSpec, shared: str) -> SandboxSpec:
+    """What modules hand over, for tools: a check must not hang on what a module knows today."""
+    if not shared:
+        return spec
+    if shared.startswith(f"{spec.mount}/"):
+        # Its mount point would have to be made in the working copy.
+        log.warning("the state %r lies in the workspace: modules hand nothing over", shared)
+        return spec
+    return replace(
+        spec,
+        layers=(*spec.layers, Layer(shared, shared)),
+        env={**spec.env, SHARED_VARIABLE: shared},
     )
 
 

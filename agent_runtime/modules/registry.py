@@ -75,18 +75,23 @@ class ModuleRegistry:
         modules: Sequence[Module] = (),
         *,
         state_dir: str = "",
+        shared_dir: str = "",
         settings: Mapping[str, Mapping[str, str]] = {},
         initialize_seconds_max: float = INITIALIZE_SECONDS_MAX,
         cleanup_seconds_max: float = CLEANUP_SECONDS_MAX,
         health_seconds_max: float = HEALTH_SECONDS_MAX,
     ) -> None:
-        """`settings` has one mapping a module; each gets a directory of its own in `state_dir`."""
+        """`settings` has one mapping a module; each gets a directory of its own in `state_dir`.
+
+        `shared_dir` is `ModuleContext.shared_dir` of all of them.
+        """
         self._entries = {
             module.name: _Entry(
                 module,
                 ModuleContext(
                     state_dir=os.path.join(state_dir, module.name) if state_dir else "",
                     settings=dict(settings.get(module.name, {})),
+                    shared_dir=shared_dir,
                 ),
             )
             for module in modules

@@ -8,11 +8,16 @@ people's text, and the sandbox is the place for that.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
 from agent_runtime.modules.knowledge.tools import read_knowledge, search_knowledge
 from agent_runtime.ports import ModuleContext, Tool
+
+if TYPE_CHECKING:  # the worker imports this file, and copies no folders
+    from agent_runtime.modules.knowledge.folders import Mirror
+    from agent_runtime.modules.sharing import Refreshing
 
 
 def tools() -> Sequence[Tool]:
@@ -28,18 +33,31 @@ class KnowledgeModule:
     source = "agent_runtime.modules.knowledge:tools"
 
     def __init__(self) -> None:
-        self._stack = AsyncExitStack()
+        self._mirror: Mirror | None = None
+        self._refreshing: Refreshing | None = None
 
     def tools(self) -> Sequence[Tool]:
         """The tools, made in the worker too."""
         return tools()
 
     async def initialize(self, context: ModuleContext) -> None:
-        """Nothing to start."""
+        """Copy the user's folders to where the sandboxes see them, and keep the copies new."""
+        from agent_runtime.modules.knowledge.folders import Mirror, folders_of
+        from agent_runtime.modules.sharing import Refreshing
+
+        folders = folders_of(context.settings)
+        if folders and context.shared_dir:
+            self._mirror = Mirror(folders, os.path.join(context.shared_dir, self.name))
+            self._refreshing = Refreshing()
+            await self._refreshing.start(self._mirror.refresh)
 
     async def cleanup(self) -> None:
-        """Nothing to stop."""
+        """Copy no more; what was copied stays for the next task."""
+        if self._refreshing is not None:
+            await self._refreshing.stop()
 
     async def health(self) -> str | None:
-        """Always well."""
-        return None
+        """Which folders cannot be read just now."""
+        problems = dict(self._mirror.problems) if self._mirror is not None else {}
+        told = [f"the folder {folder!r} cannot be read: {why}" for folder, why in problems.items()]
+        return "; ".join(told) or None

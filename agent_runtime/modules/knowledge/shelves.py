@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from agent_runtime.loop.project_notes import SKILL_NAME as SKILL_NAME
 from agent_runtime.loop.project_notes import is_note, is_skill
 from agent_runtime.modules import reading
 from agent_runtime.modules.reading import Stamp, Unreadable
@@ -22,6 +23,9 @@ DOCUMENT_BYTES_MAX: Final = 256 << 10
 DOCUMENTS_MAX: Final = 1_000
 SHELF_BYTES_MAX: Final = 16 << 20
 SUFFIXES: Final = (".md", ".markdown", ".mdx")
+LEFT_OUT: Final = ".left-out"
+"""In a folder's copy: what could not be copied, a line each; see `folders`."""
+LEFT_OUT_MAX: Final = 50
 PRACTICES: Final = "practices"
 REPOSITORY: Final = "repo"
 _PRACTICES_DIRECTORY: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "practices")
@@ -97,6 +101,7 @@ def look_through(shelf: Shelf) -> Listing:
         real_files.add((found.st_dev, found.st_ino))
         bytes_left -= found.st_size
         listing.documents.append(Found(shelf, path, kind, reading.stamp_of(found)))
+    listing.left_out += _left_out_before(shelf)
     return listing
 
 
@@ -117,6 +122,16 @@ def _kind(shelf: Shelf, path: str) -> Kind | None:
     if not path.lower().endswith(SUFFIXES):
         return None
     return "practice" if shelf.name == PRACTICES else "document"
+
+
+def _left_out_before(shelf: Shelf) -> list[str]:
+    if shelf.name in (REPOSITORY, PRACTICES):
+        return []
+    try:
+        data = reading.read(shelf.path, LEFT_OUT, bytes_max=DOCUMENT_BYTES_MAX).data
+        return [f"{shelf.name}:{line}" for line in reading.text_of(data).splitlines()]
+    except (Unreadable, OSError):
+        return []
 
 
 def _followed(shelf: Shelf, path: str, found: os.stat_result) -> os.stat_result:
