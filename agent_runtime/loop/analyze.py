@@ -37,8 +37,13 @@ TEST_COMMANDS = (
 FILES_NAMED_MAX = 20
 
 
-def analyze(task: TaskSpec, paths: Sequence[str]) -> RequirementsAnalyzed:
-    """The facts, and the protected patterns: defaults, objectives' test files, the task's own."""
+def analyze(
+    task: TaskSpec, paths: Sequence[str], *, project_notes: str = ""
+) -> RequirementsAnalyzed:
+    """The facts, and the protected patterns: defaults, objectives' test files, the task's own.
+
+    `project_notes` is what the repository tells agents, for the brain's first message.
+    """
     known = set(paths)
     languages = Counter(
         LANGUAGES[suffix] for p in paths if (suffix := posixpath.splitext(p)[1]) in LANGUAGES
@@ -53,6 +58,8 @@ def analyze(task: TaskSpec, paths: Sequence[str]) -> RequirementsAnalyzed:
         "files_named_in_goal": sorted(goal_words & known)[:FILES_NAMED_MAX],
         "objectives": [o.id for o in task.objectives],
     }
+    if project_notes:
+        facts["project_notes"] = project_notes
     tested = deciding_files(task.objectives, known)
     facts["test_files"] = tested
     # Order matters: what the task says comes last, so that `!pattern` can release a default.

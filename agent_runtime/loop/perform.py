@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import assert_never
 
 import anyio
@@ -33,6 +33,8 @@ from agent_runtime.loop.discover import discover
 from agent_runtime.loop.grades import grade_of
 from agent_runtime.loop.hands import Hands
 from agent_runtime.loop.outcomes import Outcome
+from agent_runtime.loop.project_notes import is_note, is_skill, opening_block
+from agent_runtime.loop.state import may_think
 from agent_runtime.ports import CheckOutcome, FoundFiles, Probe
 from agent_runtime.resources import described
 from agent_runtime.types import BlobId, TreeId
@@ -43,6 +45,9 @@ log = logging.getLogger(__name__)
 EMPTY_TREE = TreeId("4b825dc642cb6eb9a060e54bf8d69288fbee4904")
 """Git's id of the tree without entries."""
 CHANGED_MAX = 2000
+NOTES_MAX = 200
+"""Files for agents that are looked into: a repository of a thousand packages may have as many."""
+NOTE_BYTES_MAX = 100_000
 
 
 async def perform(action: a.Action, hands: Hands) -> Performed:
@@ -158,13 +163,28 @@ async def _prepare_environment(hands: Hands) -> Performed:
 
 
 async def _analyze(hands: Hands) -> Outcome:
-    workspace = hands.state.workspace
-    paths: list[str] = []
-    if workspace is not None and workspace.base_tree:
-        base = TreeId(workspace.base_tree)
-        found = await hands.ports.workspaces.changes(hands.lease.task_id, EMPTY_TREE, base)
-        paths = [change.path for change in found]
-    return analyze(hands.state.task, paths)
+    workspace, task = hands.state.workspace, hands.state.task
+    if workspace is None or not workspace.base_tree:
+        return analyze(task, [])
+    base = TreeId(workspace.base_tree)
+    found = await hands.ports.workspaces.changes(hands.lease.task_id, EMPTY_TREE, base)
+    paths = [change.path for change in found]
+    notes = await _project_notes(hands, base, paths) if may_think(task) else ""
+    return analyze(task, paths, project_notes=notes)
+
+
+async def _project_notes(hands: Hands, tree: TreeId, paths: Sequence[str]) -> str:
+    """What the repository tells agents, for the first message; without the task's secrets."""
+    wanted = [path for path in paths if is_note(path) or is_skill(path)][:NOTES_MAX]
+    if not wanted:
+        return ""
+    read = await hands.ports.workspaces.contents(hands.lease.task_id, tree, wanted)
+    texts = [
+        (path, data[:NOTE_BYTES_MAX].decode("utf-8", "replace"))
+        for path, data in read.items()
+        if data is not None and b"\0" not in data
+    ]
+    return (await hands.redactor()).text(opening_block(texts))
 
 
 async def _activate(toolbelt: str, hands: Hands) -> Outcome:

@@ -323,6 +323,13 @@ def missing_artifacts(state: State) -> list[str]:
     return [a.path for a in state.task.artifacts if a.required and a.path in missing]
 
 
+def may_think(task: TaskSpec) -> bool:
+    """Can a brain come to work on it, now or when it is continued with a model?"""
+    if task.plan is None:
+        return True
+    return task.model is not None or any(step.tool is None for step in task.plan.steps)
+
+
 def needs_brain(state: State) -> bool:
     """Must somebody think, for this run to go on from its plan's beginning?
 

@@ -14,7 +14,7 @@ from agent_runtime.loop.conversation import Conversation
 from agent_runtime.loop.state import status_of
 from agent_runtime.messages import Message, ModelChoice, ModelUsage, ToolUse
 from agent_runtime.ports import ModelAnswer, ModelFault
-from agent_runtime.testing import says
+from agent_runtime.testing import FakeVerifier, FakeWorkspaces, says
 from agent_runtime.types import Check, Effect, Limits, Objective, Status, ToolResult
 from tests.loop.harness import (
     FOREVER,
@@ -523,3 +523,20 @@ async def test_the_providers_own_count_of_tokens_is_believed() -> None:
     await bench.run(task(tools=["look"]))
     first, second = bench.of(e.ModelCallStarted)
     assert second.reserved_tokens < first.reserved_tokens, "the estimate was on the safe side"
+
+
+# ---- what the repository says ------------------------------------------------------------
+
+
+async def test_the_repositorys_notes_and_skills_stand_in_the_first_message() -> None:
+    bench = Bench()
+    files = {
+        "a.py": "x",
+        "AGENTS.md": "Run the tests with tox.",
+        "skills/release/SKILL.md": "---\nname: release\ndescription: how to release\n---\n",
+    }
+    bench.workspaces = FakeWorkspaces(files)
+    bench.verifier = FakeVerifier(bench.workspaces, lambda files: True)
+    await bench.run(task())
+    first = bench.model.requests[0].messages[0].text
+    assert "Run the tests with tox." in first and "release" in first
