@@ -13,6 +13,7 @@ from agent_runtime import plugins
 from agent_runtime.bus import LocalBus
 from agent_runtime.clock import SystemClock
 from agent_runtime.errors import ConfigError
+from agent_runtime.models import open_model
 from agent_runtime.ports import (
     ArtifactLimits,
     Ports,
@@ -53,9 +54,12 @@ async def open_runtime(
         loaded = plugins.load(allowed=settings.plugins)
         workspaces = LocalWorkspaces(directory)
         shared = shared_dir(settings, loaded)
-        async with PluginToolbox.from_plugins(
-            loaded, state_dir=directory, shared_dir=shared, settings=settings.modules
-        ) as toolbox:
+        async with (
+            PluginToolbox.from_plugins(
+                loaded, state_dir=directory, shared_dir=shared, settings=settings.modules
+            ) as toolbox,
+            open_model(settings) as model,
+        ):
             ports = Ports(
                 store=store,
                 clock=SystemClock(),
@@ -72,6 +76,7 @@ async def open_runtime(
                     toolchains_named=settings.toolchains,
                     secrets=settings.secrets,
                 ),
+                model=model,
                 plugin_paths=plugins.plugin_paths(loaded),
                 shared_dir=shared,
                 sandbox_limits=sandbox_limits(settings),

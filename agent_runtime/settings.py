@@ -26,6 +26,8 @@ from pydantic_settings import (
 from agent_runtime.documents import BYTES_MAX, Source, decode, load
 from agent_runtime.egress_rules import BadHost, parse_rule
 from agent_runtime.errors import ConfigError, UsageError
+from agent_runtime.model_names import endpoint_fault
+from agent_runtime.model_names import fault_of as model_fault
 from agent_runtime.schema import nearest
 from agent_runtime.secret_sources import fault_of
 from agent_runtime.shapes import shown
@@ -36,9 +38,14 @@ FILE_NAME: Final = "agent-runtime.yaml"
 
 _OPENS: Final = "lowers the sandbox's walls"
 _OF_THIS_MACHINE: Final = "is about this machine"
+_ASKED: Final = "decides who reads your code, with which key"
 NOT_IN_DIRECTORY: Final = {
     "bwrap": _OF_THIS_MACHINE,
     "modules": _OF_THIS_MACHINE,
+    "model": _ASKED,
+    "model_endpoints": _ASKED,
+    "model_fallbacks": _ASKED,
+    "model_keys": _ASKED,
     "secrets": _OF_THIS_MACHINE,
     "setup_egress": _OF_THIS_MACHINE,
     "toolchains": _OF_THIS_MACHINE,
@@ -47,7 +54,8 @@ NOT_IN_DIRECTORY: Final = {
     "container_writable": _OPENS,
 }
 """A checkout may bring its own `agent-runtime.yaml`, and must not choose a program that is run, nor
-what of this machine is read or reached. Nor may it say `sandbox: container`."""
+what of this machine is read or reached, nor who is asked with your key. Nor may it say
+`sandbox: container`."""
 REGISTRIES: Final = (
     *("pypi.org", "files.pythonhosted.org", "registry.npmjs.org", "registry.yarnpkg.com"),
     *("index.crates.io", "static.crates.io", "crates.io", "proxy.golang.org", "sum.golang.org"),
@@ -109,6 +117,27 @@ def _secret_sources(value: dict[str, str]) -> dict[str, str]:
             raise ValueError(f"{name!r} cannot be the name of a variable")
         if fault := fault_of(source):
             raise ValueError(f"the source of {name} {fault}")
+    return value
+
+
+def _model(value: str) -> str:
+    if fault := model_fault(value):
+        raise ValueError(fault)
+    return value
+
+
+def _models(value: tuple[str, ...]) -> tuple[str, ...]:
+    for name in value:
+        _model(name)
+    return value
+
+
+def _endpoints(value: dict[str, str]) -> dict[str, str]:
+    for name, url in value.items():
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,63}", name):
+            raise ValueError(f"{name!r} cannot stand before the slash of a model's name")
+        if fault := endpoint_fault(url):
+            raise ValueError(f"the address of {name} {fault}")
     return value
 
 
@@ -228,6 +257,22 @@ class Settings(BaseSettings):
     """Names that tasks may ask for, and where each is: env:NAME, file:/path or command:words."""
     modules: Annotated[dict[str, dict[str, str]], NoDecode, BeforeValidator(_module_settings)] = {}
     """What each module is told: names and values are its own."""
+    model: Annotated[str, AfterValidator(_model)] | None = None
+    """Who thinks for tasks that name no model."""
+    model_fallbacks: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_models)
+    ] = ()
+    """Models that are tried in this order when the task's does not answer."""
+    model_keys: Annotated[
+        dict[str, str], NoDecode, BeforeValidator(_mapped), AfterValidator(_secret_sources)
+    ] = {}
+    """Where a provider's key is, if not in the variable of that name."""
+    model_endpoints: Annotated[
+        dict[str, str], NoDecode, BeforeValidator(_mapped), AfterValidator(_endpoints)
+    ] = {}
+    """Addresses of model servers, by the name that stands before the slash of a model's name."""
+    model_cache_bytes: Annotated[int, BeforeValidator(_no_boolean), Field(ge=0, le=1 << 40)] = 0
+    """Room for answers that are given again to exactly the same request; 0: none is kept."""
     artifact_files: Annotated[int, BeforeValidator(_no_boolean), Field(ge=0, le=100_000)] = 1000
     """Files that a task may keep as artifacts."""
     artifact_bytes: Annotated[int, BeforeValidator(_no_boolean), Field(ge=0, le=1 << 40)] = (
@@ -351,8 +396,9 @@ def _told(fault: Any, flags: Mapping[str, object]) -> str:
     if fault["type"] == "extra_forbidden":
         return f"flag {name}: {_key_fault(name, '')}"
     said = str(fault["msg"]).removeprefix("Value error, ").replace("Input should", "should")
-    # A store's URL may hold a password; who confuses a secret's source with its value, the value.
-    got = "" if name in ("store", "secrets") else f", got {shown(fault['input'])}"
+    # A URL may hold a password; who confuses a secret's source with its value, the value.
+    hidden = ("store", "secrets", "model", "model_fallbacks", "model_keys", "model_endpoints")
+    got = "" if name in hidden else f", got {shown(fault['input'])}"
     return f"{_origin(name, flags)}: {said}{got}"
 
 

@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 from msgspec import inspect as kinds
 
+from agent_runtime import model_names
 from agent_runtime.documents import BYTES_MAX, Document, decode, load
 from agent_runtime.egress_rules import BadHost, parse_rule
 from agent_runtime.errors import UsageError
@@ -84,8 +85,6 @@ _STDIN_NAME: Final = "<stdin>"
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 _SCP = re.compile(r"(?:[\w.-]+@)?[\w.-]+:(?!//)")
-_MODEL = re.compile(r"[a-z0-9][a-z0-9_.-]*/\S+\Z")
-_MODEL_URL = re.compile(r"https?://[^\s/#@]+(?:/[^\s#]*)?#\S+\Z")
 _SECRET = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _OBJECTIVE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")
@@ -372,12 +371,8 @@ def _command_rule(value: str | list[str]) -> Told:
 
 
 def _model_rule(value: str) -> Told:
-    if _MODEL_URL.match(value) or (_MODEL.match(value) and not _URL.match(value)):
-        return
-    if re.match(r"https?://[^/#]*@", value):
-        yield (), "must not hold a user or password: it is stored; keys come from the environment"
-    else:
-        yield (), f"must be provider/name or http(s)://host/v1#name, got {shown(value)}"
+    if fault := model_names.fault_of(value):
+        yield (), fault if "password" in fault else f"{fault}, got {shown(value)}"
 
 
 def _env_rule(value: Mapping[str, str]) -> Told:

@@ -1,0 +1,28 @@
+"""Where a model is asked, and by which wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Wire = Literal["openai", "anthropic"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One provider's address with its key, for one request."""
+
+    wire: Wire
+    url: str
+    """Without a slash at its end; what the wire adds is `/chat/completions` or `/v1/messages`."""
+    model: str
+    """As the provider calls it."""
+    key: str = field(default="", repr=False)
+
+    @property
+    def provider(self) -> str:
+        """See `ModelChoice.provider`."""
+        return f"{self.wire}:{self.url}"
+
+    def __str__(self) -> str:
+        return f"{self.model!r} at {self.url}"
