@@ -50,7 +50,7 @@ async def _ask(request: ModelRequest, endpoint: Endpoint, http: Http) -> ModelAn
         async with http.exchange(
             place, f"{endpoint.url}/v1/messages", headers, asked, streamed=streamed
         ) as exchange:
-            if streamed and exchange.is_stream:
+            if exchange.is_stream:
                 await exchange.events(lambda event: stream.take(event.data))
                 whole = stream.whole()
             else:

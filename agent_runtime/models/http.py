@@ -126,7 +126,7 @@ class Exchange:
 
     @property
     def is_stream(self) -> bool:
-        """Are there events? A server may answer a wish for a stream with one whole answer."""
+        """Are there events? Not every server does what was asked."""
         return "event-stream" in self._response.headers.get("content-type", "")
 
     async def whole(self) -> bytes:

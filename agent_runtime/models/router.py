@@ -169,16 +169,16 @@ class Router:
     ) -> ModelAnswer | ModelFault:
         try:
             if resolved.provider.name == PYDANTIC_AI:
-                from agent_runtime.models import pydantic_ai
+                from agent_runtime.models.pydantic_ai import ask as ask_pydantic_ai
 
-                return await pydantic_ai.ask(request, resolved.model)
+                return await ask_pydantic_ai(request, resolved.model)
             if endpoint.wire == "anthropic":
-                from agent_runtime.models import anthropic
+                from agent_runtime.models.anthropic import ask as ask_anthropic
 
-                return await anthropic.ask(request, endpoint, self.http)
-            from agent_runtime.models import openai
+                return await ask_anthropic(request, endpoint, self.http)
+            from agent_runtime.models.openai import ask as ask_openai
 
-            return await openai.ask(request, endpoint, self.http)
+            return await ask_openai(request, endpoint, self.http)
         except Exception as error:  # noqa: BLE001 - one request's border; it is told, and a fault
             told = redacted("".join(traceback.format_exception(error)), endpoint.key)
             log.error("the adapter of %s failed:\n%s", resolved.name, told)

@@ -363,7 +363,7 @@ async def test_provider_that_fails_again_and_again_is_left_alone(
     assert list(router.health().values()) == ["left alone"]
     # After the time one request tries, and a good one ends it.
     moved = anyio.current_time() + health.OPEN_SECONDS
-    monkeypatch.setattr(health.anyio, "current_time", lambda: moved)
+    monkeypatch.setattr("agent_runtime.models.health.anyio.current_time", lambda: moved)
     served.say(answer(talk.plain("openai")))
     assert isinstance(await router.complete(asking("own/x")), ModelAnswer)
     assert list(router.health().values()) == ["well"]
@@ -377,7 +377,7 @@ async def test_one_request_at_a_time_tries_a_provider_that_was_left_alone(
     for _ in range(health.FAULTS_MAX):
         await router.complete(asking("own/x"))
     moved = anyio.current_time() + health.OPEN_SECONDS
-    monkeypatch.setattr(health.anyio, "current_time", lambda: moved)
+    monkeypatch.setattr("agent_runtime.models.health.anyio.current_time", lambda: moved)
     before = len(served.asked)
     results: list[Any] = []
 

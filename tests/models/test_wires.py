@@ -30,8 +30,8 @@ USAGE = {
 async def ask(
     wire: Wire, endpoint: Endpoint, http: Http, request: ModelRequest | None = None
 ) -> ModelAnswer | ModelFault:
-    adapter = openai if wire == "openai" else anthropic
-    return await adapter.ask(request or request_of(), endpoint, http)
+    asking = openai.ask if wire == "openai" else anthropic.ask
+    return await asking(request or request_of(), endpoint, http)
 
 
 def reply_of(
