@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
@@ -17,6 +18,8 @@ from agent_runtime.types import Json
 
 INVALID: Final = "INVALID_JSON"
 """The key under which arguments that were no JSON object are shown to the model again."""
+IDS: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")
+"""What most providers take as the id of a call."""
 _BYTES_A_TOKEN: Final = 3
 """Of text and JSON a token has some four; fewer, because an estimate must not be too small."""
 
@@ -91,22 +94,34 @@ def with_unique_ids(calls: Sequence[ToolUse], *, turn: int) -> tuple[tuple[ToolU
     return tuple(unique), any(a is not b for a, b in zip(calls, unique, strict=True))
 
 
-def own_ids(messages: Iterable[Message], provider: str) -> list[Message]:
-    """The messages, with ids that any provider takes where the calls came from another one.
+def own_ids(
+    messages: Iterable[Message], provider: str, *, allowed: re.Pattern[str] = IDS
+) -> list[Message]:
+    """The messages, with other ids where a provider would refuse those that they have.
 
-    Providers differ in what an id may be: nine letters and digits are right for all.
+    Providers differ in what an id may be, and want it once in a conversation: nine letters and
+    digits are right for all. What was renamed once is renamed so in every later request.
     """
     changed: list[Message] = []
     names: Mapping[str, str] = {}
+    seen: set[str] = set()
     count = 0
     for message in messages:
         if message.role == "assistant":
             names = {}
-            if message.calls and message.provider != provider:
+            ids = {call.id for call in message.calls}
+            replayed = message.blocks is not None and message.provider == provider
+            foreign = message.provider not in ("", provider)
+            if (
+                ids
+                and not replayed
+                and (foreign or ids & seen or not all(map(allowed.fullmatch, ids)))
+            ):
                 names = {call.id: f"call{count + at:05}" for at, call in enumerate(message.calls)}
                 count += len(message.calls)
                 calls = tuple(msgspec.structs.replace(c, id=names[c.id]) for c in message.calls)
                 message = msgspec.structs.replace(message, calls=calls)
+            seen |= ids
         elif message.role == "tool" and message.call_id in names:
             message = msgspec.structs.replace(message, call_id=names[message.call_id])
         changed.append(message)

@@ -7,6 +7,7 @@ sent to nobody else, because some compatible servers refuse what they do not kno
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -18,11 +19,13 @@ from agent_runtime.models import forms
 from agent_runtime.models.endpoints import Endpoint
 from agent_runtime.models.faults import Failed, from_error
 from agent_runtime.models.http import Http
-from agent_runtime.models.schemas import is_strict
+from agent_runtime.models.schemas import closed, is_strict
 from agent_runtime.ports import ModelAnswer, ModelFault, ModelRequest
 from agent_runtime.types import Json
 
 OWN_HOST: Final = "api.openai.com"
+_MISTRAL: Final = "//api.mistral.ai/"
+_MISTRAL_IDS: Final = re.compile(r"[A-Za-z0-9]{9}")
 _CACHE_KEY_CHARS_MAX: Final = 64
 _PLAIN: Final = frozenset({"role", "content", "tool_calls"})
 _PLAIN_CALL: Final = frozenset({"id", "type", "function", "index"})
@@ -84,13 +87,11 @@ def body(request: ModelRequest, endpoint: Endpoint) -> dict[str, Json]:
             for tool in request.tools
         ]
     if request.answer_schema is not None:
+        strict = is_strict(request.answer_schema)
+        schema = closed(request.answer_schema) if strict else dict(request.answer_schema)
         sent["response_format"] = {
             "type": "json_schema",
-            "json_schema": {
-                "name": "answer",
-                "schema": dict(request.answer_schema),
-                "strict": is_strict(request.answer_schema),
-            },
+            "json_schema": {"name": "answer", "schema": schema, "strict": strict},
         }
     if own and request.conversation:
         sent["prompt_cache_key"] = _cache_key(request.conversation)
@@ -102,7 +103,9 @@ def body(request: ModelRequest, endpoint: Endpoint) -> dict[str, Json]:
 def messages(request: ModelRequest, provider: str) -> list[Json]:
     """The conversation in the wire's words."""
     system = [{"role": "system", "content": request.system}] if request.system else []
-    return system + [_message(each, provider) for each in forms.own_ids(request.messages, provider)]
+    allowed = _MISTRAL_IDS if _MISTRAL in provider else forms.IDS
+    own = forms.own_ids(request.messages, provider, allowed=allowed)
+    return system + [_message(each, provider) for each in own]
 
 
 def _message(message: Message, provider: str) -> Json:

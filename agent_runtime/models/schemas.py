@@ -11,7 +11,7 @@ _KEPT: Final = frozenset(
     "type properties required items enum const anyOf allOf $ref $defs definitions title "
     "description default additionalProperties".split()
 )
-"""What Anthropic's structured outputs know of every schema."""
+"""What structured outputs know of every schema."""
 _FORMATS: Final = frozenset(
     "date-time time date duration email hostname uri ipv4 ipv6 uuid".split()
 )
@@ -29,7 +29,7 @@ def is_strict(schema: Mapping[str, Json]) -> bool:
 
 
 def closed(schema: Mapping[str, Json]) -> dict[str, Json]:
-    """The schema as Anthropic takes it: objects closed, and rules that it refuses put into words.
+    """The schema as providers take it: objects closed, and rules that are refused put into words.
 
     What is lost as a rule stands in the description, so that the model may still follow it; whoever
     asked checks the answer.
