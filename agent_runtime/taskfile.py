@@ -21,6 +21,7 @@ from agent_runtime import model_names
 from agent_runtime.documents import BYTES_MAX, Document, decode, load
 from agent_runtime.egress_rules import BadHost, parse_rule
 from agent_runtime.errors import UsageError
+from agent_runtime.loop import approvals
 from agent_runtime.plan_rules import check_plan
 from agent_runtime.resources import (
     DISK_BYTES_MAX,
@@ -474,9 +475,15 @@ def _objective_id_rule(value: str) -> Told:
         yield (), f"must be 1 to 64 letters, digits, _, - or ., got {shown(value)}"
 
 
-def _names_rule(value: Mapping[str, object]) -> Told:
-    if any(not key.strip() for key in value):
-        yield (), "must name tools, got an empty name"
+def _approvals_rule(value: Mapping[str, object]) -> Told:
+    for key in value:
+        if not key.strip():
+            yield (), "must name tools, got an empty name"
+            continue
+        try:
+            approvals.parse(key)
+        except approvals.BrokenRule as error:
+            yield (), str(error)
 
 
 def _egress_rule(value: list[str]) -> Told:
@@ -540,7 +547,7 @@ _RULES: Final[Mapping[tuple[type, str], Rule]] = {
     (Policy, "secrets"): _secrets_rule,
     (Policy, "toolbelts"): each(filled),
     (Policy, "tools"): each(filled),
-    (Policy, "approvals"): _names_rule,
+    (Policy, "approvals"): _approvals_rule,
     (Policy, "approval_seconds"): above_zero(30 * DAY_SECONDS, called="30 days"),
 }
 

@@ -230,8 +230,8 @@ class Policy(Spec, frozen=True, kw_only=True):
 
     `network`: none; `restricted` to the hosts of `egress`; `full` is every public address, and what
     `egress` adds. `toolbelts` limits which may be activated (None: every installed one); `tools`
-    names the tools that run in the daemon and are given to a task only by name; `approvals` maps a
-    tool to ask, allow or deny.
+    names the tools that run in the daemon and are given to a task only by name; `approvals` maps
+    rules (a tool, its arguments, a toolbelt, `*`) to ask, allow or deny, see `loop.approvals`.
     """
 
     network: Literal["none", "restricted", "full"] = "none"

@@ -627,9 +627,10 @@ def test_docs_tell_every_key_with_its_default_and_no_other() -> None:
 def test_examples_of_the_docs_are_tasks(tmp_path: Path) -> None:
     text = DOCS.read_text(encoding="utf-8")
     found = re.findall(r"<!-- example[^\n]*\n```yaml\n(.*?)```", text, flags=re.S)
-    assert len(found) == 2
-    task, networked = read(tmp_path, found[0]), read(tmp_path, found[1])
+    assert len(found) == 3
+    task, careful, networked = (read(tmp_path, text) for text in found)
     assert task.plan is not None and len(task.plan.steps) == 4
+    assert careful.policy.approvals["shell(git push*)"] == "deny"
     assert networked.policy.network == "restricted" and len(networked.policy.egress) == 6
 
 

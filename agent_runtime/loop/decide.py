@@ -12,7 +12,7 @@ from itertools import count
 
 import msgspec
 
-from agent_runtime.loop import budget, compaction, planning, recovery, stuck
+from agent_runtime.loop import approvals, budget, compaction, planning, recovery, stuck
 from agent_runtime.loop import events as e
 from agent_runtime.loop.actions import (
     CLIENT_TIMER,
@@ -204,19 +204,24 @@ def _intend(state: State, prepared: CallPrepared, at_us: int) -> Events:
             ),
         )
     approval_id = ""
-    match state.task.policy.approvals.get(prepared.tool, "allow"):
+    tool = state.tools.get(prepared.tool) or e.DiscoveredTool(
+        name=prepared.tool, toolbelt="", where=""
+    )
+    decision, rule = approvals.decision_for(state.task.policy, tool, prepared.arguments)
+    match decision:
         case "deny":
             return (
                 e.PreparationFailed(
                     step_id=prepared.step_id,
                     kind="denied",
-                    message=f"policy.approvals denies {prepared.tool!r}",
+                    message=f"policy.approvals denies {prepared.tool!r}{approvals.by(rule, tool)}",
                 ),
             )
         case "ask":
             digest = call_digest(prepared)
             if step.granted is None or step.granted[1] != digest:
-                return (_ask_person(state, step, prepared, digest, at_us),)
+                by = approvals.by(rule, tool)
+                return (_ask_person(state, step, prepared, digest, at_us, by=by),)
             approval_id = step.granted[0]
         case "allow":
             pass
@@ -242,7 +247,7 @@ def call_digest(prepared: CallPrepared) -> str:
 
 
 def _ask_person(
-    state: State, step: StepState, prepared: CallPrepared, digest: str, at_us: int
+    state: State, step: StepState, prepared: CallPrepared, digest: str, at_us: int, *, by: str
 ) -> e.ApprovalRequested:
     return e.ApprovalRequested(
         approval_id=f"a{state.approvals_made + 1}",
@@ -253,7 +258,7 @@ def _ask_person(
         digest=digest,
         tree_before=prepared.tree_before,
         expires_at_us=at_us + int(state.task.policy.approval_seconds * 1e6),
-        question=f"May step {step.spec.id!r} call {prepared.tool!r}?",
+        question=f"May step {step.spec.id!r} call {prepared.tool!r}?{by}",
     )
 
 

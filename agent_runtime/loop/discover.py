@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from agent_runtime import schema
-from agent_runtime.loop import native, ranking
+from agent_runtime.loop import approvals, native, ranking
 from agent_runtime.loop.events import DiscoveredTool, ToolsDiscovered
 from agent_runtime.ports import Toolbox
 from agent_runtime.types import Effect, EffectPolicy, Json, StepSpec, TaskSpec, ToolInfo
@@ -126,16 +126,18 @@ def unknown_names(task: TaskSpec, toolbox: Toolbox) -> list[str]:
 
     Looked at when a task is submitted, and not again: a plug-in may be gone when it goes on.
     """
-    tools = [*_names(toolbox), *sorted(native.NAMES)]
+    infos = [*toolbox.all(), *native.NATIVE]
+    tools = [info.name for info in infos]
     belts = sorted({info.toolbelt for info in toolbox.all()} | {"standard"})
     wrong = [("toolbelts", "toolbelt", name, belts) for name in task.policy.toolbelts or ()]
     wrong += [("tools", "tool", name, tools) for name in task.policy.tools]
-    wrong += [("approvals", "tool", name, tools) for name in task.policy.approvals]
-    return [
-        f"policy.{key}: {_unknown(kind, name, known)}"
+    found = [
+        f"policy.{key}: {approvals.unknown(kind, name, known)}"
         for key, kind, name, known in wrong
         if name not in known
     ]
+    rules = approvals.problems(task.policy.approvals, infos, belts)
+    return found + [f"policy.approvals: {problem}" for problem in rules]
 
 
 def refusal(task: TaskSpec, info: ToolInfo) -> str | None:
@@ -181,7 +183,7 @@ def _plan_problems(task: TaskSpec, step: StepSpec, toolbox: Toolbox) -> list[str
             continue
         info = toolbox.find(name)
         if info is None:
-            problems.append(f"step {step.id!r}: {_unknown('tool', name, _names(toolbox))}")
+            problems.append(f"step {step.id!r}: {approvals.unknown('tool', name, _names(toolbox))}")
             continue
         if why := refusal(task, info):
             problems.append(f"step {step.id!r}: {why}")
@@ -192,9 +194,3 @@ def _plan_problems(task: TaskSpec, step: StepSpec, toolbox: Toolbox) -> list[str
 
 def _names(toolbox: Toolbox) -> list[str]:
     return [info.name for info in toolbox.all()]
-
-
-def _unknown(kind: str, name: str, known: Sequence[str]) -> str:
-    near = schema.nearest(name, known)
-    way_out = f"did you mean {near!r}?" if near else "`agent-runtime tools` lists what is installed"
-    return f"no {kind} is called {name!r}; {way_out}"
