@@ -74,6 +74,10 @@ class SandboxUnavailable(AgentRuntimeError):
     exit_code = 3
 
 
+class PreviewFailed(AgentRuntimeError):
+    """What a call would change cannot be shown. The person who is asked hears why."""
+
+
 class WorkerLost(AgentRuntimeError):
     """The sandbox died under a call: there is no result. The effect ledger decides what follows."""
 

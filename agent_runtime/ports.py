@@ -210,6 +210,18 @@ class ProbingTool(Protocol):
         """True: it happened. False: it did not. None: cannot be known."""
 
 
+@runtime_checkable
+class PreviewingTool(Protocol):
+    """A tool that can say what a call would change, for the person who is asked to allow it."""
+
+    async def preview(self, call: ToolCall) -> str:
+        """As text, best a unified diff; changes nothing. Asked where the call would run.
+
+        `ToolRefused` and other exceptions are told to the person in its place. A tool may have a
+        `preview_blocking` as well, a plain function: a worker runs that without an event loop.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class ModuleContext:
     """What a module may use while it lives."""
@@ -447,6 +459,16 @@ class SandboxSession(Protocol):
         Raises:
             WorkerLost: the worker died; the session is closed and every process in it is dead.
             DeadlineExceeded: no answer in time; likewise closed and dead.
+        """
+
+    async def preview(self, info: ToolInfo, call: ToolCall, *, deadline_seconds: float) -> str:
+        """What the tool says a call would change; empty if it cannot tell any.
+
+        Nothing is changed, and a deadline ends only the waiting: the session lives on.
+
+        Raises:
+            WorkerLost: as `call`.
+            PreviewFailed: with the reason, for people.
         """
 
     async def render(

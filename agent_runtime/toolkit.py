@@ -20,7 +20,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 from agent_runtime import schema
 from agent_runtime.types import Effect, EffectPolicy, Json, ToolCall, ToolResult, Where
@@ -29,9 +29,11 @@ OUTPUT_CHARS_MAX: Final = 10_000
 """What a brain is shown of one observation: about 3,000 tokens."""
 NAME_PATTERN: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
+T = TypeVar("T")
 Execute = Callable[[ToolCall], Awaitable[ToolResult]]
 Block = Callable[[ToolCall], ToolResult]
 Probe = Callable[[ToolCall], Awaitable[bool | None]]
+Preview = Callable[[ToolCall], str]
 DecideEffect = Callable[[Mapping[str, Json], EffectPolicy], Effect]
 
 
@@ -46,6 +48,7 @@ def tool(
     where: Where = "worker",
     probe: Probe | None = None,
     blocking: Block | None = None,
+    preview: Preview | None = None,
 ) -> Callable[[Execute | Block], FunctionTool]:
     """Make a tool of a function that takes a `ToolCall` and returns a `ToolResult`.
 
@@ -55,7 +58,8 @@ def tool(
     `parameters` maps argument names to their JSON schemas, or is a whole schema of an object. The
     name and the description default to the function's own. `effect` is fixed, or a pure function
     of arguments and policy; an effect of `probe` needs `probe`, which looks whether the call has
-    happened (None: cannot be known).
+    happened (None: cannot be known). `preview` says what the call would change, as text, and
+    changes nothing; a person sees it who is asked whether the call may run.
 
     Raises:
         ValueError: the definition breaks the port; the message names the tool and the rule.
@@ -63,9 +67,13 @@ def tool(
 
     def make(function: Execute | Block) -> FunctionTool:
         execute, block = _both_ways(function, blocking)
-        kind: Callable[..., FunctionTool] = (
-            FunctionTool if probe is None else partial(ProbingFunctionTool, look=probe)
-        )
+        kind: Callable[..., FunctionTool] = FunctionTool
+        if probe is not None and preview is not None:
+            kind = partial(ProbingPreviewingFunctionTool, look=probe, foresee=preview)
+        elif probe is not None:
+            kind = partial(ProbingFunctionTool, look=probe)
+        elif preview is not None:
+            kind = partial(PreviewingFunctionTool, foresee=preview)
         made = kind(
             name=name or getattr(function, "__name__", ""),
             description=inspect.cleandoc(description or function.__doc__ or ""),
@@ -130,6 +138,38 @@ class ProbingFunctionTool(FunctionTool):
         return await self.look(call)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PreviewingFunctionTool(FunctionTool):
+    """A tool that can say what a call would change: fits `ports.PreviewingTool`."""
+
+    foresee: Preview
+
+    async def preview(self, call: ToolCall) -> str:
+        """What it would change, as text; in a thread, because it reads files."""
+        return await _in_thread(self.foresee, call)
+
+    @property
+    def preview_blocking(self) -> Preview:
+        """The same for a caller that has a thread to block."""
+        return self.foresee
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ProbingPreviewingFunctionTool(ProbingFunctionTool):
+    """Both of them."""
+
+    foresee: Preview
+
+    async def preview(self, call: ToolCall) -> str:
+        """What it would change, as text; in a thread, because it reads files."""
+        return await _in_thread(self.foresee, call)
+
+    @property
+    def preview_blocking(self) -> Preview:
+        """The same for a caller that has a thread to block."""
+        return self.foresee
+
+
 def changes_workspace_unless_networked(
     arguments: Mapping[str, Json], policy: EffectPolicy
 ) -> Effect:
@@ -167,12 +207,16 @@ def _both_ways(function: Execute | Block, block: Block | None) -> tuple[Execute,
     plain = cast(Block, function)
 
     async def execute(call: ToolCall) -> ToolResult:
-        # A worker never comes here, and starts faster without anyio.
-        from anyio import to_thread
-
-        return await to_thread.run_sync(plain, call)
+        return await _in_thread(plain, call)
 
     return execute, plain
+
+
+async def _in_thread(function: Callable[[ToolCall], T], call: ToolCall) -> T:
+    # A worker never comes here, and starts faster without anyio.
+    from anyio import to_thread
+
+    return await to_thread.run_sync(function, call)
 
 
 def _object_schema(parameters: Mapping[str, Json], required: Sequence[str]) -> Mapping[str, Json]:

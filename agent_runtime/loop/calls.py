@@ -30,12 +30,14 @@ from agent_runtime.loop import events as e
 from agent_runtime.loop import native
 from agent_runtime.loop.actions import PrepareCall, ResolveCall, RunCall
 from agent_runtime.loop.answering import answer
+from agent_runtime.loop.approvals import decision_for
 from agent_runtime.loop.asking import effect_of, info_of
+from agent_runtime.loop.decide import call_digest
 from agent_runtime.loop.discover import has_template, refusal
 from agent_runtime.loop.hands import Hands
 from agent_runtime.loop.outcomes import CallPrepared, Outcome
 from agent_runtime.loop.state import StepState
-from agent_runtime.ports import ProbingTool
+from agent_runtime.ports import PreviewingTool, ProbingTool
 from agent_runtime.redaction import Redactor
 from agent_runtime.toolkit import cap
 from agent_runtime.types import (
@@ -62,6 +64,10 @@ RENDER_SECONDS = 10.0
 GRACE_SECONDS = 5.0
 """What a tool that watches its own time-out has to report it, before the sandbox is killed."""
 PROBE_SECONDS = 60.0
+PREVIEW_SECONDS = 10.0
+"""What a preview may take: the question is worth more than it."""
+PREVIEW_CHARS_MAX = 20_000
+"""Of a preview, head and tail: it stands in the log, and the exact arguments stand beside it."""
 CHANGED_MAX = 500
 """Paths that a result names; the trees have them all."""
 
@@ -115,7 +121,7 @@ async def _prepared(action: PrepareCall, step: StepState, hands: Hands) -> Outco
     tree_before = ""
     if effect is not Effect.READ and info.where == "worker":
         tree_before = await hands.ports.workspaces.snapshot(_task_id(hands))
-    return CallPrepared(
+    prepared = CallPrepared(
         step_id=action.step_id,
         call_id=action.call_id,
         tool=name,
@@ -123,6 +129,51 @@ async def _prepared(action: PrepareCall, step: StepState, hands: Hands) -> Outco
         effect=effect,
         tree_before=tree_before,
     )
+    if decision_for(task.policy, info, arguments)[0] != "ask":
+        return prepared
+    if step.granted is not None and step.granted[1] == call_digest(prepared):
+        return prepared
+    return replace(prepared, preview=await _preview(info, prepared, hands))
+
+
+async def _preview(info: ToolInfo, prepared: CallPrepared, hands: Hands) -> str:
+    """What a call would change, for the person who is asked; a note in brackets if that fails."""
+    if info.name in native.NAMES:
+        return ""
+    tool = hands.ports.toolbox.get(info.name)
+    if not isinstance(tool, PreviewingTool):
+        return ""
+    state = hands.state
+    call = ToolCall(
+        call_id=prepared.call_id,
+        tool=info.name,
+        arguments=prepared.arguments,
+        workspace=state.workspace.mount if state.workspace else "",
+        task_id=state.task_id,
+        agent_id=state.task_id,
+        protected=state.protected,
+        timeout_seconds=PREVIEW_SECONDS,
+        memory={"goal": state.task.goal},
+    )
+    try:
+        if info.where == "worker":
+            session = await hands.worker()
+            text = await session.preview(info, call, deadline_seconds=PREVIEW_SECONDS)
+        else:
+            with anyio.fail_after(PREVIEW_SECONDS):
+                text = str(await tool.preview(call))
+    except WorkerLost as error:
+        await hands.end_worker()
+        text = f"[no preview: {error}]"
+    except TimeoutError:
+        text = f"[no preview: it was not made within {PREVIEW_SECONDS:g} s]"
+    except AgentRuntimeError as error:
+        text = f"[no preview: {error}]"
+    except (Exception, SystemExit) as error:  # the border to a plug-in: a note to the person
+        log.exception("the preview of tool %r failed for call %s", info.name, prepared.call_id)
+        text = f"[no preview: {error or type(error).__name__}]"
+    shown = (await hands.redactor()).text(text)
+    return cap(shown, PREVIEW_CHARS_MAX).encode("utf-8", "replace").decode()
 
 
 def _unprepared(action: PrepareCall, kind: FailureKind, message: str) -> e.PreparationFailed:

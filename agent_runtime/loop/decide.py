@@ -259,6 +259,7 @@ def _ask_person(
         tree_before=prepared.tree_before,
         expires_at_us=at_us + int(state.task.policy.approval_seconds * 1e6),
         question=f"May step {step.spec.id!r} call {prepared.tool!r}?{by}",
+        preview=prepared.preview,
     )
 
 

@@ -465,6 +465,8 @@ class ApprovalRequested(Event, frozen=True, kw_only=True):
     tree_before: str = ""
     expires_at_us: int
     question: str
+    preview: str = ""
+    """What the call would change, best as a unified diff; in brackets, why that is not known."""
 
 
 class ApprovalExpired(Event, frozen=True, kw_only=True):

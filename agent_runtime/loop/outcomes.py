@@ -23,6 +23,8 @@ class CallPrepared:
     arguments: Mapping[str, Json]
     effect: Effect
     tree_before: str = ""
+    preview: str = ""
+    """What it would change, if a person is to be asked; for people only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ OVERHEAD_BYTES_MAX: Final = 4 << 20
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the daemon asks. `op` is hello, call, render or ping."""
+    """What the daemon asks. `op` is hello, call, preview, render or ping."""
 
     number: int
     op: str
@@ -35,7 +35,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the worker answers; `error` is a template's fault."""
+    """What the worker answers. `value`: a filled template, a preview; `error`: why not."""
 
     number: int
     result: ToolResult | None = None

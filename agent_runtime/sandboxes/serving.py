@@ -108,6 +108,9 @@ class Server:
             self._render(request)
             return
         assert request.call is not None
+        if request.op == "preview":
+            self.send(_preview(lane, request, complete(request.call), self.output_bytes))
+            return
         call = complete(request.call)
         try:
             tool = load(request.source, request.tool)
@@ -172,14 +175,25 @@ class Lane:
         if blocking is not None:
             result: ToolResult = blocking(call)
             return result
+        result = self._awaited(tool.execute(call))
+        return result
+
+    def preview(self, tool: Tool, call: ToolCall) -> str:
+        """What a tool says that a call would change; empty if it says nothing."""
+        blocking = getattr(tool, "preview_blocking", None)
+        if blocking is not None:
+            return str(blocking(call))
+        made = getattr(tool, "preview", None)
+        return "" if made is None else str(self._awaited(made(call)))
+
+    def _awaited(self, made: Any) -> Any:
         if self._runner is None:
             # A tool may use anyio or asyncio itself; a loop that lives as long as its thread makes
             # a warm call cheap, and only `asyncio.Runner` keeps one.
             import asyncio  # noqa: TID251
 
             self._runner = asyncio.Runner()
-        result = self._runner.run(tool.execute(call))
-        return result
+        return self._runner.run(made)
 
     def _work(self) -> None:
         while True:
@@ -235,6 +249,22 @@ def cut(result: ToolResult, limit: int) -> ToolResult:
     if output is result.output and raw is result.raw:
         return result
     return dataclasses.replace(result, output=output, raw=raw)
+
+
+def _preview(lane: Lane, request: Request, call: ToolCall, limit: int) -> Answer:
+    try:
+        text = lane.preview(load(request.source, request.tool), call)
+        made = cut(ToolResult(ok=True, output=text), limit).output
+        return Answer(number=request.number, value=_printed(made))
+    except ToolRefused as refusal:
+        error = f"the call would be refused: {refusal}"
+    except BaseException as failure:  # noqa: BLE001 - the border: the person is told
+        error = f"{type(failure).__name__}: {failure}"
+    return Answer(number=request.number, error=_printed(error)[:TRACEBACK_CHARS_MAX])
+
+
+def _printed(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _internal(error: BaseException) -> ToolResult:

@@ -18,7 +18,7 @@ from typing import Final
 import anyio
 import msgspec
 
-from agent_runtime.errors import DeadlineExceeded, UsageError, WorkerLost
+from agent_runtime.errors import DeadlineExceeded, PreviewFailed, UsageError, WorkerLost
 from agent_runtime.ports import SandboxLimits
 from agent_runtime.sandboxes import cgroups, disk, frames
 from agent_runtime.sandboxes.egress import Gate
@@ -104,6 +104,31 @@ class WorkerSession:
         answer = await self._in_time(request.number, frame, deadline_seconds, what=f"{info.name!r}")
         assert answer.result is not None
         return answer.result if answer.result.ok else self._explained(answer.result)
+
+    async def preview(self, info: ToolInfo, call: ToolCall, *, deadline_seconds: float) -> str:
+        """See `ports.SandboxSession.preview`."""
+        request = Request(
+            number=next(self._numbers),
+            op="preview",
+            source=info.source,
+            tool=info.name,
+            call=self._rewrite(call),
+        )
+        try:
+            frame = frames.encode(request)
+        except (TypeError, OverflowError, ValueError, msgspec.MsgspecError) as error:
+            raise PreviewFailed(f"the arguments: {error}") from error
+        with anyio.move_on_after(math.inf if self._frozen else deadline_seconds) as scope:
+            self._deadlines[scope] = deadline_seconds
+            try:
+                answer = await self._guarded(request.number, frame)
+            finally:
+                del self._deadlines[scope]
+        if scope.cancelled_caught:
+            raise PreviewFailed(f"it was not made within {deadline_seconds:g} s")
+        if answer.error:
+            raise PreviewFailed(answer.error)
+        return answer.value if isinstance(answer.value, str) else ""
 
     async def render(
         self, template: Json, variables: Mapping[str, Json], *, deadline_seconds: float

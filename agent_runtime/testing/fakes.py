@@ -20,6 +20,7 @@ import msgspec
 from agent_runtime.errors import (
     DeadlineExceeded,
     NotFound,
+    PreviewFailed,
     ToolRefused,
     UsageError,
     WorkerLost,
@@ -43,6 +44,7 @@ from agent_runtime.ports import (
     ModelRequest,
     OpenedWorkspace,
     Preparation,
+    PreviewingTool,
     Probe,
     Sandbox,
     SandboxLimits,
@@ -334,6 +336,24 @@ class FakeSession:
         except WorkerLost:
             await self.close()
             raise
+
+    async def preview(self, info: ToolInfo, call: ToolCall, *, deadline_seconds: float) -> str:
+        """What the tool says. `WorkerLost` if this session has ended."""
+        if not self.alive:
+            raise WorkerLost("the worker is dead")
+        await self._sandbox.point("preview")
+        tool = self._sandbox.tools[info.name]
+        if not isinstance(tool, PreviewingTool):
+            return ""
+        try:
+            with anyio.fail_after(deadline_seconds):
+                return await tool.preview(call)
+        except TimeoutError:
+            raise PreviewFailed(f"it was not made within {deadline_seconds:g} s") from None
+        except ToolRefused as error:
+            raise PreviewFailed(f"the call would be refused: {error}") from None
+        except Exception as error:
+            raise PreviewFailed(f"{type(error).__name__}: {error}") from error
 
     async def render(
         self, template: Json, variables: Mapping[str, Json], *, deadline_seconds: float

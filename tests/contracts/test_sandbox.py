@@ -16,6 +16,7 @@ import pytest
 
 from agent_runtime.errors import (
     DeadlineExceeded,
+    PreviewFailed,
     SandboxUnavailable,
     UsageError,
     WorkerLost,
@@ -79,6 +80,38 @@ async def test_a_tool_runs_in_the_worker_and_answers(session: SandboxSession) ->
 async def test_a_tool_that_needs_no_loop_gets_none(session: SandboxSession) -> None:
     result = await session.call(info("cheap"), call("cheap"), deadline_seconds=10)
     assert result.ok and len(result.output) == 500
+
+
+async def test_a_preview_is_what_the_tool_says_and_runs_nothing(session: SandboxSession) -> None:
+    async def preview(name: str, how: str = "") -> str:
+        return await session.preview(info(name), call(name, how=how), deadline_seconds=10)
+
+    assert (await preview("foreseen", "one line")).startswith("+one line in ")
+    assert await preview("foreseen_cheaply") == "+blocking"
+    assert await preview("echo") == "", "it has none"
+    assert await preview("foreseen", "odd") == "caf\\udce9"
+    assert "bytes left out" in await preview("foreseen", "large")
+    with pytest.raises(PreviewFailed, match="the call would be refused: 'a' is protected"):
+        await preview("foreseen", "refused")
+    with pytest.raises(PreviewFailed, match="ValueError: the tool has a fault"):
+        await preview("foreseen", "broken")
+    with pytest.raises(PreviewFailed, match="makes no tool 'absent'"):
+        await preview("absent")
+
+
+async def test_a_preview_that_takes_too_long_ends_nothing_but_the_waiting(
+    session: SandboxSession,
+) -> None:
+    """A background process of the task must not die of a question."""
+    with pytest.raises(PreviewFailed, match=r"not made within 0.1 s"):
+        await session.preview(info("foreseen"), call("foreseen", how="late"), deadline_seconds=0.1)
+    result = await session.call(info("echo"), call("echo", text="alive"), deadline_seconds=10)
+    assert result.output == "alive"
+
+
+async def test_a_worker_that_dies_of_a_preview_is_lost(session: SandboxSession) -> None:
+    with pytest.raises(WorkerLost):
+        await session.preview(info("foreseen"), call("foreseen", how="die"), deadline_seconds=10)
 
 
 async def test_calls_overlap_even_when_tools_block(session: SandboxSession) -> None:

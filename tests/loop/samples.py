@@ -169,6 +169,7 @@ SAMPLES: Mapping[str, e.AnyEvent] = {
         e.ApprovalRequested(
             approval_id="a1", step_id="a", subject="call", tool="shell", arguments={"n": 1},
             digest="dd", tree_before="t0", expires_at_us=5, question="May it?",
+            preview="+new",
         ),
         e.ApprovalExpired(approval_id="a1"),
         e.StepEvaluated(

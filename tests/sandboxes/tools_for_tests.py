@@ -43,6 +43,41 @@ class Cheap(FunctionTool):
         return ToolResult(ok=True, output="x" * 500)
 
 
+class Foreseen(FunctionTool):
+    """Says what it would do; `how` is one of the ways in which that can go."""
+
+    async def preview(self, call: ToolCall) -> str:
+        match call.arguments["how"]:
+            case "refused":
+                raise ToolRefused("'a' is protected")
+            case "broken":
+                raise ValueError("the tool has a fault")
+            case "late":
+                await asyncio.sleep(60)
+            case "large":
+                return "x" * (40 << 20)
+            case "odd":
+                return "caf\udce9"
+            case "die":
+                os._exit(3)
+        return f"+{call.arguments['how']} in {os.path.basename(call.workspace)}"
+
+
+class ForeseenCheaply(Foreseen):
+    """Without an event loop."""
+
+    def preview_blocking(self, call: ToolCall) -> str:
+        return "+blocking"
+
+
+async def foreseen(call: ToolCall) -> ToolResult:
+    raise AssertionError("a preview runs nothing")
+
+
+async def foreseen_cheaply(call: ToolCall) -> ToolResult:
+    raise AssertionError("a preview runs nothing")
+
+
 async def echo(call: ToolCall) -> ToolResult:
     return ToolResult(ok=True, output=str(call.arguments["text"]), data=dict(call.arguments))
 
@@ -158,4 +193,6 @@ def tools() -> Sequence[FunctionTool]:
     plain = (echo, where, shell, nap, block, refuse, fail, chatter, large, odd, die, detach)
     hungry = (spend, burn)
     broken = (no_json, no_result, no_kind, no_text)
-    return [*(FunctionTool(function) for function in (*plain, *hungry, *broken)), Cheap(cheap)]
+    previewed = [Foreseen(foreseen), ForeseenCheaply(foreseen_cheaply)]
+    others = [FunctionTool(function) for function in (*plain, *hungry, *broken)]
+    return [*others, Cheap(cheap), *previewed]

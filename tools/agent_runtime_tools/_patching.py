@@ -19,6 +19,7 @@ from agent_runtime.toolkit import tool
 from agent_runtime.types import Effect, ToolCall, ToolResult
 from agent_runtime_tools import _contents, _diffs, _texts
 from agent_runtime_tools._places import Place
+from agent_runtime_tools._previews import difference
 from agent_runtime_tools._results import os_errors_as_results, shown
 
 FILES_MAX: Final = 400
@@ -36,6 +37,25 @@ class _File:
     after_mode: int | None
 
 
+def _preview(call: ToolCall) -> str:
+    """What the patch does here, which is not what it says if a hunk has moved."""
+    diffs = _diffs.parse(call.arguments["patch"])
+    with ExitStack() as stack:
+        files = _Plan(call, stack)
+        summary = [files.take(diff) for diff in diffs]
+        parts = [_shown_change(file) for file in files.checked()]
+    return "\n".join(summary) + "\n" + "".join(parts)
+
+
+def _shown_change(file: _File) -> str:
+    mode = ""
+    if file.before is not None and file.after is not None and file.before_mode != file.after_mode:
+        mode = f"{shown(file.place.path)}: mode {file.before_mode:o} to {file.after_mode:o}\n"
+    if mode and file.before == file.after:
+        return mode
+    return mode + difference(file.place.path, file.before, file.after)
+
+
 @tool(
     effect=Effect.WORKSPACE,
     parameters={
@@ -46,6 +66,7 @@ class _File:
         }
     },
     required=("patch",),
+    preview=_preview,
 )
 @os_errors_as_results
 def apply_patch(call: ToolCall) -> ToolResult:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent_runtime.errors import ToolRefused
@@ -17,7 +18,8 @@ from agent_runtime.types import Effect, Json, ToolCall, ToolResult
 from agent_runtime_tools import _contents, _texts
 from agent_runtime_tools._edits import apply_edits
 from agent_runtime_tools._patching import apply_patch
-from agent_runtime_tools._places import Place
+from agent_runtime_tools._places import Place, kind
+from agent_runtime_tools._previews import difference
 from agent_runtime_tools._reading import read_file
 from agent_runtime_tools._results import os_errors_as_results, shown
 
@@ -45,6 +47,20 @@ def tools() -> Sequence[Tool]:
     ]
 
 
+def _preview_write(call: ToolCall) -> str:
+    content = call.arguments["content"].encode()
+    with Place(call.workspace, call.arguments["path"]) as place:
+        mode = _contents.existing_mode(place)
+        guarded = _contents.guarded_content(place, place)
+        _contents.check_writable(call, place, before=guarded, after=content)
+        found = place.stat()
+        if found is not None and found.st_size > _contents.WHOLE_BYTES_MAX:
+            sizes = f"{found.st_size:,} bytes are replaced by {len(content):,}"
+            return f"{shown(place.path)}: {sizes}\n"
+        before = None if mode is None else _contents.read_whole(place)[0]
+        return difference(place.path, before, content)
+
+
 @tool(
     effect=Effect.WORKSPACE,
     parameters={
@@ -52,6 +68,7 @@ def tools() -> Sequence[Tool]:
         "content": {"type": "string", "description": "The whole new content."},
     },
     required=("path", "content"),
+    preview=_preview_write,
 )
 @os_errors_as_results
 def write_file(call: ToolCall) -> ToolResult:
@@ -65,6 +82,14 @@ def write_file(call: ToolCall) -> ToolResult:
     return _written("created" if mode is None else "replaced", place.path, content)
 
 
+def _preview_create(call: ToolCall) -> str:
+    content = call.arguments["content"].encode()
+    with Place(call.workspace, call.arguments["path"], follow=False) as place:
+        _contents.check_writable(call, place, before=b"", after=content)
+        _contents.must_be_free(place)
+        return difference(place.path, None, content)
+
+
 @tool(
     effect=Effect.WORKSPACE,
     parameters={
@@ -72,6 +97,7 @@ def write_file(call: ToolCall) -> ToolResult:
         "content": {"type": "string", "description": "Its content."},
     },
     required=("path", "content"),
+    preview=_preview_create,
 )
 @os_errors_as_results
 def create_file(call: ToolCall) -> ToolResult:
@@ -82,6 +108,37 @@ def create_file(call: ToolCall) -> ToolResult:
         _contents.must_be_free(place)
         _contents.create(place, content)
     return _written("created", place.path, content)
+
+
+@dataclass(frozen=True, slots=True)
+class _Edited:
+    """A file as it was and as the edits make it."""
+
+    before: bytes
+    after: bytes
+    mode: int
+    lines: list[int]
+
+
+def _edited(call: ToolCall, place: Place) -> _Edited:
+    """Everything of an edit but the writing. Raises `ToolRefused`."""
+    before, mode = _contents.read_whole(place)
+    # Before anything is said about its text: a protected file is not worth a second try.
+    _contents.check_writable(call, place, before=before, after=before)
+    _check_hash(place.path, before, call.arguments.get("expected_hash"))
+    text = _texts.decode(before, place.path)
+    edited, lines = apply_edits(
+        text.text, call.arguments["edits"], path=shown(place.path), newline=text.newline
+    )
+    after = text.encode(edited, place.path)
+    _contents.check_writable(call, place, before=before, after=after)
+    return _Edited(before, after, mode, lines)
+
+
+def _preview_edit(call: ToolCall) -> str:
+    with Place(call.workspace, call.arguments["path"]) as place:
+        edited = _edited(call, place)
+        return difference(place.path, edited.before, edited.after)
 
 
 @tool(
@@ -114,24 +171,40 @@ def create_file(call: ToolCall) -> ToolResult:
         },
     },
     required=("path", "edits"),
+    preview=_preview_edit,
 )
 @os_errors_as_results
 def edit_file(call: ToolCall) -> ToolResult:
     """Replace pieces of a text file."""
     # Line ends, byte order mark and mode stay as they are.
     with Place(call.workspace, call.arguments["path"]) as place:
-        before, mode = _contents.read_whole(place)
-        # Before anything is said about its text: a protected file is not worth a second try.
-        _contents.check_writable(call, place, before=before, after=before)
-        _check_hash(place.path, before, call.arguments.get("expected_hash"))
-        text = _texts.decode(before, place.path)
-        edited, lines = apply_edits(
-            text.text, call.arguments["edits"], path=shown(place.path), newline=text.newline
-        )
-        after = text.encode(edited, place.path)
-        _contents.check_writable(call, place, before=before, after=after)
-        _contents.replace(place, after, mode=mode)
-    return _written(f"edited (line {', '.join(map(str, lines))})", place.path, after)
+        edited = _edited(call, place)
+        _contents.replace(place, edited.after, mode=edited.mode)
+    where = ", ".join(map(str, edited.lines))
+    return _written(f"edited (line {where})", place.path, edited.after)
+
+
+def _checked_move(call: ToolCall, source: Place, destination: Place) -> int:
+    """Everything of a move but the move; how many names it takes along. Raises `ToolRefused`."""
+    found = _must_exist(source)
+    if source.name == ".":
+        raise ToolRefused(f"{shown(source.asked)!r}: name the directory itself")
+    count = 0
+    for below in _tree_below(source) if stat.S_ISDIR(found.st_mode) else [""]:
+        _check_moved(call, source.path + below, destination.path + below)
+        count += 1
+    _contents.must_be_free(destination)
+    return count
+
+
+def _preview_move(call: ToolCall) -> str:
+    with (
+        Place(call.workspace, call.arguments["source"], follow=False) as source,
+        Place(call.workspace, call.arguments["destination"], follow=False) as destination,
+    ):
+        count = _checked_move(call, source, destination)
+        told = f"rename from {shown(source.path)}\nrename to {shown(destination.path)}\n"
+        return told + (f"a directory with {count - 1:,} names in it\n" if count > 1 else "")
 
 
 @tool(
@@ -141,6 +214,7 @@ def edit_file(call: ToolCall) -> ToolResult:
         "destination": _path("Its new path, where nothing is."),
     },
     required=("source", "destination"),
+    preview=_preview_move,
 )
 @os_errors_as_results
 def move_file(call: ToolCall) -> ToolResult:
@@ -149,12 +223,7 @@ def move_file(call: ToolCall) -> ToolResult:
         Place(call.workspace, call.arguments["source"], follow=False) as source,
         Place(call.workspace, call.arguments["destination"], follow=False) as destination,
     ):
-        found = _must_exist(source)
-        if source.name == ".":
-            raise ToolRefused(f"{shown(source.asked)!r}: name the directory itself")
-        for below in _tree_below(source) if stat.S_ISDIR(found.st_mode) else [""]:
-            _check_moved(call, source.path + below, destination.path + below)
-        _contents.must_be_free(destination)
+        _checked_move(call, source, destination)
         destination.make_parents()
         os.rename(
             source.name,
@@ -165,6 +234,20 @@ def move_file(call: ToolCall) -> ToolResult:
     return _moved("moved", source.path, destination.path)
 
 
+def _preview_copy(call: ToolCall) -> str:
+    with (
+        Place(call.workspace, call.arguments["source"]) as source,
+        Place(call.workspace, call.arguments["destination"], follow=False) as destination,
+    ):
+        after = _contents.guarded_content(source, destination)
+        _contents.check_writable(call, destination, before=b"", after=after)
+        descriptor, found = _contents.open_file(source)
+        os.close(descriptor)
+        _contents.must_be_free(destination)
+        names = f"copy from {shown(source.path)}\ncopy to {shown(destination.path)}\n"
+        return f"{names}{found.st_size:,} bytes\n"
+
+
 @tool(
     effect=Effect.WORKSPACE,
     parameters={
@@ -172,6 +255,7 @@ def move_file(call: ToolCall) -> ToolResult:
         "destination": _path("Path of the copy, where nothing is."),
     },
     required=("source", "destination"),
+    preview=_preview_copy,
 )
 @os_errors_as_results
 def copy_file(call: ToolCall) -> ToolResult:
@@ -195,18 +279,30 @@ def copy_file(call: ToolCall) -> ToolResult:
     return _moved("copied", source.path, destination.path)
 
 
+def _preview_delete(call: ToolCall) -> str:
+    with Place(call.workspace, call.arguments["path"], follow=False) as place:
+        found = _must_be_deletable(place)
+        guarded = _contents.guarded_content(place, place)
+        _contents.check_writable(call, place, before=guarded, after=b"")
+        if stat.S_ISREG(found.st_mode) and found.st_size <= _contents.WHOLE_BYTES_MAX:
+            return difference(place.path, _contents.read_whole(place)[0], None)
+        what = f"a {kind(found.st_mode)}"
+        if stat.S_ISLNK(found.st_mode):
+            what += f" to {shown(os.readlink(place.name, dir_fd=place.parent))}"
+        return f"{shown(place.path)}: {what} of {found.st_size:,} bytes is deleted\n"
+
+
 @tool(
     effect=Effect.WORKSPACE,
     parameters={"path": _path("The file; of a symbolic link, the link.")},
     required=("path",),
+    preview=_preview_delete,
 )
 @os_errors_as_results
 def delete_file(call: ToolCall) -> ToolResult:
     """Delete a file. Directories are not deleted: use shell."""
     with Place(call.workspace, call.arguments["path"], follow=False) as place:
-        found = _must_exist(place)
-        if stat.S_ISDIR(found.st_mode):
-            raise ToolRefused(f"{shown(place.path)!r} is a directory; delete it with shell")
+        _must_be_deletable(place)
         before = _contents.guarded_content(place, place)
         _contents.check_writable(call, place, before=before, after=b"")
         os.unlink(place.name, dir_fd=place.parent)
@@ -236,6 +332,13 @@ def _tree_below(place: Place) -> Iterator[str]:
                 yield f"{root[1:]}/{name}"
     finally:
         os.close(top)
+
+
+def _must_be_deletable(place: Place) -> os.stat_result:
+    found = _must_exist(place)
+    if stat.S_ISDIR(found.st_mode):
+        raise ToolRefused(f"{shown(place.path)!r} is a directory; delete it with shell")
+    return found
 
 
 def _must_exist(place: Place) -> os.stat_result:
