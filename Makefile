@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BOOT := .cache/boot
+PEERS := .cache/bench
 SEED ?=
 LIVES ?= 100000
 KILLS ?= 100
+ARGS ?=
 
 .PHONY: help demo examples test test-long check sim kills pairs cheats bench format clean
 
@@ -51,8 +53,14 @@ pairs: $(VENV)/.synced ## ten real bugs of packages from PyPI: right patches pro
 cheats: $(VENV)/.synced ## every way we know to turn tests green without a fix
 	@ALL_CHEATS=1 $(BIN)/pytest -q -n auto --maxprocesses 4 --dist worksteal tests/e2e/test_cheats.py
 
-bench: $(VENV)/.synced ## durable steps a second, memory a live task, latency of an append, sandboxes
-	@$(BIN)/python -m bench
+# The peers have a venv of their own, with versions of their own lock file.
+$(PEERS)/.synced: $(VENV)/.synced bench/pyproject.toml bench/uv.lock
+	@uv=$$(command -v uv || echo $(BOOT)/bin/uv); \
+	  UV_PROJECT_ENVIRONMENT=$(CURDIR)/$(PEERS) $$uv sync --quiet --frozen --project bench --python $(PYTHON)
+	@touch $@
+
+bench: $(PEERS)/.synced ## the runtime beside LangGraph, DBOS and aiosqlite, in turns (ARGS="one --pairs 5", ARGS=--list)
+	@$(BIN)/python -m bench $(ARGS)
 
 clean: ## remove everything that make made
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -150,7 +150,7 @@ def main() -> None:
         print(
             f"{name:<34} {len(seconds):>5} {p50:>8.2f} {p99:>8.2f} {p50 / base:>10.1f} {budget:>8}"
         )
-    print(json.dumps({"section": "sandboxes", "rows": rows}))
+    print(json.dumps({row["name"]: row["p50_ms"] for row in rows}))
 
 
 def _share(seconds: list[float], share: float) -> float:

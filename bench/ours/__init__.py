@@ -1,0 +1,1 @@
+"""The runtime's side of the bench, in its own venv."""

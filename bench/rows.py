@@ -1,0 +1,203 @@
+"""What is compared, with whom, and what is good enough.
+
+A row is a ratio of ours to a peer's, from measurements that took turns, or a figure of ours alone
+with a bound of its own.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.figures import Rounds, Spread, Target, ratios, short
+from bench.runs import Measurement
+
+RECOVERED = 1000
+"""Half-done tasks of which a killed process has left that many."""
+
+OURS, LOG = "agent-runtime", "agent-runtime, log alone"
+LANGGRAPH, DBOS, AIOSQLITE = "LangGraph", "DBOS", "aiosqlite"
+LANGGRAPH_ASYNC = "LangGraph, async"
+
+_STEPS = {
+    OURS: "bench.ours.steps",
+    LOG: "bench.ours.log",
+    LANGGRAPH: "bench.peers.langgraph_steps",
+    LANGGRAPH_ASYNC: "bench.peers.langgraph_steps",
+    DBOS: "bench.peers.dbos_steps",
+    AIOSQLITE: "bench.peers.aiosqlite_steps",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Measurements that take turns, so that the rows that need them have pairs."""
+
+    name: str
+    title: str
+    measurements: tuple[Measurement, ...]
+    prepared: tuple[Measurement, ...] = ()
+    rounds: int | None = None
+    """None: as many as asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """`figure` of `ours`, divided by that of `peer` if there is one."""
+
+    group: str
+    what: str
+    ours: str = OURS
+    peer: str = ""
+    figure: str
+    target: Target
+    unit: str = "x"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A row with its figure: a ratio of each pair, or what each run told."""
+
+    row: Row
+    spread: Spread
+    pairs: int
+
+    @property
+    def met(self) -> bool:
+        """By the median."""
+        return self.row.target.met(self.spread.median)
+
+
+def _steps(names: Sequence[str], agents: int, **sizes: int) -> tuple[Measurement, ...]:
+    words = ["steps", "{directory}", "--agents", str(agents)]
+    for name, size in sizes.items():
+        words += [f"--{name}", str(size)]
+    return tuple(
+        Measurement(
+            name,
+            _STEPS[name],
+            (*words, "--durability", "async" if name == LANGGRAPH_ASYNC else "sync"),
+        )
+        for name in names
+    )
+
+
+def _half(name: str) -> Measurement:
+    return Measurement(name, _STEPS[name], ("half", "{directory}", "--agents", str(RECOVERED)))
+
+
+def _regain(name: str) -> Measurement:
+    words = ("regain", "{directory}", "--agents", str(RECOVERED))
+    return Measurement(name, _STEPS[name], words, prepared=name)
+
+
+_RECOVERING = (OURS, LANGGRAPH, DBOS)
+_SANDBOXES = "bench.sandboxes"
+
+GROUPS: Mapping[str, Group] = {
+    group.name: group
+    for group in (
+        Group(
+            "one",
+            "One agent at a time",
+            _steps((OURS, LANGGRAPH, DBOS, LANGGRAPH_ASYNC), 1, waves=20),
+        ),
+        Group(
+            "hundred",
+            "100 agents at once",
+            _steps((OURS, LANGGRAPH, LOG, AIOSQLITE, DBOS, LANGGRAPH_ASYNC), 100),
+        ),
+        Group(
+            "thousand",
+            "1000 agents at once",
+            _steps((OURS, LANGGRAPH, LOG, AIOSQLITE), 1000, hold=5, steps=5),
+        ),
+        Group(
+            "recovery",
+            "1000 half-done tasks after kill -9",
+            tuple(_regain(name) for name in _RECOVERING),
+            prepared=tuple(_half(name) for name in _RECOVERING),
+        ),
+        Group(
+            "start",
+            "Submitting, starting",
+            (
+                Measurement("first event", "bench.ours.first_event", ("{directory}",)),
+                Measurement("--help", "bench.ours.start"),
+            ),
+        ),
+        Group("sandboxes", "Sandboxes", (Measurement("sandboxes", _SANDBOXES),), rounds=1),
+    )
+}
+
+_SPEED = "steps_per_second"
+
+ROWS: tuple[Row, ...] = (
+    Row(group="hundred", what="bare log, 100 at once: appends a second", ours=LOG, peer=LANGGRAPH,
+        figure=_SPEED, target=Target(at_least=40)),
+    Row(group="hundred", what="bare log, 100 at once: appends a second", ours=LOG, peer=AIOSQLITE,
+        figure=_SPEED, target=Target(at_least=5)),
+    Row(group="thousand", what="bare log, 1000 at once: appends a second", ours=LOG,
+        peer=LANGGRAPH, figure=_SPEED, target=Target(at_least=40)),
+    Row(group="thousand", what="bare log, 1000 at once: appends a second", ours=LOG,
+        peer=AIOSQLITE, figure=_SPEED, target=Target(at_least=5)),
+    Row(group="hundred", what="whole runtime, 100 at once: steps a second", peer=LANGGRAPH,
+        figure=_SPEED, target=Target(at_least=10)),
+    Row(group="hundred", what="whole runtime, 100 at once: steps a second", peer=DBOS,
+        figure=_SPEED, target=Target(at_least=10)),
+    Row(group="one", what="whole runtime, one at a time: steps a second", peer=LANGGRAPH,
+        figure=_SPEED, target=Target(at_least=2)),
+    Row(group="one", what="whole runtime, one at a time: p99 of a step", peer=LANGGRAPH,
+        figure="p99_ms", target=Target(at_most=1)),
+    Row(group="recovery", what="1000 half-done tasks: seconds until all are past their next step",
+        peer=LANGGRAPH, figure="seconds", target=Target(at_most=0.1)),
+    Row(group="recovery", what="1000 half-done tasks: seconds until all are past their next step",
+        peer=DBOS, figure="seconds", target=Target(at_most=0.02)),
+    Row(group="thousand", what="memory a live task, 1000 live", peer=LANGGRAPH,
+        figure="live_kib_per_agent", target=Target(at_most=1)),
+    Row(group="thousand", what="memory a live task, 1000 live", figure="live_kib_per_agent",
+        target=Target(at_most=49), unit="KiB"),
+    Row(group="sandboxes", what="sandbox: warm call, p50", ours="sandboxes", figure="warm call",
+        target=Target(at_most=1), unit="ms"),
+    Row(group="sandboxes", what="sandbox: cold sh, p50", ours="sandboxes", figure="cold sh",
+        target=Target(at_most=40), unit="ms"),
+    Row(group="sandboxes", what="sandbox: cold worker, p50", ours="sandboxes",
+        figure="cold worker", target=Target(at_most=100), unit="ms"),
+    Row(group="sandboxes", what="tree of a workspace of 10,000 files, warm, p50",
+        ours="sandboxes", figure="tree of 10,000 files", target=Target(at_most=50), unit="ms"),
+    Row(group="start", what="submission to the loop's first event, p99", ours="first event",
+        figure="p99_ms", target=Target(at_most=100), unit="ms"),
+    Row(group="start", what="`agent-runtime --help`, processor time", ours="--help",
+        figure="cpu_ms", target=Target(at_most=150), unit="ms"),
+)  # fmt: skip
+
+LATER = (
+    "durable HTTP submit",
+    "SSE delivery at 1000 subscribers",
+    "MCP over stdio, beside the TypeScript filesystem server",
+    "MCP over HTTP",
+)
+"""Rows whose subject is not built yet."""
+
+EXTRAS: Mapping[str, str] = {
+    LANGGRAPH_ASYNC: (
+        'LangGraph with `durability="async"`, for information only: a step is written while the '
+        "next one runs, so a crash may lose it."
+    ),
+}
+
+
+def judge(row: Row, rounds: Rounds) -> Judged:
+    """The row's figure, from the rounds of its group."""
+    if row.peer:
+        figures = ratios(rounds, row.ours, row.peer, row.figure)
+    else:
+        figures = [told[row.figure] for told in rounds[row.ours]]
+    return Judged(row, Spread.of(figures), len(figures))
+
+
+def median(rounds: Rounds, name: str, figure: str) -> str:
+    """One engine's own figure, for people."""
+    told = [t[figure] for t in rounds.get(name, ()) if figure in t]
+    return short(statistics.median(told)) if told else ""
