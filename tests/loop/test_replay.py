@@ -20,6 +20,7 @@ FROM_OUTSIDE = {
     ("CallIntended", "arguments"),
     ("CallIntended", "effect"),
     ("CallIntended", "tree_before"),
+    ("ApprovalRequested", "preview"),
 }
 """What a call was made ready with comes from outside of the core: it is taken as recorded."""
 

@@ -113,7 +113,8 @@ def talk_freely(patch: pytest.MonkeyPatch) -> None:
 
 
 def forget_the_lane(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(actions, "_lane_is_taken", lambda state: False)
+    for place in (actions, decide):
+        patch.setattr(place, "lane_is_taken", lambda state: False)
 
 
 def forget_the_conversation(patch: pytest.MonkeyPatch) -> None:
