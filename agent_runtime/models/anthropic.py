@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -22,7 +23,10 @@ from agent_runtime.models.schemas import closed
 from agent_runtime.ports import ModelAnswer, ModelFault, ModelRequest
 from agent_runtime.types import Json
 
-VERSION: Final = "2023-06-01"
+OWN_HOST: Final = "api.anthropic.com"
+VERSION: Final = "2026-10-21"
+OLDER_VERSION: Final = "2023-06-01"
+"""What every compatible server knows. Nothing that is sent here differs between the two."""
 ANSWER_TOOL: Final = "answer"
 """What a model without structured outputs must call instead."""
 _CACHED: Final = {"cache_control": {"type": "ephemeral"}}
@@ -42,13 +46,10 @@ async def ask(request: ModelRequest, endpoint: Endpoint, http: Http) -> ModelAns
 async def _ask(request: ModelRequest, endpoint: Endpoint, http: Http) -> ModelAnswer:
     place, streamed = str(endpoint), request.heard is not None
     asked = forms.encode(body(request, endpoint))
-    headers = {"anthropic-version": VERSION}
-    if endpoint.key:
-        headers["x-api-key"] = endpoint.key
     stream = Assembled(place, request.heard)
     try:
         async with http.exchange(
-            place, f"{endpoint.url}/v1/messages", headers, asked, streamed=streamed
+            place, f"{endpoint.url}/v1/messages", headers(endpoint), asked, streamed=streamed
         ) as exchange:
             if exchange.is_stream:
                 await exchange.events(lambda event: stream.take(event.data))
@@ -65,6 +66,20 @@ async def _ask(request: ModelRequest, endpoint: Endpoint, http: Http) -> ModelAn
 
 
 # ---- the request ---------------------------------------------------------------------------
+
+
+def headers(endpoint: Endpoint) -> dict[str, str]:
+    """The version of the protocol, and the key.
+
+    Anthropic wants the key as others have it since 2026; other servers know one form or the other.
+    """
+    own = urlsplit(endpoint.url).hostname == OWN_HOST
+    sent = {"anthropic-version": VERSION if own else OLDER_VERSION}
+    if endpoint.key:
+        sent["authorization"] = f"Bearer {endpoint.key}"
+        if not own:
+            sent["x-api-key"] = endpoint.key
+    return sent
 
 
 def body(request: ModelRequest, endpoint: Endpoint) -> dict[str, Json]:
