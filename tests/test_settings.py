@@ -128,6 +128,11 @@ def test_relative_xdg_directory_is_ignored(monkeypatch: pytest.MonkeyPatch, plac
         ("secrets: {A: 'env:A'}", "secrets: is about this machine"),
         ("modules: {knowledge: {folders: [/]}}", "modules: is about this machine"),
         ("toolchains: [/opt/x]", "toolchains: is about this machine"),
+        ("model: openai/x", "model: decides who reads your code"),
+        ("model_fallbacks: [openai/x]", "model_fallbacks: decides who reads your code"),
+        ("model_endpoints: {a: 'http://x/v1'}", "model_endpoints: decides who reads your code"),
+        ("model_keys: {A: 'env:A'}", "model_keys: decides who reads your code"),
+        ("model_cache_bytes: -1", "model_cache_bytes: should be greater than or equal to 0"),
         ("setup_egress: [x.org]", "setup_egress: is about this machine"),
         ("sandbox: Container", "sandbox: lowers the sandbox's walls, and a file in the working"),
         ("container_name: here", "container_name: lowers the sandbox's walls"),
@@ -162,6 +167,22 @@ def test_modules_are_told_texts_by_name(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("AGENT_RUNTIME_MODULES")
     write_user_config("modules: {a: /x}\n")
     assert "modules: should be a valid dictionary" in refused()
+
+
+@pytest.mark.parametrize(
+    ("text", "fragment"),
+    [
+        ("model: gpt", "must be provider/name"),
+        ("model_fallbacks: [openai/x, gpt]", "must be provider/name"),
+        ("model_endpoints: {A B: 'http://x/v1'}", "cannot stand before the slash"),
+        ("model_endpoints: {a: 'ftp://x'}", "the address of a must be http(s)://host/v1"),
+        ("model_endpoints: {a: 'https://u:hidden@x/v1'}", "without a user, a password"),
+        ("model_keys: {A: hidden}", "must be env:NAME, file:/path or command:words"),
+    ],
+)
+def test_wrong_models_are_refused_by_name_and_not_repeated(text: str, fragment: str) -> None:
+    write_user_config(text)
+    assert fragment in refused() and "hidden" not in refused()
 
 
 def test_user_may_declare_that_a_container_is_the_boundary(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,9 @@
 Each verb lives in a file of its family, which is imported when the verb is used: `run` (run,
 resume, continue), `tasks` (ps, show, logs), `control` (cancel, pause, steer), `approvals`,
 `results` (verify, diff, apply), `artifacts`, `report`, `replay` (replay, why), `inspect` (tools,
-modules, doctor), `transfer` (export, import), `keep` (init, gc), `sandbox`. What they share:
-`console` (output, errors), `words` (events in words), `follow` (driving and watching a task),
-`views` and `live` (how a watched task looks), `summary` (the end of a task in words).
+modules, doctor), `models`, `transfer` (export, import), `keep` (init, gc), `sandbox`. What they
+share: `console` (output, errors), `words` (events in words), `follow` (driving and watching a
+task), `views` and `live` (how a watched task looks), `summary` (the end of a task in words).
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ FAMILIES: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "doctor": ("inspect", "Check whether tasks can run here, and say what is missing."),
         "tools": ("inspect", "List the tools that tasks can use."),
         "modules": ("inspect", "List the installed modules."),
+        "models": ("models", "List the models that tasks can use, with keys and prices."),
         "sandbox": ("sandbox", "Use the sandbox without a task."),
         "export": ("transfer", "Write an ended task into one file, for another store."),
         "import": ("transfer", "Take in a task that was exported elsewhere."),

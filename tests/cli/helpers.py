@@ -69,7 +69,7 @@ class Cli:
         kept = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith("AGENT_RUNTIME")
+            if not name.startswith("AGENT_RUNTIME") and not name.endswith(("_API_KEY", "_BASE_URL"))
         }
         return {
             **kept,
