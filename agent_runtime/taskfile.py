@@ -53,6 +53,7 @@ from agent_runtime.types import (
     ContinuationSpec,
     EnvironmentSpec,
     Expect,
+    Json,
     Limits,
     LimitsChange,
     Objective,
@@ -79,6 +80,8 @@ class _RepositoryFile(Spec, frozen=True, kw_only=True):
     """`.agent-runtime.yaml`: what a repository says about itself."""
 
     environment: EnvironmentSpec = EnvironmentSpec()
+    datasources: Json = None
+    """Read by `modules.datasource`, when somebody asks for data."""
 
 
 STDIN: Final = "-"

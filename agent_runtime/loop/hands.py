@@ -325,6 +325,10 @@ def sandbox_spec(state: State, ports: Ports, directory: str, furnishing: Furnish
 
 def with_shared(spec: SandboxSpec, shared: str) -> SandboxSpec:
     """What modules hand over, for tools: a check must not hang on what a module knows today."""
+    if SHARED_VARIABLE in spec.env:
+        # Whoever wrote a task or a repository must not say what the operator declares.
+        env = {name: value for name, value in spec.env.items() if name != SHARED_VARIABLE}
+        spec = replace(spec, env=env)
     if not shared:
         return spec
     if shared.startswith(f"{spec.mount}/"):

@@ -90,6 +90,17 @@ def read(root: str, path: str, *, bytes_max: int) -> Content:
     return read_file(resolve(root, path), bytes_max=bytes_max)
 
 
+def check_file(real: str, *, bytes_max: int) -> Stamp:
+    """What is known of a regular file that others will open. Raises `Unreadable`."""
+    try:
+        found = os.stat(real)
+    except OSError as error:
+        absent = error.errno in (errno.ENOENT, errno.ENOTDIR)
+        raise Unreadable(os.strerror(error.errno or errno.EIO), is_absent=absent) from None
+    _check(found, bytes_max)
+    return stamp_of(found)
+
+
 def read_file(real: str, *, bytes_max: int) -> Content:
     """The bytes of a file whose path is trusted. Raises `Unreadable`."""
     try:
@@ -101,10 +112,7 @@ def read_file(real: str, *, bytes_max: int) -> Content:
         raise Unreadable(os.strerror(error.errno or errno.EIO), is_absent=absent) from None
     try:
         found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise Unreadable(f"it is no regular file but {_kind(found.st_mode)}")
-        if found.st_size > bytes_max:
-            raise Unreadable(f"it has {found.st_size:,} bytes, and at most {bytes_max:,} are read")
+        _check(found, bytes_max)
         data = bytearray()
         while len(data) <= bytes_max and (piece := os.read(descriptor, 1 << 20)):
             data += piece
@@ -115,6 +123,13 @@ def read_file(real: str, *, bytes_max: int) -> Content:
     if len(data) > bytes_max:
         raise Unreadable(f"it grows while it is read, beyond {bytes_max:,} bytes")
     return Content(bytes(data), stamp_of(found))
+
+
+def _check(found: os.stat_result, bytes_max: int) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise Unreadable(f"it is no regular file but {_kind(found.st_mode)}")
+    if found.st_size > bytes_max:
+        raise Unreadable(f"it has {found.st_size:,} bytes, and at most {bytes_max:,} are read")
 
 
 def text_of(data: bytes) -> str:

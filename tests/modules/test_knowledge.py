@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from agent_runtime.contributions import of_module
 from agent_runtime.errors import ToolRefused
+from agent_runtime.loop.hands import with_shared
 from agent_runtime.modules import tries
 from agent_runtime.modules.knowledge import KnowledgeModule, index, shelves, tools
 from agent_runtime.modules.knowledge.markdown import parse
@@ -23,6 +24,7 @@ from agent_runtime.modules.knowledge.tools import the_index
 from agent_runtime.modules.tries import twice
 from agent_runtime.toolkit import OUTPUT_CHARS_MAX
 from agent_runtime.types import SHARED_VARIABLE, Effect, EffectPolicy, Json, ToolCall, ToolResult
+from tests.sandboxes.support import make_spec
 
 Use = Callable[..., ToolResult]
 
@@ -56,15 +58,13 @@ def repo(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def use(repo: Path, tmp_path: Path) -> Use:
+def use(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Use:
     """Calls a tool as a worker does; folders of the user lie in `shared/knowledge`."""
+    monkeypatch.setenv(SHARED_VARIABLE, str(tmp_path / "shared"))
     made = {tool.name: tool for tool in tools()}
 
     def run(name: str, **arguments: Json) -> ToolResult:
-        call = ToolCall(
-            call_id="c", tool=name, arguments=arguments, workspace=str(repo),
-            env={SHARED_VARIABLE: str(tmp_path / "shared")},
-        )  # fmt: skip
+        call = ToolCall(call_id="c", tool=name, arguments=arguments, workspace=str(repo))
         try:
             return anyio.run(made[name].execute, call)
         except ToolRefused as error:
@@ -243,6 +243,22 @@ def test_every_markdown_file_of_the_users_folders_is_a_document(use: Use, tmp_pa
     write(shared / "repo" / "AGENTS.md", "capybara: a folder cannot pretend to be the repository")
     assert refs(use("search_knowledge", query="capybara")) == ["team:deploy/runbook.md"]
     assert "# Deploying" in use("read_knowledge", ref="team:deploy/runbook.md").output
+
+
+def test_a_repository_cannot_pose_as_the_users_folders(
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`environment.env` of a repository's own file is in a call's variables."""
+    monkeypatch.delenv(SHARED_VARIABLE, raising=False)
+    write(repo / "fake" / "knowledge" / "team" / "a.md", "tamarin")
+    call = ToolCall(
+        call_id="c", tool="search_knowledge", arguments={"query": "tamarin"},
+        workspace=str(repo), env={SHARED_VARIABLE: str(repo / "fake")},
+    )  # fmt: skip
+    assert refs(anyio.run(tools()[0].execute, call)) == []
+    spec = make_spec(tmp_path, env={SHARED_VARIABLE: str(repo / "fake"), "A": "b"})
+    assert with_shared(spec, "").env == {"A": "b"}
+    assert with_shared(spec, "/shared").env == {"A": "b", SHARED_VARIABLE: "/shared"}
 
 
 def test_a_folder_that_is_gone_is_told_from_memory(

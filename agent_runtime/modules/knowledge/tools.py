@@ -83,7 +83,8 @@ def the_index() -> Index:
 def _shelves(call: ToolCall) -> list[Shelf]:
     from agent_runtime.modules.knowledge.shelves import shelves
 
-    shared = call.env.get(SHARED_VARIABLE, "")
+    # Not `call.env`, which a repository may set: it must not pose as the user.
+    shared = os.environ.get(SHARED_VARIABLE, "")
     return shelves(call.workspace, os.path.join(shared, "knowledge") if shared else "")
 
 
