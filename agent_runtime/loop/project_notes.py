@@ -27,6 +27,7 @@ NESTED_MAX: Final = 20
 _FIELD_CHARS_MAX: Final = 1024
 """As the Agent Skills format has it for a description."""
 _FRONT_LINES_MAX: Final = 200
+_LINE_CHARS_MAX: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,12 +86,12 @@ def front_matter(text: str) -> Mapping[str, str]:
         return {}
     fields: dict[str, str] = {}
     key = ""
-    for line in lines[1 : ends[0]]:
+    for line in (each[:_LINE_CHARS_MAX] for each in lines[1 : ends[0]]):
         if found := re.match(r"([A-Za-z][\w-]*):(?:\s+(.*))?$", line):
             key, value = found[1], (found[2] or "").strip()
             fields[key] = "" if re.fullmatch(r"[|>][-+0-9]*", value) else value
         elif key and line.startswith((" ", "\t")):
-            fields[key] = f"{fields[key]} {line.strip()}".strip()
+            fields[key] = f"{fields[key]} {line.strip()}".strip()[:_LINE_CHARS_MAX]
         elif line.strip() and not line.startswith("#"):
             key = ""
     return {key: _unquoted(value)[:_FIELD_CHARS_MAX] for key, value in fields.items()}

@@ -26,6 +26,7 @@ from agent_runtime.modules.datasource import (
     tools,
 )
 from agent_runtime.modules.datasource.handing import Handing, declared_in
+from agent_runtime.modules.sharing import Refreshing
 from agent_runtime.toolbox import PluginToolbox
 from agent_runtime.types import SHARED_VARIABLE, Json, ToolCall, ToolInfo, ToolResult
 from tests.sandboxes.support import make_sandbox, make_spec
@@ -462,7 +463,10 @@ def test_the_modules_settings_are_checked(place: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_the_module_hands_over_while_it_lives(place: Path) -> None:
+async def test_the_module_hands_over_while_it_lives(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Refreshing.start, "__kwdefaults__", {"seconds": 0.05})
     (place / "p.csv").write_text("a\n1\n", encoding="utf-8")
     file = place / "d.yaml"
     file.write_text("datasources: {it: {file: p.csv}, gone: {file: gone.csv}}", encoding="utf-8")

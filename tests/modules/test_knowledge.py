@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from agent_runtime.contributions import of_module
 from agent_runtime.errors import ToolRefused
 from agent_runtime.loop.hands import with_shared
+from agent_runtime.loop.project_notes import opening_block
 from agent_runtime.modules import tries
 from agent_runtime.modules.knowledge import KnowledgeModule, index, shelves, tools
 from agent_runtime.modules.knowledge.markdown import parse
@@ -487,6 +488,23 @@ def test_headings_in_code_are_no_headings() -> None:
     assert [(each.start, each.end, each.heading) for each in sections] == [
         (1, 10, "A"), (12, 13, "A > B"),
     ]  # fmt: skip
+
+
+def test_a_heading_ends_before_its_closing_signs() -> None:
+    text = "# C# and F# ##\n\n#no heading\n\n## \nx\n"
+    headings = [each.heading for each in parse(text, name="x.md").sections]
+    assert headings == ["C# and F#", "C# and F# > "]
+
+
+def test_no_line_takes_longer_than_it_is() -> None:
+    """Blanks and signs in a row are cheap to write and were slow to read: hours, at this length."""
+    for piece in (" ", "\t", "# ", "#", "` ", "</"):
+        line = "# a" + piece * 100_000 + "x"
+        document = parse("\n".join([line] * 20), name="x.md")
+        assert len(document.lines) == 20
+        front = f"---\nname: a{piece * 100_000}b\n---\n"
+        assert parse(front, name="x.md").title.startswith("a")
+        assert opening_block([("AGENTS.md", line), ("s/SKILL.md", front)])
 
 
 def test_a_fence_that_never_ends_holds_the_rest() -> None:

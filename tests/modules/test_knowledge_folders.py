@@ -15,7 +15,7 @@ from agent_runtime.errors import ConfigError, PluginError
 from agent_runtime.loop.hands import with_shared
 from agent_runtime.modules.knowledge import KnowledgeModule
 from agent_runtime.modules.knowledge.folders import Mirror, folders_of
-from agent_runtime.modules.sharing import labels
+from agent_runtime.modules.sharing import Refreshing, labels
 from agent_runtime.plugins import load
 from agent_runtime.settings import Settings
 from agent_runtime.toolbox import PluginToolbox
@@ -127,7 +127,10 @@ async def test_a_wrong_setting_quarantines_the_module_with_the_reason(tmp_path: 
 
 
 @pytest.mark.anyio
-async def test_the_module_copies_while_it_lives(tmp_path: Path) -> None:
+async def test_the_module_copies_while_it_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Refreshing.start, "__kwdefaults__", {"seconds": 0.05})
     folder = tmp_path / "notes"
     write(folder / "a.md", "a")
     shared = tmp_path / "shared"

@@ -11,7 +11,7 @@ from agent_runtime.loop.project_notes import front_matter
 
 SECTION_LINES_MAX: Final = 60
 """A longer section is searched, and shown, in pieces."""
-_HEADING: Final = re.compile(r" {0,3}(#{1,6})[ \t]+(.*?)[ \t]*#*[ \t]*$")
+_HEADING: Final = re.compile(r" {0,3}(#{1,6})[ \t]")
 _FENCE: Final = re.compile(r" {0,3}(`{3,}|~{3,})")
 _LINE_CHARS_MAX: Final = 4_000
 
@@ -44,8 +44,8 @@ def parse(text: str, *, name: str) -> Document:
     fields = front_matter(text)
     body = _after_front_matter(lines) if fields else 0
     sections = tuple(_sections(lines, body))
-    headings = [found[2] for line in lines[body:] if (found := _HEADING.match(line))]
-    title = fields.get("name") or fields.get("title") or next(iter(headings), "") or name
+    first = next((text for line in lines[body:] if (text := _heading(line)[1])), "")
+    title = fields.get("name") or fields.get("title") or first or name
     description = fields.get("description") or _first_sentence(lines[body:])
     return Document(_line(title)[:200], _line(description)[:1024], lines, sections)
 
@@ -65,13 +65,22 @@ def _sections(lines: tuple[str, ...], body: int) -> Iterator[Section]:
             elif found[1].startswith(fence) and not line.strip().strip(fence[0]):
                 fence = ""
             continue
-        if fence or not (found := _HEADING.match(line)):
+        level, text = _heading(line)
+        if fence or not level:
             continue
         yield from _pieces(lines, start, number, heading)
-        path = [above for above in path if above[0] < len(found[1])]
-        path.append((len(found[1]), _line(found[2])))
+        path = [above for above in path if above[0] < level]
+        path.append((level, text))
         start, heading = number, " > ".join(text for _, text in path)[:300]
     yield from _pieces(lines, start, len(lines), heading)
+
+
+def _heading(line: str) -> tuple[int, str]:
+    """Its level and its words; level 0 if it is none."""
+    # Not in one expression: what may end in blanks and signs is slow over many of them.
+    if not (found := _HEADING.match(line)):
+        return 0, ""
+    return len(found[1]), _line(line[found.end() : _LINE_CHARS_MAX].rstrip().rstrip("#"))
 
 
 def _pieces(lines: tuple[str, ...], start: int, end: int, heading: str) -> Iterator[Section]:
