@@ -172,7 +172,9 @@ def test_state_in_the_workspace_is_not_mounted_into_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("kind", ["bubblewrap", "unsafe"])
+@pytest.mark.parametrize(
+    "kind", ["bubblewrap", pytest.param("container", marks=pytest.mark.long), "unsafe"]
+)
 def test_the_tools_work_in_a_real_worker(kind: str, tmp_path: Path) -> None:
     """Practices, the user's folders and the repository, from inside; none of it can be written."""
     sandbox = make_sandbox(kind, tmp_path / "state")
@@ -211,7 +213,7 @@ def test_the_tools_work_in_a_real_worker(kind: str, tmp_path: Path) -> None:
     found, note, ours, practice = anyio.run(run)
     assert "notes:pangolin.md:1-3" in found and "repo:AGENTS.md:1-3" in found
     assert "Roll up." in note and "pangolin" in ours and "# Git hygiene" in practice
-    if kind == "bubblewrap":
+    if kind != "unsafe":
         done = anyio.run(
             lambda: sandbox.execute(
                 replace(spec, owner_id="task_2"),

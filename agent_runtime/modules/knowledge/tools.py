@@ -37,9 +37,9 @@ LIMIT_MAX: Final = 20
     },
 )
 def search_knowledge(call: ToolCall) -> ToolResult:
-    """Search best practices, the user's notes, and the repository's AGENTS.md and skills.
+    """Search best practices, project conventions (AGENTS.md), skills and the user's handbook.
 
-    Answers are cited as ref:first-last line.
+    Guidelines, such as how to reproduce a bug or test; cited as ref:first-last line.
     """
     from agent_runtime.modules.knowledge import answers
 
