@@ -22,6 +22,7 @@ SKILL_NAME: Final = "SKILL.md"
 NOTE_CHARS_MAX: Final = 4_000
 """Of the root's notes in the first message: about 1,200 tokens of every request."""
 SKILLS_MAX: Final = 40
+_SKILLS_CHARS_MAX: Final = 6_000
 SKILL_CHARS_MAX: Final = 240
 NESTED_MAX: Final = 20
 _FIELD_CHARS_MAX: Final = 1024
@@ -101,7 +102,7 @@ def opening_block(files: Sequence[tuple[str, str]]) -> str:
     """What the first message says of a repository's notes and skills; empty if it has none.
 
     `files` are (path relative to the repository, text) of what `is_note` and `is_skill` find. The
-    block is below 16,000 characters, whatever they hold, and the same for the same files in any
+    block is below 14,000 characters, whatever they hold, and the same for the same files in any
     order.
     """
     texts = dict(sorted(files))
@@ -149,7 +150,7 @@ def _head(text: str) -> tuple[str, str]:
 
 
 def _nested(paths: Sequence[str]) -> str:
-    shown = "".join(f"\n- {_cut(path, 200)}" for path in paths[:NESTED_MAX])
+    shown = "".join(f"\n- {_cut(path, 120)}" for path in paths[:NESTED_MAX])
     more = f"\n- and {len(paths) - NESTED_MAX} more" if len(paths) > NESTED_MAX else ""
     return (
         "Directories with notes of their own; for the files below them the nearest wins. Read them "
@@ -158,13 +159,18 @@ def _nested(paths: Sequence[str]) -> str:
 
 
 def _skills(skills: Sequence[Skill]) -> str:
-    shown = "".join(
-        f"\n- {skill.name} ({_cut(skill.path, 120)})"
-        + (f": {_cut(skill.description, SKILL_CHARS_MAX - 120)}" if skill.description else "")
-        for skill in skills[:SKILLS_MAX]
-    )
-    more = f"\n- and {len(skills) - SKILLS_MAX} more" if len(skills) > SKILLS_MAX else ""
-    return f"Skills: instructions for a kind of work. Read one when it fits:{shown}{more}"
+    lines: list[str] = []
+    room = _SKILLS_CHARS_MAX
+    for skill in skills[:SKILLS_MAX]:
+        about = f": {_cut(skill.description, SKILL_CHARS_MAX)}" if skill.description else ""
+        line = f"\n- {skill.name} ({_cut(skill.path, 120)}){about}"
+        room -= len(line)
+        if room < 0:
+            break
+        lines.append(line)
+    left = len(skills) - len(lines)
+    more = f"\n- and {left} more" if left else ""
+    return "Skills: instructions for a kind of work. Read one when it fits:" + "".join(lines) + more
 
 
 def _unquoted(value: str) -> str:

@@ -87,7 +87,7 @@ def _outside(real_root: str, real: str) -> None:
 
 def read(root: str, path: str, *, bytes_max: int) -> Content:
     """A regular file's bytes. Raises as `resolve`; a file that is too large is not read at all."""
-    return read_file(resolve(root, path), bytes_max=bytes_max)
+    return read_file(resolve(root, path), bytes_max=bytes_max, below=os.path.realpath(root))
 
 
 def check_file(real: str, *, bytes_max: int) -> Stamp:
@@ -101,8 +101,12 @@ def check_file(real: str, *, bytes_max: int) -> Stamp:
     return stamp_of(found)
 
 
-def read_file(real: str, *, bytes_max: int) -> Content:
-    """The bytes of a file whose path is trusted. Raises `Unreadable`."""
+def read_file(real: str, *, bytes_max: int, below: str = "") -> Content:
+    """The bytes of a file whose path has no links, or is trusted; `below` is where it must lie.
+
+    Raises:
+        Unreadable: it cannot be read, is no file or too large, or was moved meanwhile.
+    """
     try:
         # A named pipe would wait for its writer.
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
@@ -111,6 +115,9 @@ def read_file(real: str, *, bytes_max: int) -> Content:
         absent = error.errno in (errno.ENOENT, errno.ENOTDIR)
         raise Unreadable(os.strerror(error.errno or errno.EIO), is_absent=absent) from None
     try:
+        if below and os.path.lexists(opened := f"/proc/self/fd/{descriptor}"):
+            # A directory on the way may have become a link since the path was resolved.
+            _outside(below, os.readlink(opened))
         found = os.fstat(descriptor)
         _check(found, bytes_max)
         data = bytearray()

@@ -32,12 +32,20 @@ class Refreshing:
 
     async def start(self, refresh: Callable[[], None], *, seconds: float = REFRESH_SECONDS) -> None:
         """The first call has returned when this does. `stop` must run in the same task."""
-        await anyio.to_thread.run_sync(refresh, abandon_on_cancel=True)
+
+        async def once() -> float:
+            begun = anyio.current_time()
+            await anyio.to_thread.run_sync(refresh, abandon_on_cancel=True)
+            return anyio.current_time() - begun
+
+        took = await once()
 
         async def again() -> None:
+            nonlocal took
             while True:
-                await anyio.sleep(seconds)
-                await anyio.to_thread.run_sync(refresh, abandon_on_cancel=True)
+                # What is much work takes a tenth of the time, however much it is.
+                await anyio.sleep(max(seconds, 9 * took))
+                took = await once()
 
         async with AsyncExitStack() as stack:
             self._tasks = await stack.enter_async_context(anyio.create_task_group())

@@ -407,6 +407,8 @@ def test_a_database_is_listed_and_asked(ask: Use, orders: Path) -> None:
     assert "2 | bob\\|x\\ny | NULL | x'" in result.output and "(of 100 bytes)" in result.output
     assert rows(ask("SELECT count(*) FROM paid")) == [[1]]
     assert rows(ask("PRAGMA table_info(orders)"))[0][1] == "id"
+    assert rows(ask("SELECT value FROM json_each('[1, 2]')")) == [[1], [2]]
+    assert rows(ask("SELECT name FROM pragma_table_info('paid')")) == [["id"]]
     empty = ask("SELECT id, who FROM orders WHERE id = 9")
     assert empty.data["columns"] == ["id", "who"] and "[no row]" in empty.output
 

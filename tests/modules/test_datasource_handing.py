@@ -426,6 +426,22 @@ def test_a_repositorys_document_is_fetched_by_the_worker(
     assert "could not be revalidated: the server answered 500" in result.output
 
 
+def test_a_database_that_is_fetched_is_one_wherever_it_was_declared(
+    place: Path, web: Web, clock: Clock
+) -> None:
+    made = apsw.Connection(str(place / "x.db"))
+    made.pragma("journal_mode", "wal")
+    made.execute("CREATE TABLE t (a); INSERT INTO t VALUES (5)")
+    made.close()
+    web.body = (place / "x.db").read_bytes()
+    declare(place, it={"url": web.url + "x.db"}).refresh()
+    (place.parent / "repository" / ".agent-runtime.yaml").write_text(
+        json.dumps({"datasources": {"own": {"url": web.url, "kind": "sqlite"}}}), encoding="utf-8"
+    )
+    for source in ("it", "own"):
+        assert ask(place, "SELECT a FROM t", source=source).data["rows"] == [[5]], source
+
+
 # ---- the module --------------------------------------------------------------------------
 
 

@@ -13,8 +13,10 @@ from agent_runtime.app import shared_dir
 from agent_runtime.contributions import of_module
 from agent_runtime.errors import ConfigError, PluginError
 from agent_runtime.loop.hands import with_shared
+from agent_runtime.modules import reading
 from agent_runtime.modules.knowledge import KnowledgeModule
 from agent_runtime.modules.knowledge.folders import Mirror, folders_of
+from agent_runtime.modules.reading import Unreadable
 from agent_runtime.modules.sharing import Refreshing, labels
 from agent_runtime.plugins import load
 from agent_runtime.settings import Settings
@@ -95,6 +97,56 @@ def test_a_copy_follows_its_folder(tmp_path: Path) -> None:
     assert mirror.problems == {}
     Mirror([], str(target)).refresh()
     assert listing(target) == []
+
+
+def test_a_file_and_a_directory_may_change_places(tmp_path: Path) -> None:
+    folder = tmp_path / "notes"
+    first = write(folder / "a.md", "a")
+    write(folder / "b.md" / "c.md", "c")
+    target = tmp_path / "shared"
+    mirror = Mirror([str(folder)], str(target))
+    mirror.refresh()
+    first.unlink()
+    write(folder / "a.md" / "d.md", "d")
+    (folder / "b.md" / "c.md").unlink()
+    (folder / "b.md").rmdir()
+    write(folder / "b.md", "b")
+    mirror.refresh()
+    assert listing(target) == ["notes/a.md/d.md", "notes/b.md"] and mirror.problems == {}
+
+
+def test_what_turns_unreadable_is_taken_back(tmp_path: Path) -> None:
+    folder = tmp_path / "notes"
+    note = write(folder / "a.md", "a")
+    target = tmp_path / "shared"
+    mirror = Mirror([str(folder)], str(target))
+    mirror.refresh()
+    note.write_bytes(b"\0")
+    mirror.refresh()
+    assert listing(target) == []
+    note.write_text("again", encoding="utf-8")
+    mirror.refresh()
+    assert listing(target) == ["notes/a.md"]
+
+
+def test_a_directory_that_becomes_a_link_while_it_is_read_leads_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path was inside when it was resolved, and is not when it is opened."""
+    folder = tmp_path / "notes"
+    write(folder / "sub" / "a.md", "a")
+    write(tmp_path / "outside" / "a.md", "secret")
+    resolve = reading.resolve
+
+    def resolved_then_swapped(root: str, path: str) -> str:
+        found = resolve(root, path)
+        (folder / "sub").rename(folder / "old")
+        (folder / "sub").symlink_to(tmp_path / "outside")
+        return found
+
+    monkeypatch.setattr(reading, "resolve", resolved_then_swapped)
+    with pytest.raises(Unreadable, match="leads out of"):
+        reading.read(str(folder), "sub/a.md", bytes_max=100)
 
 
 def test_folders_of_one_name_are_told_apart() -> None:

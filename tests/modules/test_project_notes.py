@@ -140,10 +140,18 @@ def test_a_skill_without_a_name_is_called_as_its_directory() -> None:
 
 
 def test_many_skills_are_counted_and_not_all_listed() -> None:
-    files = [(f"s/{n:03}/SKILL.md", f"---\nname: s{n}\ndescription: {'d' * 900}\n---\n")
-             for n in range(200)]  # fmt: skip
-    block = opening_block(files)
-    assert block.count("\n- s") == 40 and "- and 160 more" in block
+    for length, shown in ((10, 40), (900, 22)):
+        files = [(f"s/{n:03}/SKILL.md", f"---\nname: s\ndescription: {'d' * length}\n---\n")
+                 for n in range(200)]  # fmt: skip
+        block = opening_block(files)
+        assert block.count("\n- s") == shown and f"- and {200 - shown} more" in block
+
+
+def test_the_block_has_a_bound_with_everything_in_it() -> None:
+    deep = "/".join(["d" * 50] * 20)
+    files = [(f"{deep}{n}/{name}", f"---\nname: {'n' * 500}\ndescription: {'d' * 5000}\n---\n")
+             for n in range(100) for name in ("AGENTS.md", "SKILL.md")]  # fmt: skip
+    assert len(opening_block([*files, ("AGENTS.md", "x y\n" * 50_000)])) < 14_000
 
 
 @given(
@@ -163,4 +171,4 @@ def test_the_block_is_bounded_and_the_same_in_any_order(
     shuffled = list(files)
     random.Random(seed).shuffle(shuffled)
     assert opening_block(shuffled) == opening_block(files)
-    assert len(opening_block(files)) < 16_000
+    assert len(opening_block(files)) < 14_000

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from agent_runtime.modules import reading
@@ -123,12 +125,24 @@ def _answer(opened: Opened, query: str, limit: int) -> ToolResult:
 
 
 def _database(opened: Opened, query: str, limit: int) -> ToolResult:
-    with databases.opened(opened.path) as db:
+    with _on_disk(opened) as path, databases.opened(path) as db:
         if query:
             return _rows(opened, databases.query(db, query, limit=limit), query, [])
         schema = databases.schema_of(db)
     text = "\n".join(["Tables:", *schema]) if schema else "It has no tables."
     return _told(opened, text, "overview", {"tables": schema})
+
+
+@contextmanager
+def _on_disk(opened: Opened) -> Iterator[str]:
+    """A database's file; one that was fetched by the worker itself is in memory only."""
+    if opened.data is None:
+        yield opened.path
+        return
+    with tempfile.NamedTemporaryFile(prefix="datasource-", suffix=".db") as file:
+        file.write(opened.data)
+        file.flush()
+        yield file.name
 
 
 def _table(opened: Opened, table: tables.Table, query: str, limit: int) -> ToolResult:

@@ -51,7 +51,9 @@ class Mirror:
         self.problems: dict[str, str] = {}
         """Folder -> why it could not be read the last time."""
         self._target = target
-        self._copied: dict[str, dict[str, Stamp]] = {}
+        self._seen: dict[str, dict[str, Stamp]] = {}
+        """Name -> path -> what it was like when it was last looked at; links followed."""
+        self._copied: dict[str, set[str]] = {}
 
     def refresh(self) -> None:
         """Copy what is new or changed, remove what is gone. Blocks.
@@ -72,40 +74,43 @@ class Mirror:
 
     def _refresh(self, name: str, folder: str) -> None:
         target = os.path.join(self._target, name)
-        known = self._copied.get(name)
-        now: dict[str, Stamp] = {}
+        before = self._seen.get(name)
+        seen = {path: reading.stamp_of(found) for path, found in _wanted(folder)}
+        if seen == before:
+            return
+        sharing.make_directory(target)
+        # First, because a directory may have taken a file's place, or a file a directory's.
+        _keep_only(target, seen.keys())
+        copied: set[str] = set()
         left_out: list[str] = []
         bytes_left = shelves.SHELF_BYTES_MAX
-        for path, found in _wanted(folder):
+        for path, stamp in seen.items():
             try:
-                if path.encode("utf-8", "replace").decode() != path:
-                    raise Unreadable("its name is no UTF-8")
-                if stat.S_ISLNK(found.st_mode):
-                    found = os.stat(reading.resolve(folder, path), follow_symlinks=False)
-                if len(now) >= shelves.DOCUMENTS_MAX or found.st_size > bytes_left:
+                if len(copied) >= shelves.DOCUMENTS_MAX or stamp.bytes_count > bytes_left:
                     raise Unreadable(
                         f"what is before it is {shelves.DOCUMENTS_MAX:,} files or "
                         f"{shelves.SHELF_BYTES_MAX:,} bytes, which is all"
                     )
-                stamp = reading.stamp_of(found)
-                if known is None or known.get(path) != stamp:
-                    limit = shelves.DOCUMENT_BYTES_MAX
-                    content = reading.read(folder, path, bytes_max=limit)
-                    reading.text_of(content.data)
-                    sharing.put(
-                        os.path.join(target, path), content.data, mtime_ns=content.stamp.mtime_ns
-                    )
+                if before is None or before.get(path) != stamp or path not in self._copied[name]:
+                    _copy(folder, path, target)
             except Unreadable as error:
                 left_out.append(f"{path}: {error}")
                 continue
-            now[path] = stamp
+            copied.add(path)
             bytes_left -= stamp.bytes_count
-        if known != now or known is None:
-            sharing.make_directory(target)
-            _keep_only(target, now.keys())
-            text = "\n".join(left_out[: shelves.LEFT_OUT_MAX])
-            sharing.put(os.path.join(target, LEFT_OUT), text.encode("utf-8", "replace"))
-            self._copied[name] = now
+        _keep_only(target, copied)
+        text = "\n".join(left_out[: shelves.LEFT_OUT_MAX])
+        sharing.put(os.path.join(target, LEFT_OUT), text.encode("utf-8", "replace"))
+        self._seen[name], self._copied[name] = seen, copied
+
+
+def _copy(folder: str, path: str, target: str) -> None:
+    """Raises `Unreadable`: it is no text that may be handed over."""
+    if path.encode("utf-8", "replace").decode() != path:
+        raise Unreadable("its name is no UTF-8")
+    content = reading.read(folder, path, bytes_max=shelves.DOCUMENT_BYTES_MAX)
+    reading.text_of(content.data)
+    sharing.put(os.path.join(target, path), content.data, mtime_ns=content.stamp.mtime_ns)
 
 
 def _wanted(folder: str) -> list[tuple[str, os.stat_result]]:
@@ -117,11 +122,21 @@ def _wanted(folder: str) -> list[tuple[str, os.stat_result]]:
         if path.rpartition("/")[2] == shelves.SKILL_NAME
     }
     return [
-        (path, found)
+        (path, _followed(folder, path, found))
         for path, found in files
         if path.lower().endswith(shelves.SUFFIXES)
         or any(path.startswith(skill) for skill in skills if skill)
     ]
+
+
+def _followed(folder: str, path: str, found: os.stat_result) -> os.stat_result:
+    """Of what a link leads to, so that a change there is seen; whether it may is asked later."""
+    if not stat.S_ISLNK(found.st_mode):
+        return found
+    try:
+        return os.stat(os.path.join(folder, path))
+    except OSError:
+        return found
 
 
 def _keep_only(target: str, wanted: Collection[str]) -> None:
