@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import click
+from msgspec import structs
 
 from agent_runtime.app import who
-from agent_runtime.cli.console import say, short, task_argument, with_runtime
+from agent_runtime.cli.asked import say_details
+from agent_runtime.cli.console import (
+    emit,
+    json_option,
+    note,
+    say,
+    short,
+    task_argument,
+    with_runtime,
+)
 from agent_runtime.cli.control import say_if_idle
+from agent_runtime.cli.views import decision_lines
+from agent_runtime.cli.words import asked_words
+from agent_runtime.loop import events as e
 from agent_runtime.runtime import Runtime
+from agent_runtime.types import Status, TaskId
+
+_MAY_ASK = (Status.RUNNING, Status.WAITING, Status.PAUSED)
+"""Of a task in one of these a call may wait for a yes, also while others of it run."""
 
 _approval_argument = click.argument("approval", metavar="[APPROVAL]", required=False)
 _message_option = click.option(
@@ -19,21 +36,27 @@ _message_option = click.option(
     short_help="Allow what a task asks for.",
     epilog="""\b
 Examples:
+  agent-runtime approve
   agent-runtime approve 4f2a
   agent-runtime approve 4f2a a1 -m "only this once"
 """,
 )
-@task_argument
+@click.argument("task", metavar="[TASK]", required=False)
 @_approval_argument
 @_message_option
+@json_option
 @click.pass_context
-def approve(ctx: click.Context, task: str, approval: str | None, message: str) -> int:
-    """Allow what a task asks for.
+def approve(
+    ctx: click.Context, task: str | None, approval: str | None, message: str, as_json: bool
+) -> int:
+    """Allow what a task asks for; without TASK, list all that waits for a decision.
 
     APPROVAL is the id that `show` and the live view name; without it, the only pending one is
     meant. For a call whose effect is unknown, yes means: go on as if it had been done.
     """
-    return _decide(ctx, task, approval, "approve", message)
+    if task is None:
+        return _list(ctx, as_json=as_json)
+    return _decide(ctx, task, approval, "approve", message, as_json=as_json)
 
 
 @click.command(
@@ -47,26 +70,67 @@ Examples:
 @task_argument
 @_approval_argument
 @_message_option
+@json_option
 @click.pass_context
-def deny(ctx: click.Context, task: str, approval: str | None, message: str) -> int:
+def deny(ctx: click.Context, task: str, approval: str | None, message: str, as_json: bool) -> int:
     """Refuse what a task asks for.
 
     The step that asked fails with your message, and its recovery decides what follows. For a call
     whose effect is unknown, no means: go on as if it had failed.
     """
-    return _decide(ctx, task, approval, "deny", message)
+    return _decide(ctx, task, approval, "deny", message, as_json=as_json)
+
+
+def _list(ctx: click.Context, *, as_json: bool) -> int:
+    async def do(runtime: Runtime) -> None:
+        found: list[tuple[str, e.ApprovalRequested]] = []
+        before: TaskId | None = None
+        while page := await runtime.tasks(statuses=_MAY_ASK, before=before, limit=500):
+            for summary in page:
+                state = await runtime.state(TaskId(summary.task_id))
+                found += [(summary.task_id, asked) for asked in state.approvals.values()]
+            before = TaskId(page[-1].task_id)
+        if as_json:
+            emit([{"task_id": task_id, **structs.asdict(asked)} for task_id, asked in found])
+            return
+        for task_id, asked in found:
+            _say_asked(task_id, asked)
+        if not found:
+            note("nothing waits for a decision")
+
+    return with_runtime(ctx, do)
+
+
+def _say_asked(task_id: str, asked: e.ApprovalRequested) -> None:
+    say(f"{short(task_id)} {asked.approval_id}: {asked_words(asked)}")
+    say_details(asked, "  ")
+    for line in decision_lines(task_id, asked):
+        say(f"  {line}")
 
 
 def _decide(
-    ctx: click.Context, task: str, approval: str | None, decision: str, message: str
+    ctx: click.Context,
+    task: str,
+    approval: str | None,
+    decision: str,
+    message: str,
+    *,
+    as_json: bool,
 ) -> int:
     async def do(runtime: Runtime) -> None:
         task_id = await runtime.find(task)
+        waiting = (await runtime.state(task_id)).approvals
+        if approval is None and len(waiting) > 1 and not as_json:
+            for asked in waiting.values():
+                _say_asked(task_id, asked)
         answered = await runtime.decide_approval(
             task_id, approval, decision, by=who(), message=message
         )
         done = "approved" if decision == "approve" else "denied"
-        say(f"{done}: {answered} of {short(task_id)}")
+        if as_json:
+            emit({"task_id": task_id, "approval_id": answered, "decision": decision})
+        else:
+            say(f"{done}: {answered} of {short(task_id)}")
         await say_if_idle(runtime, task_id)
 
     return with_runtime(ctx, do)

@@ -8,6 +8,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from agent_runtime.cli.asked import detail_lines
 from agent_runtime.cli.console import clean, clock_time, lasted, one_line, short
 from agent_runtime.cli.views import STOPPING, decision_lines, stood_lines
 from agent_runtime.cli.words import (
@@ -47,6 +48,8 @@ class LiveView:
     def resumed(self, state: State) -> None:
         # What had been asked for stands below, in the picture.
         self._live.console.print(Text(stood_lines(state)[0], style="dim"))
+        for asked in state.approvals.values():
+            self._details(asked)
 
     def event(self, row: Row, event: e.AnyEvent, state: State) -> None:
         if isinstance(event, e.CallIntended):
@@ -55,6 +58,13 @@ class LiveView:
             line = Text(clean(f"{clock_time(row.at_us)}  "), style="dim")
             line.append(clean(words(event)), style=_style(event))
             self._live.console.print(line)
+        if isinstance(event, e.ApprovalRequested):
+            self._details(event)
+
+    def _details(self, asked: e.ApprovalRequested) -> None:
+        """Above the picture, which has no room for it, and stays on the screen."""
+        for line, style in detail_lines(asked):
+            self._live.console.print(Text(f"          {clean(line)}", style=style))
 
     def tick(self, state: State) -> None:
         if state.spec is not None:

@@ -11,6 +11,7 @@ import msgspec
 
 from agent_runtime import schema
 from agent_runtime.certificate import certificate_of
+from agent_runtime.cli.asked import detail_lines, say_details
 from agent_runtime.cli.console import (
     at,
     clock_time,
@@ -349,6 +350,10 @@ def _print_task(state: State, picture: Mapping[str, Any]) -> None:
     if picture["status"] == Status.WAITING:
         for line in waiting_lines(state):
             say(line)
+        for asked in state.approvals.values():
+            if detail_lines(asked):
+                say(f"{asked.approval_id} in full:")
+                say_details(asked, "  ")
     elif picture["interrupted"] or picture["status"] == Status.PAUSED:
         say(f"go on with: {command('resume', short(state.task_id))}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from agent_runtime.cli.asked import say_details
 from agent_runtime.cli.console import (
     clock_time,
     command,
@@ -47,12 +48,15 @@ class PlainView:
     def resumed(self, state: State) -> None:
         for line in stood_lines(state):
             say(line)
+        for asked in state.approvals.values():
+            say_details(asked, " " * 10)
 
     def event(self, row: Row, event: e.AnyEvent, state: State) -> None:
         if worth_telling(event):
             mark = "! " if warns(event) else ""
             say(f"{clock_time(row.at_us)}  {mark}{words(event)}")
         if isinstance(event, e.ApprovalRequested):
+            say_details(event, " " * 10)
             for line in decision_lines(state.task_id, event):
                 say(f"          {line}")
 

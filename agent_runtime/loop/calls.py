@@ -156,6 +156,10 @@ async def _preview(info: ToolInfo, prepared: CallPrepared, hands: Hands) -> str:
         memory={"goal": state.task.goal},
     )
     try:
+        redactor = await hands.redactor()
+    except WorkspaceError as error:  # a secret cannot be read just now: nothing is shown then
+        return f"[no preview: {error}]"
+    try:
         if info.where == "worker":
             session = await hands.worker()
             text = await session.preview(info, call, deadline_seconds=PREVIEW_SECONDS)
@@ -172,8 +176,8 @@ async def _preview(info: ToolInfo, prepared: CallPrepared, hands: Hands) -> str:
     except (Exception, SystemExit) as error:  # the border to a plug-in: a note to the person
         log.exception("the preview of tool %r failed for call %s", info.name, prepared.call_id)
         text = f"[no preview: {error or type(error).__name__}]"
-    shown = (await hands.redactor()).text(text)
-    return cap(shown, PREVIEW_CHARS_MAX).encode("utf-8", "replace").decode()
+    # Before it is cut: half a secret is one, too.
+    return cap(redactor.text(text), PREVIEW_CHARS_MAX).encode("utf-8", "replace").decode()
 
 
 def _unprepared(action: PrepareCall, kind: FailureKind, message: str) -> e.PreparationFailed:

@@ -10,8 +10,9 @@ import pytest
 from agent_runtime.errors import ToolRefused, WorkerLost
 from agent_runtime.loop import events as e
 from agent_runtime.loop.calls import PREVIEW_CHARS_MAX
+from agent_runtime.testing import FakeEnvironment
 from agent_runtime.toolkit import FunctionTool
-from agent_runtime.types import Effect, Status, ToolCall, Where
+from agent_runtime.types import Effect, Status, TaskSpec, ToolCall, Where
 from tests.loop.harness import Bench, Script, step, task
 from tests.loop.test_approvals import answer
 
@@ -129,3 +130,23 @@ async def test_a_long_preview_keeps_its_head_and_tail() -> None:
 async def test_a_tool_without_a_preview_is_asked_for_without_one() -> None:
     bench = Bench(Script("pay", Effect.WORKSPACE, where="worker"))
     assert await shown(bench) == ""
+
+
+async def test_a_secret_in_a_preview_is_blotted_out_before_it_is_stored() -> None:
+    """A file of the workspace may hold what a tool was given."""
+    bench, _ = bench_with("-key = hunter2hunter2\n+key = ''\n")
+
+    class Knowing(FakeEnvironment):
+        def secrets(self, task: TaskSpec) -> dict[str, str]:
+            return {"KEY": "hunter2hunter2"}
+
+    policy = {**ASK, "secrets": ["KEY"]}
+    await bench.submit(task(step("a", "pay"), policy=policy))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: bench.drive(environment=Knowing()))
+        with anyio.fail_after(1e5):  # virtual: secrets are read in a thread, which it does not see
+            while not (asked := bench.of(e.ApprovalRequested)):
+                await anyio.sleep(0.1)
+        tasks.cancel_scope.cancel()
+    assert asked[0].preview.startswith("-key = ") and "hunter2" not in asked[0].preview
+    assert not [row for row in bench.rows() if b"hunter2" in row.data]
