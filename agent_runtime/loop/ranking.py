@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from agent_runtime.types import Json, ToolInfo
@@ -143,11 +144,18 @@ def words(text: str) -> list[str]:
 
     Of camelCase the whole as well: `PromQL` and `GitHub` are names, and people write them small.
     """
+    return list(_stems(text))
+
+
+# Every query meets the same texts of the same tools.
+@lru_cache(maxsize=4096)
+def _stems(text: str) -> tuple[str, ...]:
     found: list[str] = []
     for whole in _WORD.findall(text):
         parts = _CAMEL.split(whole)
         found += [whole, *parts] if len(parts) > 1 else parts
-    return [stem(word) for word in map(str.lower, found) if len(word) > 1 and word not in STOPWORDS]
+    lower = (word.lower() for word in found)
+    return tuple(stem(word) for word in lower if len(word) > 1 and word not in STOPWORDS)
 
 
 def stem(word: str) -> str:
