@@ -697,6 +697,13 @@ class Workspaces(Protocol):
             WorkspaceError: it is nothing that `pack` made, or one of `trees` is not whole in it.
         """
 
+    async def fork(self, task_id: TaskId, fork_id: TaskId) -> None:
+        """Give another task, which has none, every version of this one, and its commits.
+
+        Nothing of `task_id` is changed, and it may be worked on meanwhile. Then `open` makes the
+        fork's own working copy. Safe to repeat.
+        """
+
     async def export(
         self, task_id: TaskId, tree: TreeId, *, base: TreeId, protected: Sequence[str]
     ) -> tuple[str, TreeId]:
@@ -833,6 +840,13 @@ class Environment(Protocol):
 
     async def furnish(self, task_id: TaskId, prepared: PreparedEnvironment) -> Furnishing:
         """The files for the tools' sandbox; copies are made once a task. HOME is the task's own.
+
+        Raises:
+            WorkspaceError: the kept files are gone.
+        """
+
+    async def adopt(self, task_id: TaskId, prepared: PreparedEnvironment) -> None:
+        """Put into a new working copy and HOME what `prepare` had put into those of another task.
 
         Raises:
             WorkspaceError: the kept files are gone.

@@ -35,6 +35,7 @@ from agent_runtime.errors import (
     UsageError,
     WorkspaceError,
 )
+from agent_runtime.forks import fork_task
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
 from agent_runtime.loop.continuing import continuation
@@ -57,6 +58,7 @@ from agent_runtime.types import (
     TERMINAL_STATUSES,
     BlobId,
     ContinuationSpec,
+    ForkSpec,
     Json,
     Row,
     TaskId,
@@ -156,6 +158,18 @@ class Runtime:
         after = await append_fact(self.ports.store, self.ports.clock, self.ports.bus, task_id, make)
         await self._files.supersede(task_id, _ends(after))
         return after
+
+    async def fork(self, task_id: TaskId, wish: ForkSpec, *, by: str) -> TaskId:
+        """Store another task that begins with the first events of this one; see `forks`.
+
+        Nothing of it runs yet, and nothing of this one changes.
+
+        Raises:
+            NotFound, Conflict, UsageError, CorruptLog, ConfigError, WorkspaceError: as
+                `forks.fork_task`; nothing is stored.
+        """
+        check = self._refuse_what_cannot_run
+        return await fork_task(task_id, wish, self.ports, by=by, check=check)
 
     async def drive(self, task_id: TaskId) -> State:
         """Drive one task here as far as it goes: to its end, or until it waits or is paused.

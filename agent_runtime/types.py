@@ -286,6 +286,44 @@ class ContinuationSpec(Spec, frozen=True, kw_only=True):
     policy: Policy | None = None
 
 
+class AnsweredCall(Spec, frozen=True, kw_only=True):
+    """One call that a made-up answer of a model asks for."""
+
+    name: str
+    arguments: dict[str, Json] = {}
+
+
+class AnswerSpec(Spec, frozen=True, kw_only=True):
+    """What a model says in a fork, in place of what it said."""
+
+    text: str = ""
+    calls: list[AnsweredCall] = []
+
+
+class ResultSpec(Spec, frozen=True, kw_only=True):
+    """What a call gives in a fork, in place of what it gave."""
+
+    ok: bool = True
+    output: str = ""
+    exit: int | None = None
+    kind: FailureKind = ""
+    data: Json = None
+
+
+class ForkSpec(Spec, frozen=True, kw_only=True):
+    """Where a task is forked, and what is another in the fork; see `loop.forking`.
+
+    `answer` and `result` stand in the place of event `at`; the others are in force after it.
+    """
+
+    at: int
+    answer: AnswerSpec | None = None
+    result: ResultSpec | None = None
+    model: str | None = None
+    policy: Policy | None = None
+    message: str = ""
+
+
 # ---- the environment as it was prepared --------------------------------------------------
 
 

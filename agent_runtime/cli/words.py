@@ -198,6 +198,8 @@ def words(event: e.AnyEvent) -> str:
             return _kept(event)
         case e.Continued():
             return f"continued by {event.by}" + _because(event.message)
+        case e.Forked():
+            return _forked(event)
         case e.CleanedUp():
             problems = "; ".join(event.problems)
             return f"cleaned up, but: {one_line(problems, 1000)}" if problems else "cleaned up"
@@ -309,6 +311,12 @@ def _argument(value: Json) -> str:
 
 def _because(reason: str) -> str:
     return f": {one_line(reason)}" if reason else ""
+
+
+def _forked(event: e.Forked) -> str:
+    other = f", with another {', another '.join(event.replaced)}" if event.replaced else ""
+    notes = "".join(f"; {one_line(text)}" for text in event.notes)
+    return f"forked by {event.by} from {event.parent} at event {event.at}{other}{notes}"
 
 
 def _workspace(event: e.WorkspaceOpened) -> str:

@@ -34,9 +34,10 @@ from agent_runtime.loop.approvals import decision_for
 from agent_runtime.loop.asking import effect_of, info_of
 from agent_runtime.loop.decide import call_digest
 from agent_runtime.loop.discover import has_template, refusal
+from agent_runtime.loop.forking import call_key
 from agent_runtime.loop.hands import Hands
 from agent_runtime.loop.outcomes import CallPrepared, Outcome
-from agent_runtime.loop.state import StepState
+from agent_runtime.loop.state import CallState, State, StepState
 from agent_runtime.ports import PreviewingTool, ProbingTool
 from agent_runtime.redaction import Redactor
 from agent_runtime.toolkit import cap
@@ -350,7 +351,7 @@ async def _tool_call(action: RunCall, intent: e.CallIntended, hands: Hands) -> T
         workspace=state.workspace.mount if state.workspace else "",
         task_id=state.task_id,
         agent_id=state.task_id,
-        idempotency_key=_idempotency_key(state.task_id, intent, step),
+        idempotency_key=_idempotency_key(state, state.calls[intent.call_id], step),
         protected=state.protected,
         env={**env, **await hands.granted()},
         timeout_seconds=action.seconds,
@@ -358,16 +359,10 @@ async def _tool_call(action: RunCall, intent: e.CallIntended, hands: Hands) -> T
     )
 
 
-def _idempotency_key(task_id: str, intent: e.CallIntended, step: StepState) -> str:
-    """The same for every run of a call and for its repetition after a time-out.
-
-    Another one after a known failure, which a server may have remembered under the old key, and
-    for the alternative. A model's calls are never repeated by the runtime: each has its own.
-    """
-    if intent.turn is not None:
-        return f"{task_id}/{intent.call_id}"
-    way = "alternative" if step.alternative else "first"
-    return f"{task_id}/{intent.step_id}/{way}/{step.known_failures}"
+def _idempotency_key(state: State, call: CallState, step: StepState) -> str:
+    """See `forking.step_key`. A fork keeps the parent's name where that may have been used."""
+    key = call_key(step, call)
+    return f"{state.keys.get(key, state.task_id)}/{key}"
 
 
 # ---- the effect ledger -------------------------------------------------------------------

@@ -63,6 +63,9 @@ class Interrupted(Event, frozen=True, kw_only=True):
 
 NOTHING_TO_DO = "nothing_to_do"
 
+Replaced = Literal["answer", "result", "model", "policy", "message"]
+"""What a fork has that its parent had not."""
+
 
 class WorkspaceOpened(Event, frozen=True, kw_only=True):
     """The working copy exists. Empty strings: the task has no workspace."""
@@ -405,6 +408,25 @@ class Continued(Event, frozen=True, kw_only=True):
     spec: TaskSpec
 
 
+class Forked(Event, frozen=True, kw_only=True):
+    """From here on this is a task of its own; before it stand the first `at` events of `parent`.
+
+    `replaced` says what is not the parent's: the last input of it (answer, result), or what is in
+    force from here on (model, policy; `spec` is the task as it is now, and `brain` who thinks).
+    `path` is the new working copy, which holds the last known tree; empty if none was open.
+    """
+
+    parent: str
+    at: int
+    by: str
+    replaced: list[Replaced]
+    spec: TaskSpec
+    brain: BrainFound | None = None
+    """None: as before."""
+    path: str = ""
+    notes: list[str] = []
+
+
 class ApprovalDecided(Event, frozen=True, kw_only=True):
     """A person's answer to one `ApprovalRequested`; single use."""
 
@@ -642,6 +664,7 @@ InputEvent = (
     | ResumeRequested
     | Steered
     | Continued
+    | Forked
     | ApprovalDecided
 )
 OutsideFact = (
@@ -651,6 +674,7 @@ OutsideFact = (
     | ResumeRequested
     | Steered
     | Continued
+    | Forked
     | ApprovalDecided
     | ModelReplied
 )

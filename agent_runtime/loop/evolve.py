@@ -14,6 +14,7 @@ from agent_runtime.loop import phases, thinking
 from agent_runtime.loop.continuing import reopened
 from agent_runtime.loop.conversation import begun, index_of
 from agent_runtime.loop.folding import clocked, moved, replace
+from agent_runtime.loop.forking import forked
 from agent_runtime.loop.front import front_of, front_steps
 from agent_runtime.loop.reached import observe
 from agent_runtime.loop.state import CallState, Result, State, StepState, Trouble
@@ -104,6 +105,8 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
                 "crashes": state.crashes + 1 if died else state.crashes,
                 "stage": Phase.TASK_INITIATION if state.stage is Phase.IDLE else state.stage,
                 "client_gone": False,
+                # A fork's first owner asks what was announced before, and nobody else did.
+                "asked_in_epoch": state.asked_in_epoch or event.epoch,
                 "worker_used": False,
                 "worker_gone": "the runtime was restarted" if state.worker_used else "",
                 # The time between the last event and now belongs to nobody.
@@ -290,6 +293,8 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
             return {"cleaned": event}
         case e.Continued():
             return reopened(state, event)
+        case e.Forked():
+            return forked(state, event, at_us)
         case e.TaskEnded():
             return {"ended": True, "stage": Phase.IDLE, "alive": False,
                     "usage": clocked(state, at_us)}  # fmt: skip

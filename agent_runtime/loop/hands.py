@@ -76,7 +76,8 @@ class Hands:
 
     async def __aenter__(self) -> Hands:
         state = self.state
-        if state.epoch > 1 and state.workspace is not None and state.workspace.path:
+        resumed = state.epoch > 1 or state.forked is not None
+        if resumed and state.workspace is not None and state.workspace.path:
             await self.ports.sandbox.reap(state.task_id)
             if state.opened and state.conclusion is None and state.task.workspace is not None:
                 # It is there; this takes the directory's lock again and tidies after a kill.
@@ -91,7 +92,7 @@ class Hands:
                     raise WorkspaceError(
                         f"the working copy cannot be taken over: {error}"
                     ) from error
-        if state.epoch > 1:
+        if resumed:
             self.egress.pick_up()
             await self.egress.store()
         return self

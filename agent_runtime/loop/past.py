@@ -22,7 +22,8 @@ RESULTS = (
 )
 """What gives a step something to be evaluated."""
 STEP_ENDS = (e.StepSucceeded, e.StepSkipped, e.StepFailed)
-TASK_FILES = (e.TaskSubmitted, e.Continued)
+TASK_FILES = (e.TaskSubmitted, e.Continued, e.Forked)
+"""They say what the task is from there on."""
 
 
 class Past:

@@ -63,6 +63,7 @@ TASK_TRANSITIONS: Mapping[Phase, _Row] = {
         # Before it is claimed, and only then: nothing but `Continued` follows a task's end.
         **dict.fromkeys(_WISHES, frozenset({P.IDLE})),
         e.Continued: frozenset({P.IDLE}),
+        e.Forked: frozenset({P.IDLE}),
     },
     P.TASK_INITIATION: {
         # Without a workspace there is nothing to prepare an environment for.
@@ -124,6 +125,7 @@ FACTS: frozenset[type[e.Event]] = frozenset(
         e.PauseRequested,
         e.ResumeRequested,
         e.Steered,
+        e.Forked,
         e.ApprovalDecided,
         e.ApprovalExpired,
         e.CallReturned,
@@ -170,6 +172,8 @@ STEP_TRANSITIONS: Mapping[StepStatus, Mapping[type[e.Event], frozenset[StepStatu
         e.ModelReplied: frozenset({S.EVALUATING, S.READY}),
         e.ModelFailed: frozenset({S.EVALUATING}),
         e.ModelCallSettled: frozenset({S.EVALUATING}),
+        # What an old model was asked, another one is asked anew.
+        e.Forked: frozenset({S.EVALUATING}),
     },
     S.EVALUATING: {
         e.StepEvaluated: frozenset({S.EVALUATING, S.RECOVERING, S.READY}),

@@ -185,6 +185,10 @@ class State(msgspec.Struct, frozen=True):
     """A lease was taken and no `Interrupted` followed."""
     crashes: int = 0
     """Owners that died since something last came back."""
+    forked: e.Forked | None = None
+    """Where it comes from, if it is a fork."""
+    keys: Mapping[str, str] = {}
+    """Of a fork: under whose name a call may have had an effect already, see `forking`."""
     earlier: tuple[Run, ...] = ()
     """Runs that ended before the last `Continued`."""
     workspace: e.WorkspaceOpened | None = None

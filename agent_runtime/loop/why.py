@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, assert_never
 
 from agent_runtime.loop import events as e
-from agent_runtime.loop.past import RESULTS, TASK_FILES, Past
+from agent_runtime.loop.past import RESULTS, Past
 from agent_runtime.loop.recovery import RULES
 from agent_runtime.types import Status, Strategy
 
@@ -287,7 +287,7 @@ def _model_asked(past: Past, event: e.ModelCallStarted) -> Grounds:
 
 
 def _concluded(past: Past, event: e.TaskConcluded) -> Grounds:
-    began = past.last(*TASK_FILES)
+    began = past.last(e.TaskSubmitted, e.Continued)
 
     def newest(*kinds: type[Any], where: Callable[[Any], bool] = lambda _: True) -> int:
         return next(past.back(*kinds, where=where, since=began), 0)

@@ -281,6 +281,10 @@ class FakeWorkspaces:
                 raise WorkspaceError(f"tree {tree!r} is not whole")
         self.trees.update({tree: found[tree] for tree in trees})
 
+    async def fork(self, task_id: TaskId, fork_id: TaskId) -> None:
+        """Trees are everybody's here."""
+        await self._point("fork workspace")
+
     async def export(
         self, task_id: TaskId, tree: TreeId, *, base: TreeId, protected: Sequence[str]
     ) -> tuple[str, TreeId]:
@@ -487,6 +491,9 @@ class FakeEnvironment:
     async def furnish(self, task_id: TaskId, prepared: PreparedEnvironment) -> Furnishing:
         """No files."""
         return Furnishing()
+
+    async def adopt(self, task_id: TaskId, prepared: PreparedEnvironment) -> None:
+        """No files."""
 
     @asynccontextmanager
     async def fresh(

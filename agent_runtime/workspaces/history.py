@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -69,6 +70,20 @@ def bring_back(task_path: str, git_dir: str) -> bool:
         )  # fmt: skip
         _copy(names, kept, os.path.join(git_dir, "objects"))
     return True
+
+
+def take_over(task_path: str, other_path: str, other_git_dir: str) -> None:
+    """Keep for a new task the commits that another one has: those of its clone, if that is open."""
+    with suppress(FileNotFoundError):
+        with open(os.path.join(other_path, _KNOWN), "rb") as file:
+            write_atomically(os.path.join(task_path, _KNOWN), file.read())
+        if os.path.isdir(other_git_dir):
+            keep(task_path, other_git_dir)
+            return
+    kept = os.path.join(other_path, _KEPT)
+    if os.path.isdir(kept):
+        remove_path(os.path.join(task_path, _KEPT))
+        shutil.copytree(kept, os.path.join(task_path, _KEPT), symlinks=True)
 
 
 def _objects(git_dir: str) -> Iterator[tuple[str, int]]:

@@ -421,6 +421,30 @@ class LocalWorkspaces:
         """Take in trees of a task that was worked on elsewhere, see `Trees.unpack`."""
         await self._locked(task_id, lambda task: _unpack(task, trees, packed))
 
+    async def fork(self, task_id: TaskId, fork_id: TaskId) -> None:
+        """Give another task the versions and commits of this one. Safe to repeat.
+
+        Where that cannot be told apart, the state of `.git` is a later one than the tree beside it:
+        a tree that came twice has the state of the last time.
+
+        Raises:
+            WorkspaceError: the versions are gone.
+        """
+        fork = self._task(fork_id)
+        async with fork.lock:
+            await self._locked(task_id, functools.partial(self._fork, fork=fork))
+
+    def _fork(self, task: _Task, *, fork: _Task) -> None:
+        if not task.trees.exists():
+            raise WorkspaceError(
+                "the versions of the workspace are gone (removed by `agent-runtime gc`, or by hand)"
+            )
+        os.makedirs(fork.path, mode=0o711, exist_ok=True)
+        fork.trees.take_over(task.trees)
+        # Without its commits a fork has the files, and says so.
+        with suppress(OSError, WorkspaceError):
+            history.take_over(fork.path, task.path, os.path.join(task.room, "work", ".git"))
+
     async def export(
         self, task_id: TaskId, tree: TreeId, *, base: TreeId, protected: Sequence[str]
     ) -> tuple[str, TreeId]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
 import subprocess
 import tempfile
 import threading
 import zlib
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from typing import IO
 
@@ -63,6 +64,17 @@ class ObjectStore:
     def exists(self) -> bool:
         """Was it created, and not forgotten?"""
         return os.path.exists(os.path.join(self.path, "HEAD"))
+
+    def take_over(self, other: ObjectStore) -> None:
+        """Have every object that `other` has: the same files, or copies of them."""
+        for directory, _, names in os.walk(other._objects):
+            below = os.path.relpath(directory, other._objects)
+            target = os.path.join(self._objects, below)
+            os.makedirs(target, exist_ok=True)
+            # Its index last: git takes a pack for whole when it sees that.
+            for name in sorted(names, key=lambda name: (name.endswith(".idx"), name)):
+                if not name.startswith("tmp_"):
+                    same_file(os.path.join(directory, name), os.path.join(target, name))
 
     def run(self, arguments: Sequence[str], *, stdin: bytes = b"") -> bytes:
         """Run git on the store."""
@@ -237,6 +249,17 @@ def _batch_answer(stream: IO[bytes], oid: str) -> Iterator[bytes]:
         left_bytes -= len(chunk)
         yield chunk
     stream.read(1)
+
+
+def same_file(source: str, target: str) -> None:
+    """`target` is `source`, whose content never changes, or a copy where they cannot be one."""
+    with suppress(FileExistsError):
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except FileExistsError:
+            raise
+        except OSError:
+            shutil.copy2(source, target, follow_symlinks=False)
 
 
 def _read_all(fd: int) -> bytes:

@@ -114,6 +114,19 @@ class Trees:
                 self._restore_git(root, state["git"])
         self._resumed = False
 
+    def take_over(self, other: Trees) -> None:
+        """Have every version that `other` has, the state of `.git` beside each included.
+
+        Objects are shared where the file system can: they are never written again. Whatever is
+        added there meanwhile belongs to versions that nobody has asked for yet.
+        """
+        self.create()
+        # First the states: what they name is there already.
+        for name in os.listdir(other._states):
+            with suppress(FileNotFoundError), open(os.path.join(other._states, name), "rb") as file:
+                write_atomically(self._state_path(name), file.read())
+        self.store.take_over(other.store)
+
     def require(self, *trees: TreeId) -> None:
         """`WorkspaceError` if one of them is not kept here."""
         self._need(*trees)

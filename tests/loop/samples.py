@@ -157,6 +157,11 @@ SAMPLES: Mapping[str, e.AnyEvent] = {
         e.ResumeRequested(by="me", model="m"),
         e.Steered(by="me", message="hurry"),
         e.Continued(by="me", message="and the docs", spec=_SPEC),
+        e.Forked(
+            parent="task_0", at=9, by="me", replaced=["model"], spec=_SPEC,
+            brain=e.BrainFound(kind="model", models=[ModelChoice(name="m")]), path="/w2",
+            notes=["no commits"],
+        ),
         e.ApprovalDecided(approval_id="a1", decision="deny", by="me", message="no"),
         e.PhaseEntered(phase=Phase.EXECUTION, previous=Phase.PLANNING),
         e.PlanAdopted(steps=_SPEC.plan.steps if _SPEC.plan else [], source="given", attempt=1,

@@ -256,6 +256,16 @@ class LocalEnvironment:
         """See `ports.Environment`."""
         return Furnishing(layers=await self._layers(prepared))
 
+    async def adopt(self, task_id: TaskId, prepared: PreparedEnvironment) -> None:
+        """See `ports.Environment`."""
+        await self._layers(prepared)
+        if prepared.copied or prepared.home:
+            await self._workspaces.furnish(
+                task_id,
+                {path: self._entries.source(prepared.key, path) for path in prepared.copied},
+                home=self._entries.path(prepared.key, "home") if prepared.home else "",
+            )
+
     @asynccontextmanager
     async def fresh(
         self, task_id: TaskId, prepared: PreparedEnvironment, checkout: str
