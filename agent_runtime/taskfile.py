@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 from msgspec import inspect as kinds
@@ -92,6 +92,8 @@ _SCP = re.compile(r"(?:[\w.-]+@)?[\w.-]+:(?!//)")
 _SECRET = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _OBJECTIVE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")
+PartT = TypeVar("PartT", bound=Spec)
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -144,6 +146,24 @@ def read_environment(text: str, *, name: str) -> EnvironmentSpec:
     if problems or not isinstance(draft, _RepositoryFile):
         raise UsageError("\n".join(problems.lines(name=name)))
     return draft.environment
+
+
+def read_part(path: str, kind: type[PartT]) -> PartT:
+    """A part of a wish that has a file of its own, such as the answer that a fork begins with.
+
+    Raises:
+        UsageError: everything that is wrong, a line a problem.
+    """
+    name = _STDIN_NAME if path == STDIN else path
+    document = load(decode(_read(path), name=name), name=name)
+    problems = Problems(document.sources)
+    for where, said, line in document.problems:
+        problems.add(where, said, line=line)
+    reader = Reader(problems, rules={}, notes={}, retired={})
+    draft = reader.read(document.value, struct_kind(kind), ())
+    if problems or not isinstance(draft, kind):
+        raise UsageError("\n".join(problems.lines(name=name)))
+    return draft
 
 
 def goal_task(goal: str, repo: str) -> TaskSpec:

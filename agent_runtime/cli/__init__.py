@@ -2,8 +2,8 @@
 
 Each verb lives in a file of its family, which is imported when the verb is used: `run` (run,
 resume, continue), `tasks` (ps, show, logs), `control` (cancel, pause, steer), `approvals`,
-`results` (verify, diff, apply), `artifacts`, `report`, `replay` (replay, why), `inspect` (tools,
-modules, doctor), `models`, `transfer` (export, import), `keep` (init, gc), `sandbox`. What they
+`fork`, `results` (verify, diff, apply), `artifacts`, `report`, `replay` (replay, why), `inspect`
+(tools, modules, doctor), `models`, `transfer` (export, import), `keep` (init, gc), `sandbox`. What they
 share: `console` (output, errors), `words` (events in words), `follow` (driving and watching a
 task), `views` and `live` (how a watched task looks), `summary` (the end of a task in words).
 """
@@ -28,6 +28,7 @@ FAMILIES: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "run": ("run", "Run a task here and show how it goes."),
         "resume": ("run", "Go on with a task that was interrupted, paused, or waits."),
         "continue": ("run", "Open an ended task again, with more to do."),
+        "fork": ("fork", "Make another task of the first events of one."),
         "cancel": ("control", "End a task for good."),
         "pause": ("control", "Freeze a task where it stands."),
         "steer": ("control", "Tell a task's brain something."),

@@ -100,9 +100,12 @@ def _told_json(told: Told | None) -> Json:
 def _replayed_lines(found: Replayed) -> list[str]:
     difference = found.difference
     if difference is None:
+        older = found.loop_version != LOOP_VERSION
+        how = f"field for field (begun with version {found.loop_version} of the loop, this is "
+        how = f"{how}version {LOOP_VERSION})" if older else "byte for byte"
         return [
             f"{found.task_id}: {found.inputs} inputs gave the same {found.decisions} decisions "
-            f"again, byte for byte ({found.events} events)"
+            f"again, {how} ({found.events} events)"
         ]
     lines = [
         f"{found.task_id}: decided differently at {difference.seq}: "

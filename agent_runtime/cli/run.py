@@ -108,9 +108,9 @@ def run(
         task_id = await runtime.submit(spec, submitted_by=who())
         if not as_json:
             say(task_id)
-        return await _drive(ctx, runtime, task_id, as_json=as_json, wait_seconds=wait_seconds)
+        return await drive_here(ctx, runtime, task_id, as_json=as_json, wait_seconds=wait_seconds)
 
-    return _told(ctx, do, as_json=as_json, unsafe_no_sandbox=unsafe_no_sandbox)
+    return told(ctx, do, as_json=as_json, unsafe_no_sandbox=unsafe_no_sandbox)
 
 
 @click.command(
@@ -151,11 +151,11 @@ def resume(
             if owner := await runtime.ports.store.owner(task_id):
                 note(f"{short(task_id)} goes on in {owner}")
                 return 0
-        return await _drive(
+        return await drive_here(
             ctx, runtime, task_id, as_json=as_json, wait_seconds=wait_seconds, known=stood
         )
 
-    return _told(ctx, do, as_json=as_json, unsafe_no_sandbox=unsafe_no_sandbox)
+    return told(ctx, do, as_json=as_json, unsafe_no_sandbox=unsafe_no_sandbox)
 
 
 @click.command(
@@ -230,11 +230,11 @@ def continue_(
         if owner := await runtime.ports.store.owner(task_id):
             note(f"{short(task_id)} goes on in {owner}")
             return 0
-        return await _drive(
+        return await drive_here(
             ctx, runtime, task_id, as_json=as_json, wait_seconds=wait_seconds, known=stood
         )
 
-    return _told(ctx, do, as_json=as_json, unsafe_no_sandbox=unsafe_no_sandbox)
+    return told(ctx, do, as_json=as_json, unsafe_no_sandbox=unsafe_no_sandbox)
 
 
 def _limit(text: str) -> tuple[str, object]:
@@ -279,7 +279,7 @@ def _checkout(repo: str) -> str:
     return path
 
 
-async def _drive(
+async def drive_here(
     ctx: click.Context,
     runtime: Runtime,
     task_id: TaskId,
@@ -288,6 +288,7 @@ async def _drive(
     wait_seconds: float | None,
     known: State | None = None,
 ) -> int:
+    """Drive a task here, show how it goes, and say what came of it; the exit code."""
     person = is_terminal() and not as_json
     if wait_seconds is None and not person:
         wait_seconds = settings_of(ctx).approval_wait_seconds
@@ -353,7 +354,7 @@ def _view(as_json: bool) -> View:
     return PlainView()
 
 
-def _told(
+def told(
     ctx: click.Context,
     do: Callable[[Runtime], Awaitable[int]],
     *,

@@ -92,9 +92,12 @@ def replay(rows: Sequence[Row]) -> Replayed:
     state, at = State(task_id=task_id), 0
     appends: list[tuple[int, int]] = []
     difference: Difference | None = None
+    first = events[0] if events else None
+    version = first.loop_version if isinstance(first, e.TaskSubmitted) else LOOP_VERSION
+    same_form = version == LOOP_VERSION
     while at < len(rows) and difference is None:
         try:
-            state, count, difference = _append(state, events[at], rows, at)
+            state, count, difference = _append(state, events[at], rows, at, same_form=same_form)
         except (IllegalEvent, AssertionError, LookupError, TypeError, ValueError) as error:
             difference = _refused(rows[at], error)
         if difference is None:
@@ -102,8 +105,6 @@ def replay(rows: Sequence[Row]) -> Replayed:
             at += count
     same = appends[-1][1] if appends else 0
     inputs = sum(isinstance(event, e.InputEvent) for event in events[:same])
-    first = events[0] if events else None
-    version = first.loop_version if isinstance(first, e.TaskSubmitted) else LOOP_VERSION
     return Replayed(
         task_id=task_id,
         events=len(rows),
@@ -116,7 +117,7 @@ def replay(rows: Sequence[Row]) -> Replayed:
 
 
 def _append(
-    state: State, first: e.AnyEvent, rows: Sequence[Row], at: int
+    state: State, first: e.AnyEvent, rows: Sequence[Row], at: int, *, same_form: bool
 ) -> tuple[State, int, Difference | None]:
     """One append, which begins at `rows[at]`: the state after it, its events, how it differs."""
     at_us = rows[at].at_us
@@ -125,7 +126,7 @@ def _append(
     difference: Difference | None = None
     for outcome in outcomes_of(state, first, at_us):
         decided, after = advance(state, outcome, at_us)
-        found = _compare(decided, rows, at)
+        found = _compare(decided, rows, at, same_form=same_form)
         if found is None:
             return after, len(decided), None
         difference = difference or found
@@ -188,7 +189,9 @@ def _preparable(state: State) -> list[PrepareCall]:
     return asked + late
 
 
-def _compare(decided: Sequence[e.AnyEvent], rows: Sequence[Row], at: int) -> Difference | None:
+def _compare(
+    decided: Sequence[e.AnyEvent], rows: Sequence[Row], at: int, *, same_form: bool
+) -> Difference | None:
     first = rows[at]
     made = codec.encode(
         TaskId(first.task_id), decided, after=at, head=first.prev_hash, at_us=first.at_us
@@ -197,17 +200,22 @@ def _compare(decided: Sequence[e.AnyEvent], rows: Sequence[Row], at: int) -> Dif
     if made == list(stored):
         return None
     for now, then in zip_longest(made, stored):
-        if now is None or then is None or not _same(now, then):
+        if now is None or then is None or not _same(now, then, same_form=same_form):
             return _difference(first.seq, then, now)
     return None  # only the stored form is an older one
 
 
-def _same(now: Row, then: Row) -> bool:
-    """One event, byte for byte; where the stored form is an older one, field for field."""
+def _same(now: Row, then: Row, *, same_form: bool) -> bool:
+    """One event, byte for byte; where the stored form is an older one, field for field.
+
+    Another version of the loop may not have known a field that has a default now.
+    """
     if (now.type, now.at_us) != (then.type, then.at_us):
         return False
-    if now.schema == then.schema:
-        return now.data == then.data
+    if now.data == then.data:
+        return True
+    if same_form and now.schema == then.schema:
+        return False
     return codec.decode(now) == codec.decode(then)
 
 

@@ -191,6 +191,29 @@ async def test_a_patch_is_there_exactly_when_the_trees_differ(world: World) -> N
     assert await world.workspaces.patch(TASK, base, after)
 
 
+async def test_a_fork_has_every_version_and_a_working_copy_of_its_own(world: World) -> None:
+    """The other one may be worked on meanwhile, and be forgotten afterwards."""
+    opened = await world.workspaces.open(TASK, world.spec)
+    base = opened.base_tree
+    world.write(TASK, "README", "changed\n")
+    middle = await world.workspaces.snapshot(TASK)
+    world.write(TASK, "README", "later\n")
+    after = await world.workspaces.snapshot(TASK)
+    for _ in range(2):  # safe to repeat
+        await world.workspaces.fork(TASK, OTHER)
+    left = LeftWork(base_commit=opened.base_commit, base_tree=base, tree=middle)
+    forked = await world.workspaces.open(OTHER, world.spec, left=left)
+    assert forked.path != opened.path and forked.base_tree == base
+    assert world.read(OTHER) == BASE | {"README": "changed\n"}
+    assert world.read(TASK) == BASE | {"README": "later\n"}
+    await world.workspaces.forget(TASK)
+    world.write(OTHER, "README", "mine\n")
+    assert await world.workspaces.snapshot(OTHER) not in (middle, after)
+    await world.workspaces.restore(OTHER, after)
+    assert world.read(OTHER) == BASE | {"README": "later\n"}
+    assert await world.workspaces.patch(OTHER, base, middle)
+
+
 async def test_an_export_says_which_tree_it_holds(world: World) -> None:
     base = await _opened(world)
     world.write(TASK, "README", "changed\n")

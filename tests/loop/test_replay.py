@@ -10,6 +10,7 @@ from agent_runtime.errors import CorruptLog
 from agent_runtime.loop import codec, recovery
 from agent_runtime.loop import events as e
 from agent_runtime.loop import replay as replaying
+from agent_runtime.loop.phases import LOOP_VERSION
 from agent_runtime.loop.replay import Replayed, replay
 from agent_runtime.types import Row
 from tests.loop.recorded import logs, scene
@@ -197,6 +198,21 @@ def test_an_older_stored_form_of_a_decision_is_compared_by_its_fields(
     renamed: Callable[[dict[str, Any]], dict[str, Any]] = lambda old: {"step_id": old["step"]}  # noqa: E731
     monkeypatch.setattr(codec, "UPCASTERS", {("StepSucceeded", 0): renamed})
     assert replay(chained(older)).ok
+
+
+@pytest.mark.parametrize("version", [LOOP_VERSION, LOOP_VERSION + 1])
+def test_a_field_that_another_version_did_not_know_makes_no_difference(version: int) -> None:
+    """What this version writes, it must write again byte for byte."""
+    rows = list(logs()[0])
+    first = msgspec.json.decode(rows[0].data)
+    data = msgspec.json.encode({**first, "loop_version": version})
+    rows[0] = msgspec.structs.replace(rows[0], data=data)
+    seq = next(row.seq for row in rows if row.type == "StepEvaluated")
+    assert b',"toolbelt":""' in rows[seq - 1].data
+    without = rows[seq - 1].data.replace(b',"toolbelt":""', b"")
+    rows[seq - 1] = msgspec.structs.replace(rows[seq - 1], data=without)
+    found = replay(chained(rows)).difference
+    assert (found.seq if found is not None else None) == (seq if version == LOOP_VERSION else None)
 
 
 def test_facts_from_outside_are_what_people_and_submissions_append() -> None:
