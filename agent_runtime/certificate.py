@@ -91,6 +91,7 @@ def certificate_of(state: State, rows: Sequence[Row]) -> dict[str, Json] | None:
         "version": 1,
         "task_id": state.task_id,
         "run": state.run,
+        **_forked(state),
         "goal": state.task.goal,
         "status": status,
         "reason": reason,
@@ -153,6 +154,14 @@ def evidence_of(check: e.CheckResult) -> str:
     if tests is not None and tests.known_by == "output":
         return f"exit code and tests by name, as {tests.runner} printed them"
     return "exit code" if check.ran is None else "exit code and test counts"
+
+
+def _forked(state: State) -> dict[str, Json]:
+    """Where it comes from, and what of that was made up; nothing if it is no fork."""
+    fork = state.forked
+    if fork is None:
+        return {}
+    return {"forked": {"parent": fork.parent, "at": fork.at, "replaced": list(fork.replaced)}}
 
 
 def _tests(tests: TestsSeen | None) -> dict[str, Json] | None:

@@ -103,6 +103,9 @@ def _result(
     for number, run in enumerate(state.earlier, 1):
         status_then, why = run.conclusion.status, _prose(run.conclusion.reason)
         items.append((f"superseded, run {number}: {status_then}, ", why, "; it was continued"))
+    if (fork := state.forked) is not None:
+        other = f", with another {', another '.join(fork.replaced)}" if fork.replaced else ""
+        items.append(("forked from ", quote(fork.parent), f" at event {fork.at}{other}"))
     if not state.ended:
         items.append(("the task has not ended: this report tells what is known up to now",))
     if state.conclusion is not None and state.cleaned is not None:
@@ -440,6 +443,8 @@ def _people(log: Sequence[tuple[int, e.AnyEvent]]) -> tuple[Item, ...]:
             case e.Continued():
                 why = (": ", _prose(event.message)) if event.message else ()
                 items.append((when, quote(event.by), " continued the task", *why))
+            case e.Forked():
+                items.append((when, quote(event.by), " forked it from ", quote(event.parent)))
             case e.Steered():
                 items.append((when, quote(event.by), " said ", _prose(event.message)))
             case _:

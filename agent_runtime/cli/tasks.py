@@ -246,6 +246,13 @@ def describe(
         "usage": _usage(state.usage),
         "limits": state.task.limits,
         "run": state.run,
+        "forked": None
+        if state.forked is None
+        else {
+            "parent": state.forked.parent,
+            "at": state.forked.at,
+            "replaced": state.forked.replaced,
+        },
         "total_usage": _usage(state.total),
         "earlier_runs": [
             {
@@ -308,6 +315,8 @@ def _print_task(state: State, picture: Mapping[str, Any]) -> None:
     say(f"phase      {phase_words(picture['phase'])} (event {picture['seq']})")
     say(f"created    {picture['created_at']}")
     say(f"driven by  {picture['owner'] or 'nobody'}")
+    if state.forked is not None:
+        say(f"from       {words(state.forked).removeprefix('forked ')}")
     for number, run in enumerate(state.earlier, 1):
         told = one_line(f"{run.conclusion.status}: {run.conclusion.reason}")
         say(f"run {number:<6} {told}; superseded")

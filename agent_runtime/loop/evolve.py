@@ -108,7 +108,7 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
                 # A fork's first owner asks what was announced before, and nobody else did.
                 "asked_in_epoch": state.asked_in_epoch or event.epoch,
                 "worker_used": False,
-                "worker_gone": "the runtime was restarted" if state.worker_used else "",
+                "worker_gone": _worker_gone(state),
                 # The time between the last event and now belongs to nobody.
                 "usage": state.usage,
             }
@@ -300,6 +300,13 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
                     "usage": clocked(state, at_us)}  # fmt: skip
         case _:
             assert_never(event)
+
+
+def _worker_gone(state: State) -> str:
+    if not state.worker_used:
+        return ""
+    first_of_fork = state.forked is not None and not state.epoch
+    return "the task is a fork" if first_of_fork else "the runtime was restarted"
 
 
 def _adopted(state: State, event: e.PlanAdopted) -> dict[str, Any]:
