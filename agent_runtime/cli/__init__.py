@@ -3,8 +3,8 @@
 Each verb lives in a file of its family, which is imported when the verb is used: `run` (run,
 resume, continue), `tasks` (ps, show, logs), `control` (cancel, pause, steer), `approvals`,
 `fork`, `results` (verify, diff, apply), `artifacts`, `report`, `replay` (replay, why), `inspect`
-(tools, modules, doctor), `models`, `transfer` (export, import), `keep` (init, gc), `sandbox`. What they
-share: `console` (output, errors), `words` (events in words), `follow` (driving and watching a
+(tools, modules, doctor), `models`, `transfer` (export, import), `keep` (init, gc), `sandbox`. What
+they share: `console` (output, errors), `words` (events in words), `follow` (driving and watching a
 task), `views` and `live` (how a watched task looks), `summary` (the end of a task in words).
 """
 
