@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from agent_runtime import plugins
-from agent_runtime.bus import LocalBus
+from agent_runtime.bus import LocalBus, LocalListeners
 from agent_runtime.clock import SystemClock
 from agent_runtime.errors import ConfigError
 from agent_runtime.models import open_model
@@ -64,6 +64,7 @@ async def open_runtime(
                 store=store,
                 clock=SystemClock(),
                 bus=LocalBus(),
+                listeners=LocalListeners(),
                 toolbox=toolbox,
                 sandbox=open_sandbox(settings, unsafe_no_sandbox=unsafe_no_sandbox),
                 workspaces=workspaces,

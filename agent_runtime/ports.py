@@ -951,6 +951,9 @@ class Listeners(Protocol):
     def of(self, task_id: TaskId) -> Callable[[str], None] | None:
         """Gets each piece of a model's text as it comes; None: nobody watches this task."""
 
+    def listen(self, task_id: TaskId, heard: Callable[[str], None]) -> Callable[[], None]:
+        """Hear each piece until the returned function is called."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:

@@ -245,6 +245,14 @@ class Runtime:
             if not rows:
                 await store.wait_changed(FOLLOW_SECONDS)
 
+    def listen(self, task_id: TaskId, heard: Callable[[str], None]) -> Callable[[], None]:
+        """Hear what a model says as it comes, until the returned function is called.
+
+        Nothing of it is stored before its turn is over, and a turn that fails is said again.
+        """
+        listeners = self.ports.listeners
+        return listeners.listen(task_id, heard) if listeners is not None else lambda: None
+
     # ---- facts from people ---------------------------------------------------------------
 
     async def cancel(self, task_id: TaskId, *, by: str, reason: str = "") -> State:

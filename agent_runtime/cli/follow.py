@@ -63,6 +63,7 @@ async def drive(
         AgentRuntimeError: as `Runtime.drive`.
     """
     watch = _Watch(runtime, task_id, view, wait_seconds, known)
+    deaf = runtime.listen(task_id, view.heard) if view.hears else None
     try:
         async with anyio.create_task_group() as tg:
             tg.start_soon(watch.stop_on_signals)
@@ -75,6 +76,8 @@ async def drive(
     except BaseExceptionGroup as group:
         raise first_cause(group) from group
     finally:
+        if deaf is not None:
+            deaf()
         view.close()
     return watch.state, watch.ending()
 

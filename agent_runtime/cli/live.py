@@ -24,6 +24,8 @@ from agent_runtime.loop.state import State, StepState, status_of
 from agent_runtime.types import Row, StepStatus
 
 _ROWS_BESIDES_STEPS = 12
+SAID_CHARS_MAX = 2_000
+SAID_CHARS_SHOWN = 100
 _MARKS = {
     StepStatus.READY: ("·", "dim"),
     StepStatus.RUNNING: ("▶", "cyan"),
@@ -44,6 +46,12 @@ class LiveView:
         self._live.start()
         self._calls_since: dict[str, int] = {}
         self._stopping = False
+        self._said = ""
+
+    hears = True
+
+    def heard(self, text: str) -> None:
+        self._said = (self._said + text)[-SAID_CHARS_MAX:]
 
     def resumed(self, state: State) -> None:
         # What had been asked for stands below, in the picture.
@@ -52,6 +60,8 @@ class LiveView:
             self._details(asked)
 
     def event(self, row: Row, event: e.AnyEvent, state: State) -> None:
+        if isinstance(event, e.ModelCallStarted | e.ModelReplied | e.ModelFailed):
+            self._said = ""
         if isinstance(event, e.CallIntended):
             self._calls_since[event.call_id] = row.at_us
         if worth_telling(event):
@@ -87,6 +97,8 @@ class LiveView:
             seconds = (now_us - self._calls_since.get(call_id, now_us)) / 1e6
             doing = clean(call_words(call.intent.tool, call.intent.arguments))
             lines.append(Text(f"  {lasted(seconds):>6}  {doing}", style="cyan"))
+        if state.asking is not None:
+            lines.append(_asking_line(state, self._said, now_us))
         questions: list[Text] = []
         for asked in state.approvals.values():
             questions.append(Text(f"? {clean(asked_words(asked))}", style="bold yellow"))
@@ -106,6 +118,16 @@ class LiveView:
             parts.append(f"{state.usage.tokens} tokens, ${state.usage.usd:.2f}")
         parts.append(lasted((time.time_ns() / 1000 - state.created_at_us) / 1e6))
         return Text("● " + "  ".join(parts), style="bold")
+
+
+def _asking_line(state: State, said: str, now_us: int) -> Text:
+    """Who is thinking, for how long, and the end of what it has said so far."""
+    assert state.asking is not None
+    seconds = max(0, now_us - state.at_us) / 1e6
+    line = Text(f"  {lasted(seconds):>6}  {clean(state.asking.model)} is thinking", style="cyan")
+    if said.strip():
+        line.append(f"  {one_line(said[-SAID_CHARS_SHOWN:])}", style="dim")
+    return line
 
 
 def _style(event: e.AnyEvent) -> str:

@@ -29,6 +29,12 @@ class View(Protocol):
     def event(self, row: Row, event: e.AnyEvent, state: State) -> None:
         """One more stored event; `state` is the fold up to it."""
 
+    hears: bool
+    """Does it show what a model says as it comes? Only then models are asked to stream."""
+
+    def heard(self, text: str) -> None:
+        """A piece of what a model says."""
+
     def tick(self, state: State) -> None:
         """A moment has passed."""
 
@@ -44,6 +50,11 @@ STOPPING = "stopping; Ctrl-C again kills at once"
 
 class PlainView:
     """One line for every event that is worth telling, flushed."""
+
+    hears = False
+
+    def heard(self, text: str) -> None:
+        pass
 
     def resumed(self, state: State) -> None:
         for line in stood_lines(state):
@@ -72,6 +83,11 @@ class PlainView:
 
 class JsonView:
     """The log's rows, one a line."""
+
+    hears = False
+
+    def heard(self, text: str) -> None:
+        pass
 
     def resumed(self, state: State) -> None:
         pass
