@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -95,6 +96,18 @@ def test_the_module_contributes_two_reading_tools_with_small_schemas() -> None:
         assert tool.effect({}, EffectPolicy(network="full")) is Effect.READ
         assert (tool.toolbelt, tool.where) == ("knowledge", "worker")
         assert len(str(tool.parameters)) + len(tool.description) < 600
+
+
+def test_importing_the_modules_loads_nothing_heavy() -> None:
+    """A worker's cold start has 100 ms for everything."""
+    heavy = ("agent_runtime.ports", "apsw", "yaml", "anyio", "asyncio", "ssl", "urllib.request")
+    code = (
+        "import sys; from agent_runtime.modules import datasource, knowledge\n"
+        "assert len(knowledge.tools()) == len(datasource.tools()) == 2\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_the_practices_that_come_with_the_runtime_are_listed_with_what_they_are_about(

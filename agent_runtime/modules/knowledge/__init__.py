@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from agent_runtime.modules.knowledge.tools import read_knowledge, search_knowledge
-from agent_runtime.ports import ModuleContext, Tool
 
-if TYPE_CHECKING:  # the worker imports this file, and copies no folders
+if TYPE_CHECKING:  # the worker imports this file: every import here costs its start
     from agent_runtime.modules.knowledge.folders import Mirror
     from agent_runtime.modules.sharing import Refreshing
+    from agent_runtime.ports import ModuleContext, Tool
 
 
 def tools() -> Sequence[Tool]:
