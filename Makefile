@@ -9,7 +9,7 @@ LIVES ?= 100000
 KILLS ?= 100
 ARGS ?=
 
-.PHONY: help demo examples test test-long check sim kills pairs cheats bench format clean
+.PHONY: help demo examples test test-long check sim kills pairs cheats bench crashes format clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -61,6 +61,9 @@ $(PEERS)/.synced: $(VENV)/.synced bench/pyproject.toml bench/uv.lock
 
 bench: $(PEERS)/.synced ## the runtime beside LangGraph, DBOS and aiosqlite, in turns (ARGS="one --pairs 5", ARGS=--list)
 	@$(BIN)/python -m bench $(ARGS)
+
+crashes: $(PEERS)/.synced ## one kill -9 around an effect: ours, LangGraph, DBOS, OpenAI Agents SDK, a script
+	@$(BIN)/python -m bench.crashes $(ARGS)
 
 clean: ## remove everything that make made
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -43,7 +43,7 @@ class Failed(Exception):
 
 def measure(measurement: Measurement, prepared: Mapping[str, Path] = {}) -> dict[str, Any]:
     """Run it in a directory of its own and return what it told."""
-    with tempfile.TemporaryDirectory(dir=_work(), prefix="run-") as directory:
+    with tempfile.TemporaryDirectory(dir=work(), prefix="run-") as directory:
         if measurement.prepared:
             shutil.copytree(prepared[measurement.prepared], directory, dirs_exist_ok=True)
             os.sync()  # what the copy left to be written is not this measurement's work
@@ -77,7 +77,7 @@ def take_turns(
 
 def scratch() -> Path:
     """A directory for what is prepared; remove it when done."""
-    return Path(tempfile.mkdtemp(dir=_work(), prefix="prepared-"))
+    return Path(tempfile.mkdtemp(dir=work(), prefix="prepared-"))
 
 
 def _run(measurement: Measurement, directory: str) -> subprocess.CompletedProcess[str]:
@@ -96,6 +96,7 @@ def _why(measurement: Measurement, done: subprocess.CompletedProcess[str]) -> st
     return f"{measurement.name} ({measurement.module}) ended with {done.returncode}:\n{tail}"
 
 
-def _work() -> Path:
+def work() -> Path:
+    """Where measurements happen; made if it is missing."""
     WORK.mkdir(parents=True, exist_ok=True)
     return WORK
