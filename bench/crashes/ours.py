@@ -45,15 +45,19 @@ class Seen:
         return self.effects == 1 or (self.effects == 0 and self.reported)
 
 
-def live(effect: str, place: str, home: Path) -> Seen:
-    """One task with one call of that class, killed once at that place, and resumed."""
+def live(effect: str, place: str, home: Path, *, unknown: str = "ask") -> Seen:
+    """One task with one call of that class, killed once at that place, and resumed.
+
+    `unknown` is the policy for an unknown effect: by default the task waits for a person, and
+    `resume` gives that person some seconds.
+    """
     plan, workspace = _plan(effect, place), None
     if effect == "workspace":
         workspace = {"repo": str(_repo(home / "repo"))}
     task: dict[str, Any] = {
         "goal": "pay once, then close",
         "plan": {"steps": plan},
-        "policy": {"tools": sorted({"close", *TOOLS.values()}), "unknown_effect": "ask"},
+        "policy": {"tools": sorted({"close", *TOOLS.values()}), "unknown_effect": unknown},
     }
     if workspace is not None:
         task["workspace"] = workspace

@@ -13,8 +13,8 @@ def test_what_may_happen_once_is_not_repeated_and_its_unknown_effect_is_told(
     tmp_path: Path,
 ) -> None:
     """Our contract: never silently twice."""
-    seen = ours.live("once", BETWEEN, tmp_path)
-    assert (seen.runs, seen.effects, seen.reported, seen.status) == (1, 1, True, "waiting")
+    seen = ours.live("once", BETWEEN, tmp_path, unknown="fail")
+    assert (seen.runs, seen.effects, seen.reported, seen.status) == (1, 1, True, "failed")
     assert seen.kept("once") and "unknown whether 'pay' (act.1) took effect" in seen.said
 
 
