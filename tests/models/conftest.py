@@ -8,9 +8,9 @@ from agent_runtime.models.http import Http, Patience
 from tests.models.server import Provider, provider
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def anyio_backend() -> str:
-    """Real sockets need real time."""
+    """Real sockets need real time. One loop for a file: its tests share an HTTP client."""
     return "asyncio"
 
 
@@ -28,7 +28,7 @@ def served() -> Iterator[Provider]:
         yield running
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def http() -> AsyncIterator[Http]:
     """Impatient, so that a server that hangs does not hold the tests up."""
     client = Http(Patience(connect=2, silence=0.4, silence_streamed=0.4, whole=20))

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from agent_runtime.messages import Message, ModelChoice
-from agent_runtime.models import health
+from agent_runtime.models import checking, health
 from agent_runtime.models.cache import AnswerCache
 from agent_runtime.models.http import Patience
 from agent_runtime.models.providers import KNOWN, Providers, Unusable, is_local
@@ -410,6 +410,32 @@ async def test_cancelled_request_leaves_no_trace(make: Make, served: Provider) -
 
 def kind_of(result: ModelAnswer | ModelFault) -> str:
     return result.kind if isinstance(result, ModelFault) else "answer"
+
+
+# ---- looking without asking ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["openai", "anthropic"])
+@pytest.mark.parametrize(
+    ("reply", "kind", "models"),
+    [
+        (answer({"data": [{"id": "a"}, {"id": "models/b"}, {}]}), "", ("a", "b")),
+        (answer({}, status=503), "overload", ()),
+        (answer(b"<html>"), "truncated", ()),
+        (answer({"data": None}), "", ()),
+        (Reply(b"", hold=True), "transport", ()),
+    ],
+)
+async def test_check_of_a_provider_tells_how_it_is(
+    make: Make, served: Provider, name: str, reply: Reply, kind: str, models: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(checking, "CHECK_SECONDS_MAX", 0.3)
+    served.say(reply)
+    router = make({"OPENAI_API_KEY": KEY, "ANTHROPIC_API_KEY": KEY})
+    found = await checking.check(router.providers, router.providers.all[name], router.http)
+    assert (found.kind, found.models) == (kind, models)
+    assert KEY not in repr(found)
 
 
 # ---- the cache of answers ------------------------------------------------------------------

@@ -557,6 +557,7 @@ async def test_certificate_that_nobody_knows_says_what_to_set(
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         await http.close()
         answered(await ask(wire, endpoint, http))
+        await http.close()
 
 
 async def test_http_where_https_is_meant_is_told(wire: Wire, served: Provider, http: Http) -> None:
