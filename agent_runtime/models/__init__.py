@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from agent_runtime import plugins
 from agent_runtime.models.cache import AnswerCache
 from agent_runtime.models.providers import Providers
 from agent_runtime.models.router import Router
@@ -32,6 +33,7 @@ def open_model(settings: Settings, environ: Mapping[str, str] | None = None) -> 
             os.environ if environ is None else environ,
             keys=settings.model_keys,
             endpoints=settings.model_endpoints,
+            plug_in=lambda name: plugins.load_one(plugins.MODELS, name, allowed=settings.plugins),
         ),
         model=settings.model,
         fallbacks=settings.model_fallbacks,

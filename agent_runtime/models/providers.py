@@ -11,21 +11,28 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Final, Literal
+from typing import Final, Literal, cast
 from urllib.parse import urlsplit
 
 from agent_runtime import model_names
+from agent_runtime.errors import PluginError
 from agent_runtime.messages import ModelChoice
 from agent_runtime.models.endpoints import Endpoint, Wire
+from agent_runtime.ports import ModelAnswer, ModelFault, ModelRequest
 from agent_runtime.secret_sources import read_secret
 
 LOCAL_CONTEXT_TOKENS: Final = 32_768
 """Of a model that nobody knows: a server of one's own is often set to less than 128 000."""
 PYDANTIC_AI: Final = "pydantic-ai"
 _KEY = re.compile(r"[\x21-\x7e]+\Z")
+
+
+Ask = Callable[[ModelRequest, str], Awaitable[ModelAnswer | ModelFault]]
+"""A plug-in of the group `agent_runtime.models`: gets a request and what stands behind the slash of
+the model's name, asks once, and puts every failure into a fault. Costs are worked out here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +51,8 @@ class Provider:
     """The model for tasks that name none, if there is a key."""
     url_variable: str = ""
     """Of the environment, as its own tools read it."""
+    ask: Ask | None = None
+    """A plug-in that asks in its own way; then `url` only tells who."""
 
 
 KNOWN: Final = (
@@ -107,8 +116,8 @@ class Resolved:
     @property
     def identity(self) -> str:
         """See `ModelChoice.provider`."""
-        if self.provider.name == PYDANTIC_AI:
-            return f"{PYDANTIC_AI}:{self.model.partition(':')[0]}"
+        if self.provider.ask is not None:
+            return self.provider.url
         return f"{self.provider.wire}:{self.provider.url}"
 
 
@@ -124,9 +133,13 @@ class Providers:
         *,
         keys: Mapping[str, str] | None = None,
         endpoints: Mapping[str, str] | None = None,
+        plug_in: Callable[[str], object] | None = None,
     ) -> None:
-        """`keys`: variable to source, see `secret_sources`; `endpoints`: name to address."""
+        """`keys`: variable to source, see `secret_sources`; `endpoints`: name to address; `plug_in`
+        gives the `Ask` of that name, or raises `PluginError`."""
         self._environ = environ
+        self._plug_in = plug_in
+        self._asks: dict[str, Ask] = {}
         self._sources = dict(keys or {})
         self.all: Final = {
             **{each.name: self._where(each, endpoints or {}) for each in KNOWN},
@@ -149,14 +162,7 @@ class Providers:
             raise Unusable(f"the model's name {fault}")
         if parsed.url:
             return Resolved(name=name, model=parsed.model, provider=self._at(parsed.url))
-        if parsed.provider == PYDANTIC_AI:
-            return Resolved(name=name, model=parsed.model, provider=_pydantic_ai(parsed.model))
-        provider = self.all.get(parsed.provider)
-        if provider is None:
-            raise Unusable(
-                f"no provider is called {parsed.provider!r}: there are {', '.join(self.all)}; a "
-                "server of your own is http://host/v1#name, or gets a name in `model_endpoints`"
-            )
+        provider = self.all.get(parsed.provider) or self._plugged(parsed.provider, parsed.model)
         if self.key_state(provider) == "missing":
             raise Unusable(
                 f"there is no key for {name!r}: set {provider.key_variables[0]}, or say in the "
@@ -238,6 +244,33 @@ class Providers:
             return _changed(provider, _ollama_url(said))
         return _changed(provider, said)
 
+    def _plugged(self, name: str, model: str) -> Provider:
+        """The provider that a plug-in is.
+
+        Raises:
+            Unusable: there is none of that name, or it cannot be used.
+        """
+        if name == PYDANTIC_AI:
+            _check_pydantic_ai(model)
+        ask = self._asks.get(name)
+        try:
+            if ask is None and self._plug_in is not None:
+                # What else it is, is found out when it is called: then it is an internal fault.
+                ask = self._asks[name] = cast(Ask, self._plug_in(name))
+        except PluginError as error:
+            if not str(error).startswith("no plug-in"):
+                raise Unusable(str(error)) from None
+        if not callable(ask):
+            raise Unusable(
+                f"no provider is called {name!r}: there are {', '.join(self.all)}; a server of "
+                "your own is http://host/v1#name, or gets a name in `model_endpoints`"
+            )
+        place = model.partition(":")[0] if name == PYDANTIC_AI else name
+        return Provider(
+            name=name, url=f"{name}:{place}", key_needed=False, ask=ask,
+            prices=_PYDANTIC_AI_PRICES.get(place, place),
+        )  # fmt: skip
+
     def _at(self, url: str) -> Provider:
         """Who answers at an address that a task names: with a key only if it is a known one's."""
         for provider in self.all.values():
@@ -248,7 +281,10 @@ class Providers:
 
 def is_local(url: str) -> bool:
     """Is it a server of one's own, on this machine or a private network?"""
-    host = urlsplit(url).hostname or ""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https"):
+        return False
+    host = parts.hostname or ""
     try:
         return not ip_address(host).is_global
     except ValueError:
@@ -296,10 +332,13 @@ def _ollama_url(host: str) -> str:
     return f"{parts.scheme}://{f'[{name}]' if ':' in name else name}:{port}/v1"
 
 
-_PYDANTIC_AI_PRICES: Final = {"google-gla": "google", "google-vertex": "google", "grok": "x-ai"}
+_PYDANTIC_AI_PRICES: Final = {
+    "google-gla": "google", "google-vertex": "google", "grok": "x-ai", "openai-chat": "openai",
+    "openai-responses": "openai",
+}  # fmt: skip
 
 
-def _pydantic_ai(model: str) -> Provider:
+def _check_pydantic_ai(model: str) -> None:
     if importlib.util.find_spec("pydantic_ai") is None:
         raise Unusable(
             "pydantic-ai is not installed: install agent-runtime[pydantic-ai], and the client of "
@@ -308,7 +347,3 @@ def _pydantic_ai(model: str) -> Provider:
     place, colon, name = model.partition(":")
     if not (place and colon and name):
         raise Unusable(f"pydantic-ai wants provider:model, got {model!r}")
-    return Provider(
-        name=PYDANTIC_AI, url=f"{PYDANTIC_AI}://{place}", key_needed=False,
-        prices=_PYDANTIC_AI_PRICES.get(place, place),
-    )  # fmt: skip

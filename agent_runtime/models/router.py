@@ -25,7 +25,6 @@ from agent_runtime.models.faults import redacted
 from agent_runtime.models.health import Breaker
 from agent_runtime.models.providers import (
     KNOWN,
-    PYDANTIC_AI,
     Providers,
     Resolved,
     Unusable,
@@ -168,10 +167,8 @@ class Router:
         self, request: ModelRequest, resolved: Resolved, endpoint: Endpoint
     ) -> ModelAnswer | ModelFault:
         try:
-            if resolved.provider.name == PYDANTIC_AI:
-                from agent_runtime.models.pydantic_ai import ask as ask_pydantic_ai
-
-                return await ask_pydantic_ai(request, resolved.model)
+            if resolved.provider.ask is not None:
+                return await resolved.provider.ask(request, resolved.model)
             if endpoint.wire == "anthropic":
                 from agent_runtime.models.anthropic import ask as ask_anthropic
 

@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import pytest
 
+from agent_runtime import plugins
 from agent_runtime.messages import Message, ModelChoice, ToolUse
 from agent_runtime.models.cache import AnswerCache
 from agent_runtime.models.http import Patience
@@ -79,6 +80,7 @@ def _wired(name: str, *, streamed: bool = False) -> Callable[[Path], Any]:
             providers = Providers(
                 {"OPENAI_API_KEY": KEY, "ANTHROPIC_API_KEY": KEY},
                 endpoints={"openai": f"{served.url}/v1", "anthropic": served.url},
+                plug_in=lambda name: plugins.load_one(plugins.MODELS, name),
             )
             patience = Patience(connect=2, silence=2, whole=10)
             async with Router(providers, patience=patience, local_places=()) as router:

@@ -11,7 +11,8 @@ from typing import Any
 import anyio
 import pytest
 
-from agent_runtime.messages import Message, ModelChoice
+from agent_runtime.errors import PluginError
+from agent_runtime.messages import Message, ModelChoice, ModelUsage
 from agent_runtime.models import checking, health
 from agent_runtime.models.cache import AnswerCache
 from agent_runtime.models.http import Patience
@@ -38,11 +39,17 @@ async def make(served: Provider) -> AsyncIterator[Make]:
         *,
         keys: dict[str, str] | None = None,
         endpoints: dict[str, str] | None = None,
+        plug_in: Callable[[str], object] | None = None,
         **more: Any,
     ) -> Router:
         here = {"openai": f"{served.url}/v1", "anthropic": served.url, "own": f"{served.url}/v1"}
         router = Router(
-            Providers(environ or {}, keys=keys, endpoints=here if endpoints is None else endpoints),
+            Providers(
+                environ or {},
+                keys=keys,
+                endpoints=here if endpoints is None else endpoints,
+                plug_in=plug_in,
+            ),
             **{"local_places": (), "patience": Patience(connect=1, silence=1, whole=5), **more},
         )
         made.append(router)
@@ -237,6 +244,43 @@ def test_price_is_found_by_address_too() -> None:
         everything.resolve("https://api.groq.com/openai/v1#llama-3.3-70b-versatile")
     )
     assert choice.priced and choice.input_usd_per_mtok > 0
+
+
+# ---- plug-ins ------------------------------------------------------------------------------
+
+
+async def test_plug_in_asks_under_its_own_name(make: Make) -> None:
+    seen: list[str] = []
+
+    async def ask(request: ModelRequest, model: str) -> ModelAnswer:
+        seen.append(f"{request.model.provider} {model}")
+        message = Message(role="assistant", text="Done.")
+        return ModelAnswer(message=message, usage=ModelUsage(input=1_000_000, output=10))
+
+    def find(name: str) -> object:
+        if name == "acme":
+            return ask
+        if name == "pydantic-ai":
+            return ask
+        raise PluginError("plug-in broken: quarantined" if name == "broken" else "no plug-in of it")
+
+    router = make(plug_in=find)
+    brain = await router.find(task("acme/brain/7"))
+    assert (brain.models[0].provider, brain.models[0].priced) == ("acme:acme", False)
+    own = await router.complete(asking("acme/brain/7"))
+    assert isinstance(own, ModelAnswer) and own.usd == 0
+    priced = await router.complete(asking("pydantic-ai/openai:gpt-4o"))
+    assert isinstance(priced, ModelAnswer) and priced.usd > 2, "it is nobody's own server"
+    assert seen == ["acme:acme brain/7", "pydantic-ai:openai openai:gpt-4o"]
+    assert "quarantined" in (await router.find(task("broken/x"))).why
+    assert "no provider is called" in (await router.find(task("other/x"))).why
+
+
+async def test_plug_in_that_is_no_function_is_a_fault(make: Make) -> None:
+    fault = await make(plug_in=lambda name: "text").complete(asking("acme/x"))
+    assert isinstance(fault, ModelFault) and fault.kind == "not_found"
+    fault = await make(plug_in=lambda name: len).complete(asking("acme/x"))
+    assert isinstance(fault, ModelFault) and fault.kind == "internal"
 
 
 # ---- one turn ------------------------------------------------------------------------------
