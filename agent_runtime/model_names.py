@@ -11,8 +11,9 @@ CLIENT: Final = "client"
 HARNESSES: Final = frozenset({"harness", "claude-code", "codex"})
 """External agents inside the sandbox: not there yet."""
 
-ANTHROPIC_WIRE: Final = "anthropic+"
-"""Before the address of a server that speaks Anthropic's wire."""
+WIRES: Final = ("anthropic", "responses", "openai")
+"""What may stand with a plus before a server's address, in a setting; `openai` (chat completions)
+if nothing does."""
 
 _NAMED = re.compile(r"(?P<provider>[a-z0-9][a-z0-9_.-]*)/(?P<model>\S+)\Z")
 _URL = re.compile(r"(?P<url>https?://[^\s/#@?]+(?:/[^\s#]*)?)#(?P<model>\S+)\Z")
@@ -59,7 +60,7 @@ def fault_of(name: str) -> str:
 
 def endpoint_fault(url: str) -> str:
     """Why an address cannot be a model server's; empty if it can. It does not repeat it."""
-    if not re.match(r"https?://[^\s/#@?]+(?:/[^\s#@?]*)?\Z", url.removeprefix(ANTHROPIC_WIRE)):
+    if not re.match(rf"(?:(?:{'|'.join(WIRES)})\+)?https?://[^\s/#@?]+(?:/[^\s#@?]*)?\Z", url):
         return (
             "must be http(s)://host/v1 without a user, a password or a question mark, or "
             "anthropic+http(s)://host"

@@ -1,9 +1,10 @@
 """Models: who thinks for a task, and how it is asked. `open_model` gives the `ports.Model`.
 
 Reading order: `router` (who is asked, what it costs), `providers` (from a name to an address and a
-key), `openai` and `anthropic` (the two wires, pure but for one function each), `http` (connections
-and their faults), `faults` (providers' errors in our words), `forms` and `schemas` (what both wires
-share), `sse`; `prices`, `health`, `cache`, `local`; `recorded` (replay), `pydantic_ai` (optional).
+key), `anthropic`, `openai` and `responses` (the wires, pure but for one function each), `turn` (one
+request), `http` (connections and their faults), `faults` (providers' errors in our words), `forms`
+and `schemas` (what the wires share), `sse`; `prices`, `health`, `cache`, `local`, `checking`;
+`recorded` (replay), `pydantic_ai` (optional).
 """
 
 from __future__ import annotations

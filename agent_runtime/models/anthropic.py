@@ -20,6 +20,7 @@ from agent_runtime.models.endpoints import Endpoint
 from agent_runtime.models.faults import Failed, from_error
 from agent_runtime.models.http import Http
 from agent_runtime.models.schemas import closed
+from agent_runtime.models.turn import ask_once
 from agent_runtime.ports import ModelAnswer, ModelFault, ModelRequest
 from agent_runtime.types import Json
 
@@ -37,32 +38,11 @@ _CACHEABLE: Final = frozenset({"text", "tool_use", "tool_result"})
 
 async def ask(request: ModelRequest, endpoint: Endpoint, http: Http) -> ModelAnswer | ModelFault:
     """Ask once. Costs are not known here."""
-    try:
-        return await _ask(request, endpoint, http)
-    except Failed as failed:
-        return failed.fault(endpoint.key)
-
-
-async def _ask(request: ModelRequest, endpoint: Endpoint, http: Http) -> ModelAnswer:
-    place, streamed = str(endpoint), request.heard is not None
-    asked = forms.encode(body(request, endpoint))
-    stream = Assembled(place, request.heard)
-    try:
-        async with http.exchange(
-            place, f"{endpoint.url}/v1/messages", headers(endpoint), asked, streamed=streamed
-        ) as exchange:
-            if exchange.is_stream:
-                await exchange.events(lambda event: stream.take(event.data))
-                whole = stream.whole()
-            else:
-                whole = forms.answer_object(place, await exchange.whole())
-        answer = answer_of(request, endpoint, whole, asked_bytes=len(asked))
-    except Failed as failed:
-        forms.charge(failed, stream.counted, request, len(asked), stream.bytes_heard)
-        raise
-    if request.heard is not None and not stream.bytes_heard and answer.message.text:
-        request.heard(answer.message.text)
-    return answer
+    return await ask_once(
+        request, endpoint, http, path="/v1/messages", headers=headers(endpoint),
+        body=body(request, endpoint), stream=Assembled(str(endpoint), request.heard),
+        answer_of=answer_of,
+    )  # fmt: skip
 
 
 # ---- the request ---------------------------------------------------------------------------
@@ -179,7 +159,7 @@ def _by_tool(request: ModelRequest, endpoint: Endpoint) -> bool:
 
 
 def answer_of(
-    request: ModelRequest, endpoint: Endpoint, whole: Mapping[str, Json], *, asked_bytes: int
+    request: ModelRequest, endpoint: Endpoint, whole: Mapping[str, Json], asked_bytes: int
 ) -> ModelAnswer:
     """What an answer says.
 
@@ -266,7 +246,7 @@ def _counted(usage: Json) -> forms.Counted:
 
 
 class Assembled:
-    """A streamed answer, put together to what the same answer is when it is not streamed."""
+    """See `turn.Assembling`."""
 
     def __init__(self, place: str, heard: Callable[[str], None] | None) -> None:
         self._place = place
@@ -284,11 +264,7 @@ class Assembled:
         return _counted(self._usage if ended else {**self._usage, "output_tokens": None})
 
     def take(self, data: str) -> bool:
-        """One event; was it the last?
-
-        Raises:
-            Failed: it is an error, or no JSON object.
-        """
+        """See `turn.Assembling`."""
         event = forms.chunk_object(self._place, data)
         self.bytes_heard += len(data)
         match event.get("type"):

@@ -35,7 +35,7 @@ async def check(providers: Providers, provider: Provider, http: Http) -> Checked
         url, headers = f"{provider.url}/v1/models?limit=1000", anthropic_headers(endpoint)
     else:
         url = f"{provider.url}/models"
-        headers = {"authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
+        headers = endpoint.bearer
     try:
         async with http.exchange(
             provider.url, url, headers, None, silence_seconds=CHECK_SECONDS_MAX

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Wire = Literal["openai", "anthropic"]
+Wire = Literal["openai", "responses", "anthropic"]
+"""Chat completions, OpenAI's responses, Anthropic's messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +15,7 @@ class Endpoint:
 
     wire: Wire
     url: str
-    """Without a slash at its end; what the wire adds is `/chat/completions` or `/v1/messages`."""
+    """Without a slash at its end; the wire adds `/chat/completions`, `/responses` or the like."""
     model: str
     """As the provider calls it."""
     key: str = field(default="", repr=False)
@@ -23,6 +24,11 @@ class Endpoint:
     def provider(self) -> str:
         """See `ModelChoice.provider`."""
         return f"{self.wire}:{self.url}"
+
+    @property
+    def bearer(self) -> dict[str, str]:
+        """The key as most want it."""
+        return {"authorization": f"Bearer {self.key}"} if self.key else {}
 
     def __str__(self) -> str:
         return f"{self.model!r} at {self.url}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -20,6 +21,7 @@ INVALID: Final = "INVALID_JSON"
 """The key under which arguments that were no JSON object are shown to the model again."""
 IDS: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")
 """What most providers take as the id of a call."""
+_CACHE_KEY_CHARS_MAX: Final = 64
 _BYTES_A_TOKEN: Final = 3
 """Of text and JSON a token has some four; fewer, because an estimate must not be too small."""
 
@@ -170,6 +172,13 @@ def estimate(size_bytes: int) -> int:
 def count(value: Json) -> int | None:
     """A number of tokens as a provider gives it, else None."""
     return value if type(value) is int and value >= 0 else None
+
+
+def cache_key(conversation: str) -> str:
+    """What OpenAI finds its cache of a conversation by: at most 64 letters."""
+    if len(conversation) <= _CACHE_KEY_CHARS_MAX:
+        return conversation
+    return hashlib.sha256(conversation.encode()).hexdigest()
 
 
 def record(value: Json) -> dict[str, Json]:

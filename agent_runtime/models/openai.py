@@ -6,7 +6,6 @@ sent to nobody else, because some compatible servers refuse what they do not kno
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -20,46 +19,27 @@ from agent_runtime.models.endpoints import Endpoint
 from agent_runtime.models.faults import Failed, from_error
 from agent_runtime.models.http import Http
 from agent_runtime.models.schemas import closed, is_strict
+from agent_runtime.models.turn import ask_once
 from agent_runtime.ports import ModelAnswer, ModelFault, ModelRequest
 from agent_runtime.types import Json
 
 OWN_HOST: Final = "api.openai.com"
-_MISTRAL: Final = "//api.mistral.ai/"
+_MISTRAL_HOST: Final = "//api.mistral.ai/"
+_MISTRAL: Final = re.compile(
+    r"mistral|mixtral|ministral|devstral|codestral|magistral", re.IGNORECASE
+)
 _MISTRAL_IDS: Final = re.compile(r"[A-Za-z0-9]{9}")
-_CACHE_KEY_CHARS_MAX: Final = 64
 _PLAIN: Final = frozenset({"role", "content", "tool_calls"})
 _PLAIN_CALL: Final = frozenset({"id", "type", "function", "index"})
 
 
 async def ask(request: ModelRequest, endpoint: Endpoint, http: Http) -> ModelAnswer | ModelFault:
     """Ask once. Costs are not known here."""
-    try:
-        return await _ask(request, endpoint, http)
-    except Failed as failed:
-        return failed.fault(endpoint.key)
-
-
-async def _ask(request: ModelRequest, endpoint: Endpoint, http: Http) -> ModelAnswer:
-    place, streamed = str(endpoint), request.heard is not None
-    asked = forms.encode(body(request, endpoint))
-    headers = {"authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
-    stream = Assembled(place, request.heard)
-    try:
-        async with http.exchange(
-            place, f"{endpoint.url}/chat/completions", headers, asked, streamed=streamed
-        ) as exchange:
-            if exchange.is_stream:
-                await exchange.events(lambda event: stream.take(event.data))
-                whole = stream.whole()
-            else:
-                whole = forms.answer_object(place, await exchange.whole())
-        answer = answer_of(request, endpoint, whole, asked_bytes=len(asked))
-    except Failed as failed:
-        forms.charge(failed, stream.counted, request, len(asked), stream.bytes_heard)
-        raise
-    if request.heard is not None and not stream.bytes_heard and answer.message.text:
-        request.heard(answer.message.text)
-    return answer
+    return await ask_once(
+        request, endpoint, http, path="/chat/completions", headers=endpoint.bearer,
+        body=body(request, endpoint), stream=Assembled(str(endpoint), request.heard),
+        answer_of=answer_of,
+    )  # fmt: skip
 
 
 # ---- the request ---------------------------------------------------------------------------
@@ -70,7 +50,7 @@ def body(request: ModelRequest, endpoint: Endpoint) -> dict[str, Json]:
     own = urlsplit(endpoint.url).hostname == OWN_HOST
     sent: dict[str, Json] = {
         "model": endpoint.model,
-        "messages": messages(request, endpoint.provider),
+        "messages": messages(request, endpoint),
         # The older name is refused by OpenAI's newer models, the newer one by others.
         "max_completion_tokens" if own else "max_tokens": request.output_tokens_max,
     }
@@ -94,18 +74,20 @@ def body(request: ModelRequest, endpoint: Endpoint) -> dict[str, Json]:
             "json_schema": {"name": "answer", "schema": schema, "strict": strict},
         }
     if own and request.conversation:
-        sent["prompt_cache_key"] = _cache_key(request.conversation)
+        sent["prompt_cache_key"] = forms.cache_key(request.conversation)
     if request.heard is not None:
         sent |= {"stream": True, "stream_options": {"include_usage": True}}
     return sent
 
 
-def messages(request: ModelRequest, provider: str) -> list[Json]:
+def messages(request: ModelRequest, endpoint: Endpoint) -> list[Json]:
     """The conversation in the wire's words."""
     system = [{"role": "system", "content": request.system}] if request.system else []
-    allowed = _MISTRAL_IDS if _MISTRAL in provider else forms.IDS
-    own = forms.own_ids(request.messages, provider, allowed=allowed)
-    return system + [_message(each, provider) for each in own]
+    strict = _MISTRAL_HOST in endpoint.url or _MISTRAL.search(endpoint.model) is not None
+    allowed = _MISTRAL_IDS if strict else forms.IDS
+    own = forms.own_ids(request.messages, endpoint.provider, allowed=allowed)
+    said = [_message(each, endpoint.provider) for each in own]
+    return system + (_in_strict_order(said) if strict else said)
 
 
 def _message(message: Message, provider: str) -> Json:
@@ -125,6 +107,21 @@ def _message(message: Message, provider: str) -> Json:
             return said
 
 
+def _in_strict_order(said: list[Json]) -> list[Json]:
+    """What a user says directly after a message that is no assistant's, as a part of that one.
+
+    Mistral's models refuse it otherwise, at every provider.
+    """
+    found: list[Json] = []
+    for message in said:
+        if message["role"] == "user" and found and found[-1]["role"] != "assistant":
+            text = f"{found[-1]['content']}\n\n{message['content']}"
+            found[-1] = {**found[-1], "content": text}
+        else:
+            found.append(message)
+    return found
+
+
 def _call(call: ToolUse) -> Json:
     return {
         "id": call.id,
@@ -133,17 +130,11 @@ def _call(call: ToolUse) -> Json:
     }
 
 
-def _cache_key(conversation: str) -> str:
-    if len(conversation) <= _CACHE_KEY_CHARS_MAX:
-        return conversation
-    return hashlib.sha256(conversation.encode()).hexdigest()
-
-
 # ---- the answer ----------------------------------------------------------------------------
 
 
 def answer_of(
-    request: ModelRequest, endpoint: Endpoint, whole: Mapping[str, Json], *, asked_bytes: int
+    request: ModelRequest, endpoint: Endpoint, whole: Mapping[str, Json], asked_bytes: int
 ) -> ModelAnswer:
     """What an answer says.
 
@@ -242,7 +233,7 @@ def _counted(usage: Json) -> forms.Counted:
 
 
 class Assembled:
-    """A streamed answer, put together to what the same answer is when it is not streamed."""
+    """See `turn.Assembling`."""
 
     def __init__(self, place: str, heard: Callable[[str], None] | None) -> None:
         self._place = place
@@ -261,11 +252,7 @@ class Assembled:
         return _counted(self._usage)
 
     def take(self, data: str) -> bool:
-        """One event; was it the last?
-
-        Raises:
-            Failed: it is an error, or no JSON object.
-        """
+        """See `turn.Assembling`."""
         if data.strip() == "[DONE]":
             return True
         chunk = forms.chunk_object(self._place, data)

@@ -12,7 +12,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Final, Literal, cast
 from urllib.parse import urlsplit
@@ -62,7 +62,7 @@ KNOWN: Final = (
         default="claude-sonnet-5-5",
     ),
     Provider(
-        name="openai", url="https://api.openai.com/v1", prices="openai",
+        name="openai", wire="responses", url="https://api.openai.com/v1", prices="openai",
         key_variables=("OPENAI_API_KEY",), url_variable="OPENAI_BASE_URL", default="gpt-6.1-sol",
     ),
     Provider(
@@ -299,25 +299,26 @@ def price_model(resolved: Resolved) -> str:
 
 
 def _own(name: str, url: str) -> Provider:
-    wire: Wire = "anthropic" if url.startswith(model_names.ANTHROPIC_WIRE) else "openai"
+    wire, plain = _wired(url)
     variable = re.sub(r"[^A-Z0-9]", "_", name.upper()) + "_API_KEY"
-    return Provider(
-        name=name, wire=wire, url=_plain(url, wire), key_variables=(variable,), key_needed=False
-    )
+    return Provider(name=name, wire=wire, url=plain, key_variables=(variable,), key_needed=False)
 
 
 def _changed(provider: Provider, url: str) -> Provider:
-    wire: Wire = "anthropic" if url.startswith(model_names.ANTHROPIC_WIRE) else provider.wire
-    return Provider(
-        name=provider.name, url=_plain(url, wire), wire=wire, prices=provider.prices,
-        key_variables=provider.key_variables, default=provider.default,
-        key_needed=provider.key_needed and _plain(url, wire) == provider.url,
-    )  # fmt: skip
+    """A known provider somewhere else. Of OpenAI's two wires others know the older one."""
+    wire, plain = _wired(url, "anthropic" if provider.wire == "anthropic" else "openai")
+    if plain == provider.url and "+" not in url:
+        return provider
+    return replace(provider, url=plain, wire=wire, key_needed=False)
 
 
-def _plain(url: str, wire: Wire) -> str:
-    url = url.removeprefix(model_names.ANTHROPIC_WIRE).rstrip("/")
-    return url.removesuffix("/v1") if wire == "anthropic" else url
+def _wired(url: str, wire: Wire = "openai") -> tuple[Wire, str]:
+    """The wire that stands before an address, and the address."""
+    for named in model_names.WIRES:
+        if url.startswith(f"{named}+"):
+            wire, url = named, url.removeprefix(f"{named}+")
+    url = url.rstrip("/")
+    return wire, url.removesuffix("/v1") if wire == "anthropic" else url
 
 
 def _ollama_url(host: str) -> str:

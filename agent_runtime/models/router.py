@@ -173,6 +173,10 @@ class Router:
                 from agent_runtime.models.anthropic import ask as ask_anthropic
 
                 return await ask_anthropic(request, endpoint, self.http)
+            if endpoint.wire == "responses":
+                from agent_runtime.models.responses import ask as ask_responses
+
+                return await ask_responses(request, endpoint, self.http)
             from agent_runtime.models.openai import ask as ask_openai
 
             return await ask_openai(request, endpoint, self.http)

@@ -71,15 +71,20 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _wired(name: str, *, streamed: bool = False) -> Callable[[Path], Any]:
-    wire: Any = "anthropic" if name.startswith("anthropic") else "openai"
+    wire: Any = name.partition("/")[0]
+    wire = wire if wire in ("anthropic", "responses") else "openai"
 
     @asynccontextmanager
     async def world(directory: Path) -> AsyncIterator[World]:
         with provider() as served, pytest.MonkeyPatch.context() as patch:
             patch.setenv("OPENAI_BASE_URL", f"{served.url}/v1")
             providers = Providers(
-                {"OPENAI_API_KEY": KEY, "ANTHROPIC_API_KEY": KEY},
-                endpoints={"openai": f"{served.url}/v1", "anthropic": served.url},
+                {f"{name}_API_KEY": KEY for name in ("OPENAI", "RESPONSES", "ANTHROPIC")},
+                endpoints={
+                    "openai": f"{served.url}/v1",
+                    "responses": f"responses+{served.url}/v1",
+                    "anthropic": served.url,
+                },
                 plug_in=lambda name: plugins.load_one(plugins.MODELS, name),
             )
             patience = Patience(connect=2, silence=2, whole=10)
@@ -150,6 +155,8 @@ def _use(call: tuple[str, str, str]) -> ToolUse:
 WORLDS: dict[str, Callable[[Path], AbstractAsyncContextManager[World]]] = {
     "openai": _wired("openai/gpt-4o"),
     "openai streamed": _wired("openai/gpt-4o", streamed=True),
+    "responses": _wired("responses/gpt-6.1-sol"),
+    "responses streamed": _wired("responses/gpt-6.1-sol", streamed=True),
     "anthropic": _wired("anthropic/claude-sonnet-4-5"),
     "anthropic streamed": _wired("anthropic/claude-sonnet-4-5", streamed=True),
     "pydantic-ai": _wired("pydantic-ai/openai-chat:gpt-4o"),

@@ -12,7 +12,7 @@ from agent_runtime.ports import ModelRequest
 from agent_runtime.types import Json, ToolInfo
 
 KEY = "sk-canary-7f3a9b2c4d5e6f708192a3b4c5d6"
-WIRES: tuple[Wire, ...] = ("openai", "anthropic")
+WIRES: tuple[Wire, ...] = ("openai", "responses", "anthropic")
 
 READ = ToolInfo(
     name="read_file",
@@ -110,6 +110,40 @@ def said(
             },
             **changes,
         }
+    if wire == "responses":
+        output: list[dict[str, Any]] = []
+        if text is not None:
+            part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+            output.append({
+                "id": "msg_1", "type": "message", "status": "completed", "role": "assistant",
+                "content": [part],
+            })  # fmt: skip
+        for id_, name, raw in calls:
+            output.append({
+                "id": f"fc_{id_}", "type": "function_call", "status": "completed",
+                "call_id": id_, "name": name, "arguments": raw,
+            })  # fmt: skip
+        return {
+            "id": "resp_1",
+            "object": "response",
+            "created_at": 1,
+            "status": "completed",
+            "error": None,
+            "incomplete_details": None,
+            "model": "gpt-6.1-sol-2026",
+            "output": output,
+            "parallel_tool_calls": True,
+            "tool_choice": "auto",
+            "tools": [],
+            "usage": {
+                "input_tokens": 120,
+                "input_tokens_details": {"cached_tokens": 100, "cache_write_tokens": 0},
+                "output_tokens": 30,
+                "output_tokens_details": {"reasoning_tokens": 0},
+                "total_tokens": 150,
+            },
+            **changes,
+        }
     content: list[dict[str, Any]] = [{"type": "text", "text": text}] if text is not None else []
     content += [
         {"type": "tool_use", "id": id_, "name": name, "input": _object(raw)}
@@ -137,6 +171,8 @@ def events(wire: Wire, text: str | None, calls: Sequence[tuple[str, str, str]]) 
     """The same answer as the provider streams it, in small pieces."""
     if wire == "openai":
         return _openai_events(text, calls)
+    if wire == "responses":
+        return _responses_events(text, calls)
     return _anthropic_events(text, calls)
 
 
@@ -163,6 +199,31 @@ def _openai_events(text: str | None, calls: Sequence[tuple[str, str, str]]) -> l
         "prompt_tokens_details": {"cached_tokens": 100},
     }  # fmt: skip
     return [*found, {**chunk({}), "choices": [], "usage": usage}]
+
+
+def _responses_events(text: str | None, calls: Sequence[tuple[str, str, str]]) -> list[Any]:
+    whole = said("responses", text, calls)
+    begun = {**whole, "status": "in_progress", "output": [], "usage": None}
+    found: list[Any] = [{"type": "response.created", "response": begun}]
+    for at, item in enumerate(whole["output"]):
+        empty = {**item, "status": "in_progress"}
+        if item["type"] == "message":
+            empty["content"] = []
+        else:
+            empty["arguments"] = ""
+        found.append({"type": "response.output_item.added", "output_index": at, "item": empty})
+        place = {"item_id": item["id"], "output_index": at}
+        if item["type"] == "message":
+            place["content_index"] = 0
+            part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+            found.append({"type": "response.content_part.added", "part": part, **place})
+            kind, pieces = "response.output_text.delta", _pieces(text or "")
+        else:
+            kind, pieces = "response.function_call_arguments.delta", _pieces(item["arguments"])
+        found += [{"type": kind, "delta": piece, "logprobs": [], **place} for piece in pieces]
+        found.append({"type": "response.output_item.done", "output_index": at, "item": item})
+    found.append({"type": "response.completed", "response": whole})
+    return [{**event, "sequence_number": number} for number, event in enumerate(found)]
 
 
 def _anthropic_events(text: str | None, calls: Sequence[tuple[str, str, str]]) -> list[Any]:

@@ -9,10 +9,9 @@ import pytest
 
 from agent_runtime.loop.planning import SCHEMA
 from agent_runtime.messages import Message, ToolUse
-from agent_runtime.models import forms
+from agent_runtime.models import forms, openai
 from agent_runtime.models.faults import redacted
 from agent_runtime.models.http import Http, Patience
-from agent_runtime.models.openai import ask
 from agent_runtime.models.recorded import RecordedModel, Recorder
 from agent_runtime.models.schemas import closed, is_strict
 from agent_runtime.ports import ModelAnswer, ModelFault
@@ -108,6 +107,28 @@ def test_beginning_of_a_key_is_taken_out_too() -> None:
         assert redacted(f"bad key {said}, sorry", KEY).endswith(", sorry")
 
 
+# ---- what one family of models wants -------------------------------------------------------
+
+
+def test_mistrals_models_get_no_user_after_an_observation() -> None:
+    """They refuse the request, wherever they are served; and ids of other than nine letters."""
+    call = ToolUse(id="call_0123456789", name="shell", arguments={})
+    history = (
+        Message(role="user", text="one"), Message(role="user", text="two"),
+        talk.turn(call), talk.observed(call.id, "seen"), Message(role="user", text="three"),
+    )  # fmt: skip
+    url = "http://127.0.0.1:1"
+    strict = openai.messages(
+        request_of(*history), endpoint_at("openai", url, model="mistralai/Devstral-2")
+    )
+    assert [each["role"] for each in strict] == ["system", "user", "assistant", "tool"]
+    assert strict[1]["content"] == "one\n\ntwo" and strict[3]["content"] == "seen\n\nthree"
+    assert len(strict[3]["tool_call_id"]) == 9
+    assert strict[2]["tool_calls"][0]["id"] == strict[3]["tool_call_id"]
+    others = openai.messages(request_of(*history), endpoint_at("openai", url, model="qwen3"))
+    assert len(others) == 6 and others[4]["tool_call_id"] == call.id
+
+
 # ---- a proxy -------------------------------------------------------------------------------
 
 
@@ -119,10 +140,10 @@ async def test_proxy_of_the_environment_is_used_but_not_for_this_machine(
     monkeypatch.setenv("HTTP_PROXY", served.url)
     http = Http(Patience(connect=2, silence=2, whole=5))
     away = endpoint_at("openai", "http://models.example")
-    assert isinstance(await ask(request_of(), away, http), ModelAnswer)
+    assert isinstance(await openai.ask(request_of(), away, http), ModelAnswer)
     assert served.asked[0].path == "http://models.example/v1/chat/completions"
     here = endpoint_at("openai", served.url)
-    assert isinstance(await ask(request_of(), here, http), ModelAnswer)
+    assert isinstance(await openai.ask(request_of(), here, http), ModelAnswer)
     assert served.asked[1].path == "/v1/chat/completions"
     await http.close()
 

@@ -20,6 +20,7 @@ from openai.lib.streaming.chat import ChatCompletionStreamState
 from agent_runtime.messages import Message, ModelChoice
 from agent_runtime.models import anthropic as own_anthropic
 from agent_runtime.models import openai as own_openai
+from agent_runtime.models import responses as own_responses
 from agent_runtime.models.endpoints import Endpoint, Wire
 from agent_runtime.models.http import Http
 from agent_runtime.ports import ModelAnswer, ModelRequest
@@ -38,6 +39,7 @@ CALLS = [
     ("call_b2", "shell", '{"command":"ls -la",  "n": 1.50}'),
 ]
 SEEN = {"call_a1": "print('ü')\n", "call_b2": "exit 1: no such file"}
+THOUGHT = {"id": "rs_1", "type": "reasoning", "summary": [], "encrypted_content": "c2ln"}
 JUNK = ("call_c3", "shell", '{"command": "ls')
 JUNK_SEEN = "The arguments are no JSON object."
 NUDGE = "Give the files now."
@@ -53,16 +55,25 @@ def pair() -> Iterator[tuple[Provider, Provider]]:
         yield theirs, ours
 
 
-def arrange(wire: Wire, pair: tuple[Provider, Provider], *, streamed: bool, junk: bool) -> None:
+def arrange(
+    wire: Wire, pair: tuple[Provider, Provider], *, streamed: bool, junk: bool,
+    thinking: bool = False,
+) -> None:  # fmt: skip
     turns: list[tuple[str | None, list[tuple[str, str, str]]]] = [("Looking.", CALLS)]
     turns += [(None, [JUNK])] if junk else []
     turns += [(FILES, [])]
     replies: list[Reply] = []
     for text, calls in turns:
         if streamed:
-            replies.append(stream(talk.events(wire, text, calls), done=wire == "openai"))
+            events = talk.events(wire, text, calls)
+            if thinking:
+                events[-1]["response"]["output"].insert(0, THOUGHT)
+            replies.append(stream(events, done=wire == "openai"))
         else:
-            replies.append(answer(real(wire, talk.said(wire, text, calls))))
+            body = real(wire, talk.said(wire, text, calls))
+            if thinking:
+                body["output"].insert(0, THOUGHT)
+            replies.append(answer(body))
     for each in pair:
         each.say(*replies)
 
@@ -72,7 +83,7 @@ def real(wire: Wire, body: dict[str, Any]) -> dict[str, Any]:
     if wire == "openai":
         body["choices"][0]["message"] |= {"refusal": None, "annotations": []}
         body["choices"][0]["logprobs"] = None
-    else:
+    elif wire == "anthropic":
         for block in body["content"]:
             if block["type"] == "tool_use":
                 block["caller"] = {"type": "direct"}
@@ -226,6 +237,100 @@ def junk_as_json(body: dict[str, Any]) -> dict[str, Any]:
                 wrapped = json.dumps({"INVALID_JSON": JUNK[2]}, ensure_ascii=False)
                 call["function"]["arguments"] = wrapped
     return body
+
+
+async def hold_with_responses(url: str, *, streamed: bool) -> None:
+    """The same with OpenAI's newer wire, without anything stored there."""
+    client = openai.AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0)
+    tools: Any = [
+        {
+            "type": "function",
+            "name": tool.name,
+            "description": tool.description,
+            "parameters": dict(tool.parameters),
+            "strict": False,
+        }
+        for tool in (READ, SHELL)
+    ]
+    items: list[Any] = [{"role": "user", "content": GOAL}]
+
+    async def turn(**extra: Any) -> Any:
+        asked: Any = {
+            "model": "gpt-6.1-sol", "input": items, "tools": tools, "instructions": SYSTEM,
+            "max_output_tokens": TOKENS, "store": False, "prompt_cache_key": CONVERSATION,
+            "include": ["reasoning.encrypted_content"], **extra,
+        }  # fmt: skip
+        if not streamed:
+            whole = await client.responses.create(**asked)
+        else:
+            async for event in await client.responses.create(**asked, stream=True):
+                if event.type == "response.completed":
+                    whole = event.response
+        items.extend(whole.output)
+        return [item for item in whole.output if item.type == "function_call"]
+
+    for call in await turn():
+        seen = SEEN[call.call_id]
+        items.append({"type": "function_call_output", "call_id": call.call_id, "output": seen})
+    (junk,) = await turn()
+    items.append({"type": "function_call_output", "call_id": junk.call_id, "output": JUNK_SEEN})
+    items.append({"role": "user", "content": NUDGE})
+    format_ = {"type": "json_schema", "name": "answer", "schema": SCHEMA, "strict": True}
+    await turn(text={"format": format_})
+    await client.close()
+
+
+@MODES
+@pytest.mark.parametrize("thinking", [True, False], ids=["with thoughts", "without"])
+async def test_responses_conversation_is_the_same_on_the_wire(
+    pair: tuple[Provider, Provider], http: Http, streamed: bool, thinking: bool
+) -> None:
+    theirs, ours = pair
+    arrange("responses", pair, streamed=streamed, junk=True, thinking=thinking)
+    await hold_with_responses(f"{theirs.url}/v1", streamed=streamed)
+    endpoint = Endpoint(wire="responses", url=f"{ours.url}/v1", model="gpt-6.1-sol", key=KEY)
+    last = await hold(
+        lambda request: own_responses.ask(request, endpoint, http), streamed=streamed, junk=True
+    )
+    assert json.loads(last.text) == json.loads(FILES)
+    assert len(ours.asked) == len(theirs.asked) == 3
+    for mine, other in zip(ours.asked, theirs.asked, strict=True):
+        same_envelope(mine, other, {"authorization", "content-type", "accept"})
+        assert mine.body == in_short(other.body, thinking=thinking)
+
+
+def in_short(body: dict[str, Any], *, thinking: bool) -> dict[str, Any]:
+    """By choice: an answer that holds nothing but text and calls is said again in the short form.
+
+    With anything else in it, such as thoughts, it goes back as it came, but for what is null. A
+    turn with junk for arguments goes back in the short form, too, and without its thoughts: what
+    is in it was changed.
+    """
+    turns: list[list[Any]] = [[]]
+    for item in body["input"]:
+        if item.get("role") == "user" or item.get("type") == "function_call_output":
+            turns += [[item], []]
+        else:
+            turns[-1].append({key: value for key, value in item.items() if value is not None})
+    found: list[Any] = []
+    for turn in turns:
+        junk = any(item.get("arguments") == JUNK[2] for item in turn)
+        if junk or not thinking:
+            turn = [_short(item) for item in turn if item.get("type") != "reasoning"]
+        found += turn
+    return {**body, "input": found}
+
+
+def _short(item: dict[str, Any]) -> dict[str, Any]:
+    if item.get("type") == "message":
+        return {"role": "assistant", "content": item["content"][0]["text"]}
+    if item.get("type") != "function_call":
+        return item
+    arguments = item["arguments"]
+    if arguments == JUNK[2]:
+        arguments = json.dumps({"INVALID_JSON": JUNK[2]}, ensure_ascii=False)
+    names = ("type", "call_id", "name")
+    return {**{name: item[name] for name in names}, "arguments": arguments}
 
 
 # ---- Anthropic -----------------------------------------------------------------------------

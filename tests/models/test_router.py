@@ -202,9 +202,14 @@ def test_addresses_come_from_settings_then_from_the_environment() -> None:
     assert Providers(environ).resolve("openai/x").identity == "openai:https://a.example/v1"
     assert Providers(environ).resolve("anthropic/x").identity == "anthropic:https://gw.example"
     assert Providers(environ).resolve("ollama/x").identity == "openai:http://127.0.0.1:9999/v1"
+    assert Providers({"OPENAI_API_KEY": KEY}).resolve("openai/x").identity == (
+        "responses:https://api.openai.com/v1"
+    ), "its own models want the newer wire; what stands in for it may not know it"
     said = Providers(
-        environ, endpoints={"openai": "https://b.example", "mine": "anthropic+https://c.example/"}
-    )
+        environ, endpoints={"openai": "https://b.example", "mine": "anthropic+https://c.example/",
+                            "new": "responses+https://d.example/v1"}
+    )  # fmt: skip
+    assert said.resolve("new/x").identity == "responses:https://d.example/v1"
     assert said.resolve("openai/x").identity == "openai:https://b.example"
     assert said.resolve("mine/x").identity == "anthropic:https://c.example"
 

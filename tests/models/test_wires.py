@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agent_runtime.messages import Message, ModelUsage, ToolUse
-from agent_runtime.models import anthropic, openai
+from agent_runtime.models import anthropic, openai, responses
 from agent_runtime.models.endpoints import Endpoint, Wire
 from agent_runtime.models.http import ANSWER_BYTES_MAX, Http
 from agent_runtime.ports import ModelAnswer, ModelFault, ModelRequest
@@ -20,9 +20,11 @@ from tests.sandboxes.web import make_certificate
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("wire", WIRES)]
 
+THOUGHT = {"id": "rs_1", "type": "reasoning", "summary": [], "encrypted_content": "c2ln"}
 STREAMED = pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 USAGE = {
     "openai": ModelUsage(input=120, cached=100, output=30),
+    "responses": ModelUsage(input=120, cached=100, output=30),
     "anthropic": ModelUsage(input=120, cached=90, cache_written=10, output=30),
 }
 
@@ -30,7 +32,7 @@ USAGE = {
 async def ask(
     wire: Wire, endpoint: Endpoint, http: Http, request: ModelRequest | None = None
 ) -> ModelAnswer | ModelFault:
-    asking = openai.ask if wire == "openai" else anthropic.ask
+    asking = {"openai": openai.ask, "responses": responses.ask, "anthropic": anthropic.ask}[wire]
     return await asking(request or request_of(), endpoint, http)
 
 
@@ -154,6 +156,8 @@ async def test_answer_that_was_cut_for_length_says_so(
     body = talk.plain(wire, "Half a")
     if wire == "openai":
         body["choices"][0]["finish_reason"] = "length"
+    elif wire == "responses":
+        body |= {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
     else:
         body["stop_reason"] = "max_tokens"
     result = answered(await asked(wire, served, http, answer(body)))
@@ -184,6 +188,8 @@ async def test_stream_needs_no_usage_either(wire: Wire, served: Provider, http: 
     events = talk.events(wire, "Done.", [])
     if wire == "openai":
         events = events[:-1]
+    elif wire == "responses":
+        events[-1]["response"].pop("usage")
     else:
         events[0]["message"].pop("usage")
         events[-2].pop("usage")
@@ -205,8 +211,9 @@ async def test_request_grows_at_its_end_only(wire: Wire, served: Provider, http:
     for messages in ([first], [first, one, talk.observed("a1", "a.py")]):
         await ask(wire, endpoint, http, request_of(*messages))
     before, after = [unmarked(body) for body in served.bodies]
-    assert after["messages"][: len(before["messages"])] == before["messages"]
-    assert {**after, "messages": 0} == {**before, "messages": 0}
+    key = "input" if wire == "responses" else "messages"
+    assert after[key][: len(before[key])] == before[key]
+    assert {**after, key: 0} == {**before, key: 0}
 
 
 def unmarked(value: Any) -> Any:
@@ -240,6 +247,9 @@ async def test_own_blocks_are_sent_back_verbatim(wire: Wire, served: Provider, h
         message["tool_calls"][0]["extra_content"] = {"google": {"thought_signature": "c2ln"}}
         message["reasoning_content"] = "hm"
         own = message
+    elif wire == "responses":
+        body["output"].insert(0, THOUGHT)
+        own = body["output"]
     else:
         body["content"].insert(0, {"type": "thinking", "thinking": "hm", "signature": "c2ln"})
         own = body["content"]
@@ -250,8 +260,12 @@ async def test_own_blocks_are_sent_back_verbatim(wire: Wire, served: Provider, h
     messages = [Message(role="user", text="x"), first.message, talk.observed("a1", "a.py")]
     served.say(answer(talk.plain(wire)))
     await ask(wire, endpoint, http, request_of(*messages))
-    sent = served.bodies[-1]["messages"]
-    assert (sent[2] if wire == "openai" else sent[1]["content"]) == own
+    sent = served.bodies[-1]
+    if wire == "responses":
+        assert sent["input"][1 : 1 + len(own)] == own
+    else:
+        found = sent["messages"]
+        assert (found[2] if wire == "openai" else found[1]["content"]) == own
 
 
 async def test_streamed_blocks_are_those_of_the_whole_answer(
@@ -270,6 +284,10 @@ async def test_streamed_blocks_are_those_of_the_whole_answer(
             "role": "assistant", "content": None, "reasoning_content": "hm",
             "tool_calls": [{key: value for key, value in call.items() if key != "index"}],
         }  # fmt: skip
+    elif wire == "responses":
+        events = talk.events(wire, "Looking.", [("a1", "shell", '{"command": "ls"}')])
+        own = events[-1]["response"]["output"]
+        own.insert(0, THOUGHT)
     else:
         events = talk.events(wire, "Looking.", [("a1", "shell", '{"command": "ls"}')])
         thought = {"type": "thinking", "thinking": "", "signature": ""}
@@ -324,12 +342,13 @@ async def test_structured_answer_is_json_text(
     )
     assert json.loads(result.message.text) == {"files": ["a.py"]}
     body = served.bodies[0]
-    sent = (
-        body["response_format"]["json_schema"]["schema"]
-        if wire == "openai"
-        else body["output_config"]["format"]["schema"]
-    )
-    assert sent == talk.SCHEMA
+    sent = {
+        "openai": lambda: body["response_format"]["json_schema"],
+        "responses": lambda: body["text"]["format"],
+        "anthropic": lambda: body["output_config"]["format"],
+    }[wire]()
+    assert sent["schema"] == talk.SCHEMA
+    assert sent.get("strict", True)
 
 
 # ---- wrong answers -------------------------------------------------------------------------
@@ -420,6 +439,8 @@ async def test_refusal_is_a_fault_of_its_own_and_is_charged(
     body = talk.plain(wire)
     if wire == "openai":
         body["choices"][0]["message"] = {"role": "assistant", "content": None, "refusal": "I won't"}
+    elif wire == "responses":
+        body["output"][0]["content"] = [{"type": "refusal", "refusal": "I won't"}]
     else:
         body |= {
             "content": [],
@@ -464,7 +485,7 @@ async def test_stream_without_its_finish_marker_is_no_answer_wherever_it_ends(
     marks = [
         at
         for at, event in enumerate(events)
-        if event.get("type") == "message_delta"
+        if event.get("type") in ("message_delta", "response.completed")
         or any(choice.get("finish_reason") for choice in event.get("choices", ()))
     ]
     for end in range(0, marks[0] + 1, 4):
