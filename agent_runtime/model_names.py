@@ -16,7 +16,7 @@ WIRES: Final = ("anthropic", "responses", "openai")
 if nothing does."""
 
 _NAMED = re.compile(r"(?P<provider>[a-z0-9][a-z0-9_.-]*)/(?P<model>\S+)\Z")
-_URL = re.compile(r"(?P<url>https?://[^\s/#@?]+(?:/[^\s#]*)?)#(?P<model>\S+)\Z")
+_URL = re.compile(r"(?P<url>https?://[^\s/#@?]+(?:/[^\s#?]*)?)#(?P<model>\S+)\Z")
 _ANY_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 
 
@@ -51,8 +51,11 @@ def fault_of(name: str) -> str:
     """
     if name == CLIENT or is_harness(name) or parse(name) is not None:
         return ""
-    if re.match(r"https?://[^/#]*@", name):
-        return "must not hold a user or password: it is stored; keys come from the environment"
+    if re.match(r"https?://(?:[^/#]*@|[^#]*\?)", name):
+        return (
+            "must not hold a user or password, nor a question mark: it is stored; keys come from "
+            "the environment"
+        )
     return (
         "must be provider/name or http(s)://host/v1#name (or `client`: a connected program decides)"
     )

@@ -179,6 +179,10 @@ def _kind(status: int, words: list[str], said: str) -> ModelFaultKind:
     for word in words:
         if kind := _BY_WORD.get(word):
             return kind
+        if word.endswith(("_policy", "policy_violation")):
+            return "filter"
+        if "spend_limit" in word or word == "organization_on_hold":
+            return "auth"
     # A mere "invalid request" says too little: the rest is in the text only.
     if status in (0, 400, 404, 422, 500):
         if _CONTEXT.search(said):

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from agent_runtime import model_names
 from agent_runtime.loop.planning import SCHEMA
 from agent_runtime.messages import Message, ToolUse
-from agent_runtime.models import forms, openai
+from agent_runtime.models import forms, openai, responses
 from agent_runtime.models.faults import redacted
 from agent_runtime.models.http import Http, Patience
 from agent_runtime.models.recorded import RecordedModel, Recorder
@@ -18,7 +19,7 @@ from agent_runtime.ports import ModelAnswer, ModelFault
 from agent_runtime.testing.models import SaidModel
 from agent_runtime.types import TaskSpec
 from tests.models import talk
-from tests.models.server import Provider, answer
+from tests.models.server import Provider, answer, stream
 from tests.models.talk import KEY, endpoint_at, request_of
 
 # ---- schemas -------------------------------------------------------------------------------
@@ -105,6 +106,49 @@ def test_beginning_of_a_key_is_taken_out_too() -> None:
     for said in (KEY, f"'{KEY}'", f"{KEY[:12]}***{KEY[-4:]}", f"Bearer {KEY}"):
         assert KEY[:10] not in redacted(f"bad key {said}, sorry", KEY)
         assert redacted(f"bad key {said}, sorry", KEY).endswith(", sorry")
+
+
+# ---- names ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "openai/gpt-6.1-sol", "openrouter/meta/llama-4", "http://h/v1#a/b:7b", "https://h:1/v1/#x",
+        "http://[::1]:8080/v1#x", "client", "claude-code", "codex", "harness/other",
+        "pydantic-ai/groq:llama",
+    ],
+)  # fmt: skip
+def test_names_of_brains(name: str) -> None:
+    assert model_names.fault_of(name) == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["", "gpt", "Client", "http://h/v1", "http://u:pw@h/v1#x", "ftp://h/v1#x", "a/ b", "/x",
+             "http://h/v1?key=x#m", "openai/"],
+)  # fmt: skip
+def test_what_is_no_name_of_a_brain(name: str) -> None:
+    fault = model_names.fault_of(name)
+    assert fault and (not name or name not in fault)
+
+
+# ---- an error of one wire ------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_errors_of_responses_come_bare_or_inside(served: Provider, http: Http) -> None:
+    """In a stream code and message stand in the event itself, or in the answer that has failed."""
+    event = {"type": "error", "code": "rate_limit_exceeded", "message": "slow down"}
+    whole = {**talk.plain("responses"), "status": "failed", "error": {"code": "server_error"}}
+    ended = {"type": "response.failed", "response": whole}
+    kinds = []
+    for last in (event, ended):
+        served.say(stream([*talk.events("responses", "Now.", [])[:3], last], done=False))
+        request = request_of(heard=lambda text: None)
+        fault = await responses.ask(request, endpoint_at("responses", served.url), http)
+        assert isinstance(fault, ModelFault)
+        kinds.append(fault.kind)
+    assert kinds == ["rate", "overload"]
 
 
 # ---- what one family of models wants -------------------------------------------------------
