@@ -39,7 +39,10 @@ class Foreseeing(FunctionTool):
 
 
 def bench_with(
-    told: str | float | Exception, *, where: Where = "worker", effect: Effect = Effect.WORKSPACE
+    told: str | float | Exception,
+    *others: Script,
+    where: Where = "worker",
+    effect: Effect = Effect.WORKSPACE,
 ) -> tuple[Bench, list[ToolCall]]:
     asked: list[ToolCall] = []
 
@@ -49,7 +52,7 @@ def bench_with(
             fields = {name: getattr(made, name) for name in FunctionTool.__dataclass_fields__}
             return Foreseeing(told=told, asked=asked, **fields)
 
-    return Bench(Foreseen("pay", effect, where=where)), asked
+    return Bench(Foreseen("pay", effect, where=where), *others), asked
 
 
 async def shown(bench: Bench, *, policy: object = ASK) -> str:
@@ -150,3 +153,12 @@ async def test_a_secret_in_a_preview_is_blotted_out_before_it_is_stored() -> Non
         tasks.cancel_scope.cancel()
     assert asked[0].preview.startswith("-key = ") and "hunter2" not in asked[0].preview
     assert not [row for row in bench.rows() if b"hunter2" in row.data]
+
+
+async def test_a_call_that_follows_at_once_is_foreseen_as_well() -> None:
+    """The intent of such a call joins the append before it, unless a person is asked."""
+    bench, asked = bench_with("+x", Script("look"), where="daemon")
+    await bench.submit(task(step("b", "look"), step("a", "pay", needs=["b"]), policy=ASK))
+    await bench.drive_and_die(100)
+    assert [x.preview for x in bench.of(e.ApprovalRequested)] == ["+x"]
+    assert len(asked) == 1
