@@ -44,6 +44,8 @@ WRAPPERS: Final = frozenset({
 })  # fmt: skip
 """They run what comes after them, wherever that begins."""
 SHELLS: Final = frozenset({"ash", "bash", "dash", "ksh", "sh", "zsh"})
+FED: Final = SHELLS | {"parallel", "xargs"}
+"""They run what they are fed with."""
 DEPTH_MAX: Final = 8
 """Of commands in commands; what is deeper counts as text."""
 VARIANTS_MAX: Final = 256
@@ -54,7 +56,8 @@ _KEY: Final = re.compile(r"(?P<tool>[A-Za-z0-9_]+)\((?P<inside>.*)\)", re.DOTALL
 _TOOL: Final = re.compile(r"[A-Za-z0-9_]+")
 _CONDITION: Final = re.compile(r"(?P<argument>[A-Za-z_][A-Za-z0-9_]*)=(?P<pattern>.*)", re.DOTALL)
 _ASSIGNMENT: Final = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
-_OPERATORS: Final = ";&|()<>\n\r"
+_EXPANSION: Final = re.compile(r"\$\w+|\$\{[^}]*\}|\$\([^()]*\)|`[^`]*`")
+_OPERATORS: Final = ";&|()<>"
 
 
 class Named(Protocol):
@@ -140,7 +143,7 @@ def decision_for(
 
 def by(rule: str, tool: Named) -> str:
     """Which rule it was, for people; empty where the tool's name says it all."""
-    return "" if rule == tool.name else f" (policy.approvals: {rule!r})"
+    return "" if rule == tool.name else f" by the rule {rule!r}"
 
 
 def problems(
@@ -362,7 +365,14 @@ def _inside(command: str | list[Json]) -> set[str]:
     if isinstance(command, str):
         # A pattern may be about a whole line, as `curl * | sh`.
         found = {" ".join(command.split())} if plain(command) is None else set()
-        todo = [(words, 0, True) for words in _Reader(command).commands]
+        # What a shell puts in for an expansion may well be nothing.
+        read = [*_Reader(command).commands, *_Reader(_EXPANSION.sub("", command)).commands]
+        todo = [(words, 0, True) for words in read]
+        if any(posixpath.basename(word) in FED for words, _, _ in todo for word in words):
+            # `echo 'git push' | sh`: whatever is written may be run.
+            texts = [word for words, _, _ in todo for word in words[1:]]
+            todo += [(inner, 1, True) for text in texts for inner in _Reader(text).commands]
+            todo += [(words[1:], 1, True) for words, _, _ in todo]
     else:
         found = set()
         todo = [([str(word) for word in command], 0, True)]
@@ -427,14 +437,18 @@ class _Reader:
             case "#" if self._word is None:
                 end = self._text.find("\n", self._at)
                 self._at = len(self._text) if end < 0 else end
-            case "\n" | "\r":
+            case "\n":
                 # The end of the last line is none of the command.
                 self.is_live = self.is_live or bool(self._text[self._at :].strip())
                 self._end_command()
             case _ if char in _OPERATORS:
                 self.is_live = True
                 self._end_command()
+            case " " | "\t":
+                self._end_word()
             case _ if char.isspace():
+                # No space to a shell, and one to whoever reads the line.
+                self.is_live = True
                 self._end_word()
             case _:
                 self._add(char)

@@ -258,7 +258,8 @@ def _ask_person(
         digest=digest,
         tree_before=prepared.tree_before,
         expires_at_us=at_us + int(state.task.policy.approval_seconds * 1e6),
-        question=f"May step {step.spec.id!r} call {prepared.tool!r}?{by}",
+        question=f"May step {step.spec.id!r} call {prepared.tool!r}?"
+        + (f" (asked{by})" if by else ""),
         preview=prepared.preview,
     )
 

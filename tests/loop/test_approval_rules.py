@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -136,7 +137,8 @@ def test_a_plain_command_is_allowed_by_its_pattern(command: Json) -> None:
         "PATH=. git status", "env git status", "git statusx", "gitx status", "./git status",
         "/tmp/git status", "'git status'", "git\\ status", "git status 'open", "git status \"open",
         "git status \\", "! git status", "sh -c 'git status'", "make test; make evil",
-        "make test install", "{ git status; }", "git status <(rm x)", "",
+        "make test install", "{ git status; }",
+        "git\u00a0status", "git status\r\n", "git status\x0b", "git status <(rm x)", "",
         ["git status"], ["sh", "-c", "git status"], [],
     ],
 )  # fmt: skip
@@ -163,7 +165,10 @@ DENY: dict[str, Decision] = {"shell(git push*)": "deny", "shell": "allow"}
         "eval git push",
         "echo $(git push)", "echo `git push`", "echo \"$(git push)\"", "echo \"a `git push`\"",
         "cat <(git push)", "a=$(git push)", "echo x > y; git push", "git push > out",
-        "echo $(echo $(git push))", "cat <<X\nx\nX\ngit push", "git \\\npush",
+        "echo $(echo $(git push))", "$x git push", "g${x}it pu$()sh",
+        "echo git push | sh", "printf 'ls\ngit push' | bash -s",
+        "git push\r\n",
+        "git\u00a0push", "cat <<X\nx\nX\ngit push", "git \\\npush",
         ["git", "push"], ["sh", "-c", "ls; git push"], ["env", "git", "push"],
         ["/usr/bin/git", "push", "origin"], ["timeout", "5", "sh", "-c", "git push"],
     ],
@@ -221,18 +226,48 @@ def test_what_a_pattern_allows_runs_that_program_once_and_nothing_else(text: str
     if on({"shell(a *)": "allow", "shell": "ask"}, command) != "allow":
         return
     with tempfile.TemporaryDirectory() as place:
-        for name in ("a", "b"):
-            path = os.path.join(place, name)
-            with open(path, "w", encoding="ascii") as file:
-                file.write(f"#!/bin/sh\necho {name} >> {place}/ran\n")
-            os.chmod(path, 0o755)
+        put_programs(place, f"#!/bin/sh\necho $0 >> {place}/ran\n")
         subprocess.run(
             ["/bin/sh", "-c", command], cwd=place, env={"PATH": place}, stdin=subprocess.DEVNULL,
             capture_output=True, check=False,
         )  # fmt: skip
-        with open(os.path.join(place, "ran"), encoding="ascii") as file:
-            assert file.read() == "a\n"
+        assert Path(place, "ran").read_text("utf-8") == f"{place}/a\n"
         assert sorted(os.listdir(place)) == ["a", "b", "ran"]
+
+
+PIECES = (
+    "a", "b", " ", ";", " && ", " | ", "\n", "$(", "`", ")", "'", '"', "\\", "sh -c ", "env ",
+    "eval ", "if a; then ", "; fi", "{ ", "; }", "X=1 ", "exec ", "! ", "#", " <<E\n", "\nE\n",
+    "$x", "${x}", "timeout 5 ", "xargs ", "echo ", "a > /dev/null", " & ", "a b",
+)  # fmt: skip
+
+
+# The same ones each time: a reading of shell is never complete, and the critiques say so.
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=8).map("".join))
+def test_a_denied_program_does_not_run_however_a_line_is_put_together(command: str) -> None:
+    """The oracle is a shell again: what is not denied does not run `b`."""
+    if on({"shell(b*)": "deny"}, command) == "deny":
+        return
+    with tempfile.TemporaryDirectory() as place:
+        ran = os.path.join(place, "ran")
+        put_programs(place, f"#!/bin/sh\necho $0 >> {ran}\n")
+        for name in ("sh", "env", "timeout", "xargs"):
+            os.symlink(shutil.which(name) or "", os.path.join(place, name))
+        subprocess.run(
+            ["/bin/sh", "-c", command], cwd=place, env={"PATH": place}, stdin=subprocess.DEVNULL,
+            capture_output=True, check=False, timeout=30,
+        )  # fmt: skip
+        assert not (os.path.exists(ran) and f"{place}/b\n" in Path(ran).read_text("utf-8"))
+
+
+def put_programs(place: str, script: str) -> None:
+    """Programs `a` and `b` that write down that they ran."""
+    for name in ("a", "b"):
+        path = os.path.join(place, name)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(script)
+        os.chmod(path, 0o755)
 
 
 @given(st.text(max_size=60), st.sampled_from(["allow", "ask", "deny"]))

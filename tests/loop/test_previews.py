@@ -88,7 +88,7 @@ async def test_a_rule_for_an_argument_asks_with_its_preview_too() -> None:
     rules = {"approvals": {"pay(text=h*)": "ask"}}
     assert await shown(bench, policy=rules) == "+x"
     [asked] = bench.of(e.ApprovalRequested)
-    assert asked.question == "May step 'a' call 'pay'? (policy.approvals: 'pay(text=h*)')"
+    assert asked.question == "May step 'a' call 'pay'? (asked by the rule 'pay(text=h*)')"
 
 
 @pytest.mark.parametrize("where", ["worker", "daemon"])
