@@ -7,6 +7,7 @@ the supervisor's.
 from __future__ import annotations
 
 import errno
+import hashlib
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
@@ -24,6 +25,7 @@ from agent_runtime.certificate import (
     names_hold,
     result_of,
 )
+from agent_runtime.comparison import Comparison, compare
 from agent_runtime.decisions import OpenDecision, answer, open_decision
 from agent_runtime.errors import (
     AgentRuntimeError,
@@ -417,6 +419,39 @@ class Runtime:
         if not 1 <= seq <= len(rows):
             raise NotFound(f"task {task_id!r} has no event {seq}: its log ends at {len(rows)}")
         return rows, chain(events, seq, depth)
+
+    async def compare(self, one: TaskId, other: TaskId) -> Comparison:
+        """Two tasks side by side; see `comparison`.
+
+        Raises:
+            NotFound, CorruptLog: as for `state`.
+        """
+        sides = [await self._load(task_id) for task_id in (one, other)]
+        files: tuple[Mapping[str, str], Mapping[str, str]] | str
+        try:
+            files = (await self._changed_files(sides[0][0]), await self._changed_files(sides[1][0]))
+        except DiskFull:
+            raise
+        except WorkspaceError as error:
+            files = f"the files cannot be compared: {error}"
+        (left, _, left_events), (right, _, right_events) = sides
+        return compare((left, left_events), (right, right_events), files)
+
+    async def _changed_files(self, state: State) -> Mapping[str, str]:
+        """Path -> SHA-256 of what the task changed, up to its last tree, or `removed`, `a link`."""
+        if state.workspace is None or not state.workspace.base_tree:
+            return {}
+        base = TreeId(state.workspace.base_tree)
+        found, kept = state.verification, state.kept
+        last = (found.tree if found else "") or (kept.tree if kept else "") or state.tree
+        task_id, tree = TaskId(state.task_id), TreeId(last)
+        changes = await self.ports.workspaces.changes(task_id, base, tree)
+        there = [change.path for change in changes if change.kind != "D"]
+        contents = await self.ports.workspaces.contents(task_id, tree, there)
+        return dict.fromkeys((change.path for change in changes), "removed") | {
+            path: "a link" if content is None else hashlib.sha256(content).hexdigest()
+            for path, content in contents.items()
+        }
 
     async def patch(self, task_id: TaskId) -> bytes:
         """The verified patch of an ended task, else the difference up to the last known tree."""

@@ -45,7 +45,7 @@ FAMILIES: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
     },
     "Take the result": {
         "verify": ("results", "Check that a task's log and claims are what was written."),
-        "diff": ("results", "Print the patch that a task made."),
+        "diff": ("results", "Print the patch that a task made, or compare two tasks."),
         "apply": ("results", "Apply a task's patch to a checkout, or commit it on a branch."),
         "artifacts": ("artifacts", "List the files that a task kept, or write them out."),
     },

@@ -9,10 +9,13 @@ import sys
 from typing import Any, Protocol, runtime_checkable
 
 import click
+import msgspec
 
 from agent_runtime.certificate import VerifyReport
+from agent_runtime.cli.compare import comparison_lines
 from agent_runtime.cli.console import (
     command,
+    emit,
     emit_line,
     json_option,
     note,
@@ -156,24 +159,42 @@ async def _compare(runtime: Runtime, task_id: TaskId, saved: dict[str, Any]) -> 
 
 
 @click.command(
-    short_help="Print the patch that a task made.",
+    short_help="Print the patch that a task made, or compare two tasks.",
     epilog="""\b
 Examples:
   agent-runtime diff 4f2a
   agent-runtime diff 4f2a --stat
   agent-runtime diff 4f2a > fix.patch
+  agent-runtime diff 4f2a 9c01            # a task and its fork, say
 """,
 )
 @task_argument
+@click.argument("other", metavar="[OTHER]", required=False)
 @click.option("--stat", is_flag=True, help="Only how much changed in which file.")
+@json_option
 @click.pass_context
-def diff(ctx: click.Context, task: str, stat: bool) -> int:
+def diff(ctx: click.Context, task: str, other: str | None, stat: bool, as_json: bool) -> int:
     """Print the patch that a task made, byte for byte, as `git apply` takes it.
 
     For an ended task it is the verified one; before that, what has been changed up to now.
+
+    With OTHER, compare two tasks: where they go another way, their plans, calls, changed files,
+    checks and cost, apart from ids, times and hashes. `<` is TASK and `>` is OTHER.
     """
+    if other is None and as_json:
+        raise UsageError("a patch is no JSON: leave out --json, or name a second task")
+    if other is not None and stat:
+        raise UsageError("--stat is about the patch of one task: leave it out, or OTHER")
 
     async def do(runtime: Runtime) -> None:
+        if other is not None:
+            found = await runtime.compare(await runtime.find(task), await runtime.find(other))
+            if as_json:
+                emit(msgspec.to_builtins(found))
+                return
+            for line in comparison_lines(found):
+                say(line)
+            return
         patch = await runtime.patch(await runtime.find(task))
         if stat:
             patch = _stat(patch)

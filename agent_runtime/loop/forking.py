@@ -23,11 +23,11 @@ Appends = Sequence[tuple[int, int]]
 def cut(events: Sequence[e.AnyEvent], appends: Appends, wish: ForkSpec) -> int:
     """How many events of the parent are copied as they are: all up to `wish.at`, or to before it.
 
-    What was stored together stays together: the rest of an append follows from its first event.
+    What was decided together stays together: all of it follows from its first event.
 
     Raises:
         NotFound: there is no such event.
-        Conflict: it is within an append, or the task ends with it, or an earlier run of it does.
+        Conflict: it was decided together with a later one, or the task, or a run of it, ends there.
         UsageError: what shall be replaced is not what event `wish.at` is.
     """
     at = wish.at
@@ -39,7 +39,7 @@ def cut(events: Sequence[e.AnyEvent], appends: Appends, wish: ForkSpec) -> int:
         raise Conflict(
             f"event {at} cannot be forked at: this version of the runtime decides the log "
             f"differently after event {known} (`agent-runtime replay` says how), so it cannot tell "
-            f"there what was stored together; fork at event {known} or before"
+            f"there what was decided together; fork at event {known} or before"
         )
     if wish.answer is not None or wish.result is not None:
         _refuse_unless_input(events, wish)
@@ -54,7 +54,7 @@ def cut(events: Sequence[e.AnyEvent], appends: Appends, wish: ForkSpec) -> int:
         if not isinstance(events[last - 1], e.TaskEnded):
             ways.append(f"{last} (after them)")
         raise Conflict(
-            f"event {at} was stored together with events {first} to {last}, which all follow from "
+            f"event {at} was decided together with events {first} to {last}, which all follow from "
             f"the first of them; fork at event {' or '.join(ways)}"
         )
     return at

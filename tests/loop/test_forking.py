@@ -56,7 +56,7 @@ def forked(life: Life, wish: ForkSpec) -> Fork | None:
         error = fault_of(group)
         if not isinstance(error, Conflict):
             raise
-        assert "was stored together with events" in str(error) or "the task ends" in str(error)
+        assert "was decided together with events" in str(error) or "the task ends" in str(error)
         return None
 
 
@@ -479,7 +479,7 @@ async def test_what_is_no_place_for_a_fork_is_refused_with_the_way_out() -> None
         await fork(bench, ForkSpec(at=99))
     with pytest.raises(Conflict, match=f"the task ends with event {last}"):
         await fork(bench, ForkSpec(at=last))
-    with pytest.raises(Conflict, match="event 2 was stored together with events 2 to 3"):
+    with pytest.raises(Conflict, match="event 2 was decided together with events 2 to 3"):
         await fork(bench, ForkSpec(at=2))
     returned = await cut_at(bench, e.CallReturned)
     with pytest.raises(UsageError, match=f"not the result of a call; those are {returned}$"):
