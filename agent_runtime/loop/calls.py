@@ -132,7 +132,7 @@ async def _prepared(action: PrepareCall, step: StepState, hands: Hands) -> Outco
     )
     if decision_for(task.policy, info, arguments)[0] != "ask":
         return prepared
-    if step.granted is not None and step.granted[1] == call_digest(prepared):
+    if step.granted is not None and step.granted[1] == call_digest(prepared, task.policy):
         return prepared
     return replace(prepared, preview=await _preview(info, prepared, hands))
 

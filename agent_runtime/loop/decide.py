@@ -12,7 +12,7 @@ from itertools import count
 
 import msgspec
 
-from agent_runtime.loop import approvals, budget, compaction, planning, recovery, stuck
+from agent_runtime.loop import approvals, budget, compaction, native, planning, recovery, stuck
 from agent_runtime.loop import events as e
 from agent_runtime.loop.actions import (
     CLIENT_TIMER,
@@ -40,6 +40,7 @@ from agent_runtime.types import (
     FailureKind,
     Grade,
     Phase,
+    Policy,
     Status,
     StepSpec,
     StepStatus,
@@ -208,6 +209,8 @@ def _intend(state: State, prepared: CallPrepared, at_us: int) -> Events:
         name=prepared.tool, toolbelt="", where=""
     )
     decision, rule = approvals.decision_for(state.task.policy, tool, prepared.arguments)
+    if prepared.tool in native.NAMES:
+        decision = "allow"  # it shows what the task has already: `"*": ask` is not about that
     match decision:
         case "deny":
             return (
@@ -218,7 +221,7 @@ def _intend(state: State, prepared: CallPrepared, at_us: int) -> Events:
                 ),
             )
         case "ask":
-            digest = call_digest(prepared)
+            digest = call_digest(prepared, state.task.policy)
             if step.granted is None or step.granted[1] != digest:
                 by = approvals.by(rule, tool)
                 return (_ask_person(state, step, prepared, digest, at_us, by=by),)
@@ -240,9 +243,9 @@ def _intend(state: State, prepared: CallPrepared, at_us: int) -> Events:
     )
 
 
-def call_digest(prepared: CallPrepared) -> str:
-    """What an approval is bound to: tool, arguments and the tree they would meet."""
-    bound = [prepared.tool, dict(prepared.arguments), prepared.tree_before]
+def call_digest(prepared: CallPrepared, policy: Policy) -> str:
+    """What an approval is bound to: tool, arguments, the tree they would meet, and the policy."""
+    bound = [prepared.tool, dict(prepared.arguments), prepared.tree_before, policy]
     return hashlib.sha256(msgspec.json.encode(bound, order="sorted")).hexdigest()
 
 

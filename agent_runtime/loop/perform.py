@@ -175,7 +175,9 @@ async def _analyze(hands: Hands) -> Outcome:
 
 async def _project_notes(hands: Hands, tree: TreeId, paths: Sequence[str]) -> str:
     """What the repository tells agents, for the first message; without the task's secrets."""
-    wanted = [path for path in paths if is_note(path) or is_skill(path)][:NOTES_MAX]
+    found = [path for path in paths if is_note(path) or is_skill(path)]
+    # Those at the top first: they speak for all of the repository.
+    wanted = sorted(found, key=lambda path: (path.count("/"), path))[:NOTES_MAX]
     if not wanted:
         return ""
     read = await hands.ports.workspaces.contents(hands.lease.task_id, tree, wanted)

@@ -146,7 +146,9 @@ def check_approvals(life: Life) -> None:
                     effect=event.effect,
                     tree_before=event.tree_before,
                 )
-                assert ask.digest == call_digest(prepared), f"{event.call_id} is not what was asked"
+                assert ask.digest == call_digest(prepared, life.state.task.policy), (
+                    f"{event.call_id} is not what was asked"
+                )
             case _:
                 pass
 

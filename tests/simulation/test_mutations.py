@@ -98,7 +98,7 @@ def one_key_for_all(patch: pytest.MonkeyPatch) -> None:
 
 
 def approve_anything(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(decide, "call_digest", lambda prepared: "same")
+    patch.setattr(decide, "call_digest", lambda prepared, policy: "same")
 
 
 def spend_freely(patch: pytest.MonkeyPatch) -> None:
