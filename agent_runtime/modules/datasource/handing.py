@@ -274,8 +274,6 @@ def _backed_up(real: str, copy: str) -> bool:
             with target.backup("main", source, "main") as backup:
                 while not backup.done:
                     backup.step(-1)
-            # The copy must be readable where nothing can be written beside it.
-            target.pragma("journal_mode", "delete")
         finally:
             target.close(True)
     finally:
