@@ -108,7 +108,8 @@ def opening_block(files: Sequence[tuple[str, str]]) -> str:
     texts = dict(sorted(files))
     parts = []
     notes = [path for path in texts if is_note(path)]
-    root = holding_for("", notes)
+    # A note that is a link is, as git has it, the text of the link; the file itself speaks.
+    root = [path for path in holding_for("", notes) if _link(path, texts[path]) not in texts]
     if root:
         parts.append(_quoted_note(root[0], texts[root[0]]))
     if nested := [path for path in notes if scope_of(path)]:
@@ -117,6 +118,15 @@ def opening_block(files: Sequence[tuple[str, str]]) -> str:
     if skills:
         parts.append(_skills(skills))
     return "\n\n".join(parts)
+
+
+def _link(path: str, text: str) -> str:
+    """Where a note leads if it is nothing but a relative path; else empty."""
+    target = text.strip().removeprefix("./")
+    if not target or "\n" in target or target == path:
+        return ""
+    directory = path.rpartition("/")[0]
+    return f"{directory}/{target}" if directory else target
 
 
 def _quoted_note(path: str, text: str) -> str:

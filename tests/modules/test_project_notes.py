@@ -85,6 +85,15 @@ def test_without_agents_md_the_notes_for_other_agents_speak() -> None:
     assert "Be brief." in opening_block([copilot])
 
 
+def test_a_note_that_is_a_link_lets_its_target_speak() -> None:
+    """Git has a symbolic link as a file that holds the path."""
+    files = [("AGENTS.md", "CLAUDE.md"), ("CLAUDE.md", "Be kind.\n")]
+    assert '<project_notes path="CLAUDE.md">\nBe kind.' in opening_block(files)
+    circle = [("AGENTS.md", "./CLAUDE.md\n"), ("CLAUDE.md", "AGENTS.md")]
+    assert opening_block(circle) == ""
+    assert "gone.md" in opening_block([("AGENTS.md", "gone.md")])
+
+
 def test_the_nearest_note_wins_for_a_path() -> None:
     """agents.md: the closest AGENTS.md to the file that is edited takes precedence."""
     notes = ["AGENTS.md", "a/AGENTS.md", "a/b/CLAUDE.md", "a/b/AGENTS.md", "ab/AGENTS.md",
