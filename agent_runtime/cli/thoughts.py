@@ -81,6 +81,10 @@ def thinking_lines(state: State, picture: dict[str, Json]) -> list[str]:
             f"  {one['model']}: {one['turns']} turns, {one['input']:,}{cached} tokens in, "
             f"{one['output']:,} out, ${one['usd']:.4f}, {lasted(one['seconds'])} thinking"
         )
+    unpriced = [model.name for model in state.brain.models if not model.priced]
+    if unpriced:
+        known = ", ".join(unpriced)
+        lines.append(f"  no price is known for {known}: limits.usd cannot hold, limits.tokens does")
     counts: dict[str, int] = {}
     for fault in picture["faults"]:
         counts[fault["error"]] = counts.get(fault["error"], 0) + 1
