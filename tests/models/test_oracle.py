@@ -3,7 +3,9 @@
 The same conversation is held with each: a text and two calls at once, their observations (one of
 them failed), a call with arguments that are no JSON, a structured answer at the end. What is sent
 is compared field by field: method, path, the headers that matter, the whole body. Where ours
-differs by choice, the difference is named here, each in a function of its own.
+differs by choice, the difference is named here, each in a function of its own. The clients are
+imported by the functions that use them: it takes seconds, and every process that collects tests
+would pay for it.
 """
 
 from __future__ import annotations
@@ -12,10 +14,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-import anthropic
-import openai
 import pytest
-from openai.lib.streaming.chat import ChatCompletionStreamState
 
 from agent_runtime.messages import Message, ModelChoice
 from agent_runtime.models import anthropic as own_anthropic
@@ -134,6 +133,9 @@ async def hold(
 
 async def hold_with_openai(url: str, *, streamed: bool, junk: bool, own: bool) -> None:
     """The same with the official client, as its documentation shows it."""
+    import openai
+    from openai.lib.streaming.chat import ChatCompletionStreamState
+
     client = openai.AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0)
     tools: Any = [
         {
@@ -241,6 +243,8 @@ def junk_as_json(body: dict[str, Any]) -> dict[str, Any]:
 
 async def hold_with_responses(url: str, *, streamed: bool) -> None:
     """The same with OpenAI's newer wire, without anything stored there."""
+    import openai
+
     client = openai.AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0)
     tools: Any = [
         {
@@ -340,6 +344,8 @@ MARK: Any = {"cache_control": {"type": "ephemeral"}}
 
 async def hold_with_anthropic(url: str, *, streamed: bool) -> None:
     """The same with the official client, with the marks for the cache where ours puts them."""
+    import anthropic
+
     client = anthropic.AsyncAnthropic(base_url=url, api_key=KEY, max_retries=0)
     tools: list[Any] = [
         {
