@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from agent_runtime.cli.console import lasted, one_line
 from agent_runtime.cli.words import words
 from agent_runtime.loop import events as e
-from agent_runtime.loop.state import State, model_asked
+from agent_runtime.loop.state import NO_BRAIN, State, model_asked
 from agent_runtime.messages import ModelUsage
 from agent_runtime.types import Json
 
@@ -74,6 +74,8 @@ def own_plan(events: Sequence[e.AnyEvent]) -> str:
 def thinking_lines(state: State, picture: dict[str, Json]) -> list[str]:
     """The same for people."""
     assert state.brain is not None
+    if state.brain.kind in NO_BRAIN:
+        return ["brain      nobody can think for it"]
     lines = [f"brain      {one_line(words(state.brain), 1000)}"]
     for one in picture["by_model"]:
         cached = f" ({one['cached']:,} cached)" if one["cached"] else ""
