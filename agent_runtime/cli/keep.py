@@ -31,6 +31,7 @@ from agent_runtime.workspaces.environment.entries import Entries
 DAY_SECONDS = 86_400
 TASK_FILE = "task.yaml"
 _PAGE = 500
+_MAKING_MS_MAX = 3_600_000
 
 _EXAMPLE = """\
 # A task for agent-runtime. Run it with: agent-runtime run {name}
@@ -236,12 +237,24 @@ async def _leftovers(runtime: Runtime, directory: str, own: str) -> tuple[list[s
         return [], [f"leftovers were not looked for: {others[0]!r} may be another store here"]
     names = await anyio.to_thread.run_sync(lambda: sorted(set(_with_files(directory))))
     unknown = []
+    now_us = runtime.ports.clock.now_us()
     for name in names:
+        if _is_being_made(name, now_us):
+            continue
         try:
             await runtime.ports.store.summary(TaskId(name))
         except NotFound:
             unknown.append(name)
     return unknown, []
+
+
+def _is_being_made(name: str, now_us: int) -> bool:
+    """A fork has its files before its rows are stored; its id begins with the time in ms."""
+    try:
+        age_ms = now_us // 1000 - int(name.removeprefix("task_")[:12], 16)
+    except ValueError:
+        return False
+    return 0 <= age_ms < _MAKING_MS_MAX
 
 
 def _other_stores(directory: str, own: str) -> list[str]:

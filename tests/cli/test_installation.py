@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from agent_runtime.cli.logs import JsonFormatter
+from agent_runtime.loop.submission import new_task_id
 from agent_runtime.sandboxes import cgroups
 from agent_runtime.taskfile import read_task_file
 from tests.cli.conftest import FIX, WriteTask
@@ -111,11 +113,13 @@ def test_gc_forgets_what_ended_and_keeps_the_rest(cli: Cli, repository: Path) ->
     (cli.home / "task.yaml").write_text(FIX, encoding="utf-8")
     ended = cli("run", "task.yaml", "--json", UNSAFE).lines()[-1]["task_id"]
     waiting = cli("run", "A goal", "--repo", str(repository), "--json", UNSAFE).lines()[-1]
+    fresh = cli.state / "workspaces" / new_task_id(time.time_ns() // 1000)  # a fork in the making
+    fresh.mkdir(parents=True, exist_ok=True)
     leftover = cli.state / "workspaces" / "task_ffffffffffffffffffffffffffffffff"
     leftover.mkdir()
     nothing = cli("gc", "--json").json()
     assert nothing["forgotten"] == [], "not old enough"
-    assert nothing["leftovers"] == [leftover.name] and not leftover.exists()
+    assert nothing["leftovers"] == [leftover.name] and not leftover.exists() and fresh.exists()
     planned = cli("gc", "--older-than", "0", "--dry-run", "--json").json()
     assert planned["forgotten"] == [ended] and cli("show", ended).code == 0
     done = cli("gc", "--older-than", "0", "--json")

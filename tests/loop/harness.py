@@ -13,6 +13,7 @@ from agent_runtime.loop import events as e
 from agent_runtime.loop.driver import drive
 from agent_runtime.loop.evolve import fold
 from agent_runtime.loop.journal import append_fact
+from agent_runtime.loop.replay import replay
 from agent_runtime.loop.state import State
 from agent_runtime.loop.submission import submit
 from agent_runtime.ports import ModelAnswer, ModelFault, ModelFaultKind, Ports
@@ -164,6 +165,8 @@ class Bench:
         lease = await store.claim(TASK)
         state = await drive(lease, self.ports(store, **others), stop)
         await store.release(lease)
+        # Our contract, for every log of every test: the inputs alone give the decisions again.
+        assert (different := replay(self.rows()).difference) is None, different
         return state
 
     async def drive_and_die(self, seconds: float, **others: Any) -> None:

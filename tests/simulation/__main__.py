@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
 from tests.simulation.checks import run_life
-from tests.simulation.lives import crash_failures, failures_of, points_of
+from tests.simulation.lives import crash_failures, failures_of, points_of, whole_life
 from tests.simulation.plans import SCENES
 from tests.simulation.world import Chances
 
@@ -40,7 +40,7 @@ def main() -> int:
     chances = Chances(fault=asked.fault, crashes=asked.crashes)
     print(f"base seed {seed}", flush=True)
     if asked.lives == 1 and not asked.exhaustive:
-        run_life(seed, chances)
+        whole_life(seed, chances)
         return 0
     scenes = [asked.scene] if asked.scene else list(SCENES) if asked.exhaustive else []
     lives = 0 if asked.scene else asked.lives

@@ -114,7 +114,7 @@ def check_approvals(life: Life) -> None:
     policy = life.world.spec.policy.approvals
     for row, event in zip(life.rows, life.events, strict=True):
         match event:
-            case e.Continued():
+            case e.Continued() | e.Forked():
                 policy = event.spec.policy.approvals
                 open_asks.clear()
                 granted.clear()

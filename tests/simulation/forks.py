@@ -1,5 +1,6 @@
-"""A life that has ended is forked, and the fork lives on in the same world."""
+"""A life that has ended is forked, and the fork lives on in the same world; what must hold then."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -7,18 +8,20 @@ import anyio
 import trio.testing
 
 from agent_runtime.bus import LocalBus
-from agent_runtime.errors import StoreUnavailable, WorkspaceError
+from agent_runtime.errors import Conflict, StoreUnavailable, WorkspaceError
 from agent_runtime.forks import fork_task
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
 from agent_runtime.loop.driver import drive
 from agent_runtime.loop.evolve import fold
 from agent_runtime.loop.journal import append_fact
+from agent_runtime.loop.replay import replay
 from agent_runtime.loop.state import State
 from agent_runtime.ports import Ports
 from agent_runtime.stores.memory import MemoryStore
 from agent_runtime.testing import deterministic_trio
-from agent_runtime.types import ForkSpec, Row, TaskId, TaskSpec
+from agent_runtime.types import Effect, ForkSpec, Row, TaskId, TaskSpec
+from tests.simulation.checks import _check_run_end, check_approvals, check_budget, runs_of
 from tests.simulation.world import TASK, Chances, Crash, FaultyStore, Life, World
 
 OWNERS_MAX = 60
@@ -131,3 +134,57 @@ async def _person(world: World, state: State) -> None:
         fact = e.ResumeRequested(by="world")
     outside = MemoryStore(world.shared)
     await append_fact(outside, world.clock, LocalBus(), TaskId(state.task_id), lambda _: fact)
+
+
+def check_fork(life: Life, at: int, *, crashes: int = 0, model: bool = False) -> Fork | None:
+    """Fork a life somewhere and check what must hold; None: the event is no place for it.
+
+    The parent is as it was; no call of it has another effect, but where its tool declares that
+    safe; the fork keeps every promise that its log can tell of.
+    """
+    world = life.world
+    parent, runs = list(life.rows), Counter(world.account.runs)
+    effects = Counter(world.account.effects)
+    has_model = model and life.state.task.model is not None
+    wish = ForkSpec(at=at, model="world/another" if has_model else None)
+    try:
+        fork = fork_life(life, wish, crashes=crashes)
+    except BaseException as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if isinstance(error, Conflict):
+            return None
+        raise
+    assert not world.account.violations, world.account.violations[0]
+    assert world.shared.tasks[TASK].rows == parent, "the parent's log was changed"
+    found = replay(fork.rows)
+    assert found.difference is None, found.difference
+    codec.check_chain(fork.rows, task_id=fork.task_id)
+    again = Life(fork.state, fork.rows, fork.events, world)
+    for run in runs_of(again):
+        _check_run_end(run)
+    check_budget(again)
+    check_approvals(again)
+    _check_effects(life, at, fork, Counter(world.account.runs) - runs)
+    new = Counter(world.account.effects) - effects
+    for (tool, key), count in new.items():
+        if tool in ("pay", "post"):
+            assert count == world.account.effects[tool, key] == 1, f"{tool} again under {key}"
+        if tool == "pay":
+            assert key.startswith(fork.task_id), f"{tool} under the parent's {key}"
+    return fork
+
+
+def _check_effects(life: Life, at: int, fork: Fork, new: Counter[str]) -> None:
+    """Calls of the parent that were over have no effect in the fork, and none of `once` has."""
+    copied = life.events[:at]
+    over = {x.call_id for x in copied if isinstance(x, e.CallReturned)} | {
+        x.call_id for x in copied if isinstance(x, e.CallResolved) and x.resolution != "rerun"
+    }
+    own = {x.call_id for x in fork.events[at:] if isinstance(x, e.CallIntended)}
+    for intent in (x for x in copied if isinstance(x, e.CallIntended)):
+        call_id = intent.call_id
+        assert call_id not in own, f"{call_id} is intended twice"
+        may_run = call_id not in over and intent.effect not in (Effect.ONCE,)
+        assert may_run or not new[call_id], f"{call_id} has another effect in the fork"

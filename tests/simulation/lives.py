@@ -3,8 +3,22 @@
 from collections.abc import Iterable
 
 from tests.simulation.checks import run_life
+from tests.simulation.forks import check_fork
 from tests.simulation.plans import SCENES
 from tests.simulation.world import Chances
+
+FORKED = 20
+"""One life in so many is forked when it has ended."""
+
+
+def whole_life(seed: int, chances: Chances) -> None:
+    """One life, and now and then a fork of it."""
+    life = run_life(seed, chances)
+    if seed % FORKED == 0:
+        number = seed // FORKED
+        at = number * 7 % len(life.rows) + 1
+        while check_fork(life, at, crashes=number % 3, model=number % 2 == 0) is None:
+            at -= 1
 
 
 def failures_of(seeds: Iterable[int], chances: Chances) -> list[str]:
@@ -12,7 +26,7 @@ def failures_of(seeds: Iterable[int], chances: Chances) -> list[str]:
     failures = []
     for seed in seeds:
         try:
-            run_life(seed, chances)
+            whole_life(seed, chances)
         except Exception as error:  # noqa: BLE001 - whatever it is, the seed is what counts
             again = f"--seed {seed} --lives 1 --crashes {chances.crashes} --fault {chances.fault}"
             failures.append(_report(error, again))
