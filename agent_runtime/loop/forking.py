@@ -164,7 +164,7 @@ def forked(state: State, event: e.Forked, at_us: int) -> Changes:
         "alive": False,
         "crashes": 0,
         "paused": False,
-        "workspace": replace(state.workspace, path=event.path)
+        "workspace": replace(state.workspace, path=event.path, notes=event.notes)
         if state.workspace is not None and event.path
         else state.workspace,
         # The fork's sandboxes begin a record of their own.

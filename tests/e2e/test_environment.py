@@ -366,3 +366,26 @@ def test_without_a_sandbox_a_setup_is_refused(cli: CommandLine, project: Path) -
     done = cli("run", str(path), "--unsafe-no-sandbox")
     assert done.returncode == 1
     assert "cannot show its result at the places where it was made" in done.stdout + done.stderr
+
+
+@pytest.mark.long
+def test_a_fork_has_the_same_environment_in_its_own_working_copy(
+    cli: CommandLine, project: Path
+) -> None:
+    """What setup built, and its HOME, are put in again; setup does not run a second time."""
+    (project / ".gitignore").write_text("built/\n", encoding="utf-8")
+    commit(project)
+    build = "mkdir built && echo 42 > built/answer && echo kept > ~/note"
+    look = 'cat built/answer ~/note; test "$(cat built/answer)" = 42'
+    spec = task(project, look, check="grep -q 42 value.py", environment={"setup": [build]})
+    code, lines = cli.run(spec)
+    assert (code, prepared(lines)["environment"]["copied"]) == (0, ["built"]), lines[-1]
+    at = next(line["seq"] for line in lines if line["type"] == "CallIntended") - 1
+    while (done := cli("fork", lines[-1]["task_id"], "--at", str(at), "--json")).returncode == 6:
+        at -= 1
+    assert done.returncode == 0, done.stderr
+    forked = [json.loads(line) for line in done.stdout.splitlines()]
+    assert outputs(forked)[0].split() == ["42", "kept"]
+    assert not [line for line in forked if line["type"] == "EnvironmentPrepared"]
+    told = cli("diff", lines[-1]["task_id"], forked[-1]["task_id"])
+    assert "the same, but for ids, times and hashes" in told.stdout, told.stdout
