@@ -95,7 +95,7 @@ class Regained:
     def __init__(self, agents: int, killed_in: int) -> None:
         self._left: set[str] = set()
         self._agents, self._killed_in = agents, killed_in
-        self._begun = time.perf_counter()
+        self._begun, self._cpu_begun = time.perf_counter(), time.process_time()
         self._repeated: set[str] = set()
 
     async def call(self, agent: str, number: int) -> None:
@@ -107,7 +107,11 @@ class Regained:
         if number == self._killed_in + 1:
             self._left.add(agent)
             if len(self._left) == self._agents:
-                tell(seconds=time.perf_counter() - self._begun, repeated=len(self._repeated))
+                tell(
+                    seconds=time.perf_counter() - self._begun,
+                    cpu_seconds=time.process_time() - self._cpu_begun,
+                    repeated=len(self._repeated),
+                )
                 os._exit(0)
 
 

@@ -46,6 +46,7 @@ FIGURES = {
     "cpu_us_per_step": "CPU us a step",
     "live_kib_per_agent": "KiB a live agent",
     "seconds": "seconds",
+    "cpu_seconds": "CPU seconds",
 }
 
 

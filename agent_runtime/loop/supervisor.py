@@ -7,8 +7,10 @@ through the bus.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from agent_runtime.errors import (
@@ -33,6 +35,9 @@ IDLE_SECONDS = 1.0
 RELEASE_SECONDS_MAX = 10.0
 BACK_OFF_SECONDS_MAX = 60.0
 """Longest wait before a task whose driver failed is tried again; the waits double up to it."""
+STARTS_A_TURN = 100
+"""Drivers that start in one turn of the loop. Each begins with folding its log, a millisecond or
+two: a thousand tasks of a killed daemon must not keep everything else waiting."""
 TASKS_MAX = 1000
 """Tasks that one supervisor drives at the same time."""
 
@@ -96,21 +101,62 @@ class Supervisor:
         room = self._tasks_max - len(self._driven)
         if room <= 0:
             return True  # there may be some: whoever ends while one looks must not end the search
+        store = self._ports.store
+        found = [task for task in await store.claimable(room) if task not in self._driven]
+        heads = await store.heads(found)
+        # What came to nothing is left alone as long as nobody has written since.
+        fresh = [task for task in found if tried.get(task) != heads.get(task, 0)]
         started = False
-        for task_id in await self._ports.store.claimable(room):
-            if task_id in self._driven:
-                continue
-            seq = (await self._ports.store.heads([task_id])).get(task_id, 0)
-            if tried.get(task_id) == seq:
-                continue  # it came to nothing, and nobody has written since
-            try:
-                lease = await self._ports.store.claim(task_id)
-            except (LeaseHeld, NotFound):
-                continue
-            self._driven[task_id] = seq
-            started = True
-            tg.start_soon(self._drive_one, lease, tried)
+        leases = await self._claim(fresh) if fresh else []
+        for lease in leases:
+            self._driven[lease.task_id] = heads.get(lease.task_id, 0)
+        waiting = list(leases)
+        try:
+            while waiting:
+                for lease in waiting[:STARTS_A_TURN]:
+                    started = True
+                    tg.start_soon(self._drive_one, lease, tried)
+                del waiting[:STARTS_A_TURN]
+                await anyio.lowlevel.checkpoint()
+        except BaseException:
+            await self._give_back(waiting)
+            raise
         return started
+
+    async def _claim(self, task_ids: Sequence[TaskId]) -> list[Lease]:
+        """Leases of those that are free, in one transaction if the store has such.
+
+        Raises:
+            StoreUnavailable: none could be had.
+        """
+        leases: list[Lease] = []
+        unavailable: list[StoreUnavailable] = []
+
+        async def claim(task_id: TaskId) -> None:
+            try:
+                leases.append(await self._ports.store.claim(task_id))
+            except (LeaseHeld, NotFound):
+                pass
+            except StoreUnavailable as error:
+                unavailable.append(error)
+
+        try:
+            async with anyio.create_task_group() as tg:
+                for task_id in task_ids:
+                    tg.start_soon(claim, task_id)
+        except BaseException:
+            await self._give_back(leases)
+            raise
+        if unavailable and not leases:
+            raise unavailable[0]
+        return leases
+
+    async def _give_back(self, leases: Sequence[Lease]) -> None:
+        """Nobody is going to drive these: nobody else would release them."""
+        with anyio.move_on_after(RELEASE_SECONDS_MAX, shield=True):
+            for lease in leases:
+                self._driven.pop(lease.task_id, None)
+                await _release(self._ports, lease)
 
     async def _drive_one(self, lease: Lease, tried: dict[TaskId, int]) -> None:
         """The border of one task: whatever happens in it leaves the others alone."""
