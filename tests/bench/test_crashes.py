@@ -18,6 +18,7 @@ def test_what_may_happen_once_is_not_repeated_and_its_unknown_effect_is_told(
     assert seen.kept("once") and "unknown whether 'pay' (act.1) took effect" in seen.said
 
 
+@pytest.mark.long
 def test_what_can_be_looked_for_is_found_and_not_repeated(tmp_path: Path) -> None:
     """DESIGN, the effect ledger: probe."""
     seen = ours.live("probe", BETWEEN, tmp_path)

@@ -165,7 +165,12 @@ WORLDS: dict[str, Callable[[Path], AbstractAsyncContextManager[World]]] = {
 }
 
 
-@pytest.fixture(params=WORLDS)
+# It takes seconds to import.
+_SLOW = {"pydantic-ai": pytest.mark.long}
+_PARAMS = [pytest.param(name, marks=_SLOW.get(name, ())) for name in WORLDS]
+
+
+@pytest.fixture(params=_PARAMS)
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     if "pydantic" in request.param:
         pytest.importorskip("pydantic_ai")

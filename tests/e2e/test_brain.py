@@ -23,7 +23,7 @@ from tests.e2e.conftest import TESTS, CommandLine
 MODELS = {"openai": "openai/gpt-4o", "anthropic": "anthropic/claude-sonnet-4-5"}
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=["openai", pytest.param("anthropic", marks=pytest.mark.long)])
 def model(request: pytest.FixtureRequest, llmock: Any) -> str:
     """A name on each wire; llmock answers for both."""
     llmock.tool_mode("off")
@@ -85,7 +85,13 @@ def test_an_oracle_with_parallel_calls_faults_and_junk_on_the_way_is_certified(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@pytest.mark.parametrize("trouble", ["disconnect", "truncate", "malformed"])
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        "truncate",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("disconnect", "malformed")),
+    ],
+)
 async def test_a_stream_that_breaks_off_is_asked_again(
     llmock: Any, model: str, tmp_path: Path, repo: Path, fix: str, trouble: Any
 ) -> None:
@@ -152,6 +158,7 @@ def spends(llmock: Any, fix: str) -> None:
         llmock.add(Reply(text="Let me think about it. " * 120, tool_calls=(call,), times=1))
 
 
+QUICK = "edits the tests"
 LIARS: dict[str, tuple[Script, dict[str, Any], str, str]] = {
     "claims done with no edit": (claims, {}, "unverified", "check_failed"),
     "edits after the check": (edits_after_the_check, {}, "unverified", "check_failed"),
@@ -164,7 +171,10 @@ LIARS: dict[str, tuple[Script, dict[str, Any], str, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("liar", LIARS)
+@pytest.mark.parametrize(
+    "liar",
+    [name if name == QUICK else pytest.param(name, marks=pytest.mark.long) for name in LIARS],
+)
 def test_a_model_that_lies_never_makes_a_task_succeed(
     llmock: Any, cli: CommandLine, repo: Path, fix: str, liar: str
 ) -> None:
@@ -219,6 +229,7 @@ def test_a_waiting_task_goes_on_with_the_model_that_it_is_given(
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 def test_a_refused_key_and_an_unknown_model_are_told_by_show(
     llmock: Any, cli: CommandLine, repo: Path
 ) -> None:

@@ -27,7 +27,8 @@ from tests.models import talk
 from tests.models.server import Asked, Provider, Reply, answer, provider, stream
 from tests.models.talk import KEY, READ, SCHEMA, SHELL
 
-pytestmark = pytest.mark.anyio
+# The clients take many seconds to import.
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
 SYSTEM = "You mend things.\nCarefully, with “care”."
 GOAL = "Mend it: grün 🎉"
