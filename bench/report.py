@@ -20,7 +20,8 @@ HEAD = """# Benchmarks
 Written by `make bench`; do not edit. Every figure is of one run on one machine ({machine}). Each
 measurement is a fresh process; those that are compared take turns, so a ratio's two sides saw the
 same machine. A ratio is ours divided by the peer's: median (least to greatest) of {pairs} pairs.
-A row is met if its median is.
+A row is met if its median is. Where the load is above the cores, others were using the machine:
+then the ratios stand, though wider, and rows without a peer say little.
 
 Work: agents that call a no-op tool with a result of 500 bytes one step after the other, in one
 asyncio process, each step durable before the next one begins (SQLite, `synchronous=FULL`,
@@ -69,6 +70,7 @@ def machine() -> str:
             f"{os.cpu_count()} cores",
             f"{memory:.0f} GiB of memory",
             f"Python {platform.python_version()}",
+            f"load average {os.getloadavg()[1]:.1f} at the end",
             f"{short(1000 * sync_seconds())} ms for 8 KiB to reach the disk",
         )
     )
