@@ -9,7 +9,7 @@ LIVES ?= 100000
 KILLS ?= 100
 ARGS ?=
 
-.PHONY: help demo examples test test-long check sim kills pairs cheats bench crashes format clean
+.PHONY: help demo examples test test-long check sim kills pairs cheats bench crashes evals format clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -64,6 +64,9 @@ bench: $(PEERS)/.synced ## the runtime beside LangGraph, DBOS and aiosqlite, in 
 
 crashes: $(PEERS)/.synced ## one kill -9 around an effect: ours, LangGraph, DBOS, OpenAI Agents SDK, a script
 	@$(BIN)/python -m bench.crashes $(ARGS)
+
+evals: $(VENV)/.synced ## HumanEval and release pairs by a scripted oracle, or a real model (ARGS="--model NAME")
+	@$(BIN)/python -m bench.evals $(ARGS)
 
 clean: ## remove everything that make made
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
