@@ -57,11 +57,24 @@ def main() -> int:
     run = Run(directory, given.concurrency, oracle, given.model or "", given.usd_max)
     begun = time.monotonic()
     print(f"{len(todo)} tasks, {given.concurrency} at a time", flush=True)
-    with serving(oracle) if oracle else nullcontext():
-        anyio.run(run.all, todo, _Progress(len(todo)))
+    try:
+        with serving(oracle) if oracle else nullcontext():
+            anyio.run(run.all, todo, _Progress(len(todo)))
+    finally:
+        # Also of a run that was broken off: what a model was paid for is told.
+        _report(run, given, time.monotonic() - begun)
+        if given.keep:
+            print(f"store: sqlite:///{directory}/state/store.db")
+        else:
+            shutil.rmtree(directory, ignore_errors=True)
+    return exit_code(run.outcomes, given.model)
+
+
+def _report(run: Run, given: argparse.Namespace, seconds: float) -> None:
+    """As files, and in short on the terminal."""
     written = report.Report(
         outcomes=run.outcomes,
-        seconds=time.monotonic() - begun,
+        seconds=seconds,
         concurrency=given.concurrency,
         machine=_machine(),
         model=given.model or "",
@@ -73,20 +86,15 @@ def main() -> int:
     _write(given.out.with_suffix(".md"), page)
     _write(given.out.with_suffix(".json"), json.dumps(report.as_json(written), indent=1) + "\n")
     print(report.table(written))
-    print(f"{written.seconds:.0f} s; all of it: {given.out}.md, {given.out}.json")
+    print(f"{seconds:.0f} s; all of it: {given.out}.md, {given.out}.json")
     if given.page:
         _write(PAGE, page)
-    if given.keep:
-        print(f"store: sqlite:///{directory}/state/store.db")
-    else:
-        shutil.rmtree(directory, ignore_errors=True)
-    return exit_code(run.outcomes, given.model)
 
 
 def exit_code(outcomes: Sequence[Outcome], model: str | None) -> int:
     """What the run was worth, see above."""
     for one in outcomes:
-        if one.status == "waiting":
+        if one.lacks_model:
             print(f"The model cannot be asked: {one.reason}")
             return 3
     if model:

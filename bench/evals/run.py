@@ -20,6 +20,7 @@ from agent_runtime.app import open_runtime
 from agent_runtime.errors import AgentRuntimeError
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
+from agent_runtime.loop.state import lacks_brain
 from agent_runtime.runtime import Runtime
 from agent_runtime.settings import load_settings
 from agent_runtime.types import Row, TaskSpec
@@ -56,6 +57,8 @@ class Outcome:
     status: str
     grade: str = ""
     reason: str = ""
+    lacks_model: bool = False
+    """Nobody can be asked, and so it is with every other task."""
     verified: bool = False
     """`verify` found log, patch and claims to be what was written."""
     countered: int = 0
@@ -124,11 +127,13 @@ class Run:
     async def all(self, todo: Sequence[Job], told: Callable[[Outcome], None]) -> None:
         """Run all of them and say what each came to."""
         waiting = iter(todo)
-        async with open_runtime(load_settings(self._settings())) as runtime:
-            async with anyio.create_task_group() as tg:
-                for _ in range(min(self.concurrency, len(todo))):
-                    tg.start_soon(self._work, runtime, waiting, told)
-        self.not_started = sum(1 for _ in waiting)
+        try:
+            async with open_runtime(load_settings(self._settings())) as runtime:
+                async with anyio.create_task_group() as tg:
+                    for _ in range(min(self.concurrency, len(todo))):
+                        tg.start_soon(self._work, runtime, waiting, told)
+        finally:
+            self.not_started = sum(1 for _ in waiting)
 
     def _settings(self) -> dict[str, object]:
         settings: dict[str, object] = {"store": f"sqlite:///{self.directory}/state/store.db"}
@@ -153,8 +158,8 @@ class Run:
 
     def _is_over(self) -> bool:
         spent = sum(outcome.usd for outcome in self.outcomes)
-        waits = any(outcome.status == "waiting" for outcome in self.outcomes)
-        return waits or (self.usd_max is not None and spent >= self.usd_max)
+        nobody = any(outcome.lacks_model for outcome in self.outcomes)
+        return nobody or (self.usd_max is not None and spent >= self.usd_max)
 
     async def _one(self, runtime: Runtime, job: Job) -> Outcome:
         prepared = await self._prepare(job.case)
@@ -169,8 +174,10 @@ class Run:
         started = time.monotonic()
         task_id = await runtime.submit(msgspec.convert(task, TaskSpec), submitted_by="evals")
         stop = runtime.listen(task_id, lambda _: None) if job.streamed else lambda: None
-        state = await runtime.drive(task_id)
-        stop()
+        try:
+            state = await runtime.drive(task_id)
+        finally:
+            stop()
         seconds = time.monotonic() - started
         rows = await runtime.rows(task_id)
         result = await runtime.result(task_id)
@@ -182,7 +189,8 @@ class Run:
             task_id=task_id,
             status=result.status,
             grade=found.grade if found else "",
-            reason=result.reason,
+            reason=state.brain.why if state.brain and lacks_brain(state) else result.reason,
+            lacks_model=lacks_brain(state),
             verified=verified.ok,
             countered=sum(len(check.countered) for check in found.checks) if found else 0,
             steps=state.usage.steps,

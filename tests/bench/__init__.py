@@ -1,1 +1,1 @@
-"""The bench's own arithmetic, and what its crash matrix promises for the runtime."""
+"""The bench's own arithmetic, what its crash matrix promises for the runtime, and the evals."""

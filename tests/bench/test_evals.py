@@ -96,6 +96,34 @@ async def test_without_money_no_task_is_started(tmp_path: Path) -> None:
     assert (run.outcomes, run.not_started) == ([], 2)
 
 
+@pytest.mark.long
+@pytest.mark.anyio
+@on_asyncio
+async def test_a_model_is_asked_by_its_name(tmp_path: Path) -> None:
+    """Whoever it is: here the oracle, which the run knows nothing of."""
+    case, oracle = ours()[0], Oracle()
+    (tmp_path / "elsewhere").mkdir()
+    oracle.learn(case.marker, "gold", case.prepare(tmp_path / "elsewhere").scripts["gold"])
+    with serving(oracle):
+        run = Run(tmp_path, concurrency=1, model=oracle.name("gold", wire="openai"), usd_max=1.0)
+        await run.all(jobs([case], None, ()), lambda _: None)
+    [seen] = run.outcomes
+    assert (seen.answer, seen.certified, seen.wire) == (BY_MODEL, True, "")
+
+
+@pytest.mark.anyio
+@on_asyncio
+async def test_a_model_without_a_key_ends_the_run_at_its_first_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GROQ_API_KEY", raising=False)
+    run = Run(tmp_path, concurrency=1, model="groq/some-model")
+    await run.all(jobs(ours(), None, ()), lambda _: None)
+    assert [one.status for one in run.outcomes] == ["waiting"] and run.not_started == 1
+    assert "GROQ_API_KEY" in run.outcomes[0].reason
+    assert exit_code(run.outcomes, "groq/some-model") == 3
+
+
 def test_trouble_is_the_same_for_the_same_seed_and_never_too_much() -> None:
     """The third try of a turn is the last one that the runtime makes."""
     script = tuple(Move("", (("read_file", {"path": "a.py"}),)) for _ in range(3))
@@ -150,7 +178,7 @@ def test_the_exit_code_is_about_the_runtime_and_not_about_a_model() -> None:
     assert exit_code([good, bad], "") == 1
     assert exit_code([], "") == 1
     assert exit_code([replace(bad, answer=BY_MODEL)], "openai/x") == 0
-    assert exit_code([replace(bad, answer=BY_MODEL, status="waiting")], "openai/x") == 3
+    assert exit_code([replace(bad, answer=BY_MODEL, lacks_model=True)], "openai/x") == 3
 
 
 def test_the_report_names_what_did_not_end_as_it_should() -> None:
