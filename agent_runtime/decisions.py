@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from agent_runtime.errors import Conflict, UsageError
 from agent_runtime.loop import events as e
-from agent_runtime.loop import planning, prompts
+from agent_runtime.loop import intake, planning, prompts
 from agent_runtime.loop.asking import judged, visible
 from agent_runtime.loop.state import State, status_of
-from agent_runtime.messages import Message, ToolUse
-from agent_runtime.ports import Toolbox
+from agent_runtime.messages import NO_USAGE, Message, ToolUse
+from agent_runtime.ports import ModelAnswer, ModelFault, Toolbox
 from agent_runtime.types import Json, ToolInfo
 
 
@@ -63,7 +63,7 @@ def answer(
 
     Raises:
         Conflict: that decision is not open (any more); names the one that is.
-        UsageError: two calls have the same id.
+        UsageError: two calls have the same id, or no log can hold the answer.
     """
     asked = state.asking
     if asked is None or not state.asked_client or _decision_id(asked) != decision_id:
@@ -71,11 +71,17 @@ def answer(
     ids = [use.id for use in calls]
     if twice := sorted({each for each in ids if ids.count(each) > 1}):
         raise UsageError(f"calls: the id {twice[0]!r} is used twice; each call has one of its own")
+    if len(calls) > intake.CALLS_MAX:
+        raise UsageError(f"calls: {len(calls)} of them; a turn has {intake.CALLS_MAX} at most")
+    said = ModelAnswer(message=Message(role="assistant", text=text, calls=tuple(calls)))
+    taken = intake.answered(said, turn=asked.turn, reserved=(NO_USAGE, 0.0))
+    if isinstance(taken, ModelFault):
+        raise UsageError(f"the answer cannot be taken: {taken.message}")
     return e.ModelReplied(
         step_id=asked.step_id,
         turn=asked.turn,
-        text=text,
-        calls=judged(calls, state, toolbox),
+        text=taken.message.text,
+        calls=judged(taken.message.calls, state, toolbox),
         stop="calls" if calls else "end",
         model="client",
         by=by,

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import quote, quote_plus
 
+from agent_runtime.types import Json
+
 SECRET_CHARS_MIN: Final = 6
 """A shorter one would be found in every other word."""
 
@@ -70,6 +72,23 @@ class Redactor:
         return self.redact(text.encode("utf-8", "surrogateescape")).decode(
             "utf-8", "surrogateescape"
         )
+
+    def json(self, value: Json) -> Json:
+        """As `redact`, for every text and number of a JSON value; its form stays."""
+        if not self._forms:
+            return value
+        match value:
+            case str():
+                return self.text(value)
+            case dict():
+                return {self.text(key): self.json(item) for key, item in value.items()}
+            case list() | tuple():
+                return [self.json(item) for item in value]
+            case int() | float() if not isinstance(value, bool):
+                written = str(value)
+                return value if (shown := self.text(written)) == written else shown
+            case _:
+                return value
 
     def is_in(self, data: bytes) -> bool:
         """Is there any secret in it?"""

@@ -5,6 +5,8 @@ They read what the task may use and its own log; no plug-in, worker or sandbox i
 
 from __future__ import annotations
 
+import msgspec
+
 from agent_runtime.loop import codec, native, ranking
 from agent_runtime.loop import events as e
 from agent_runtime.loop.discover import usable
@@ -12,6 +14,8 @@ from agent_runtime.loop.hands import Hands
 from agent_runtime.toolkit import OUTPUT_CHARS_MAX
 from agent_runtime.types import BlobId, ToolResult
 
+REF_CHARS_MAX = 100
+"""Of a name that is none, in the answer."""
 PAGE_CHARS = OUTPUT_CHARS_MAX - 500
 """Of one `recall`: the rest is read from where it ended."""
 
@@ -42,8 +46,9 @@ async def _recall(ref: str, start: int, hands: Hands) -> ToolResult:
         return ToolResult(
             ok=False,
             kind="not_found",
-            output=f"nothing is called {ref!r}: a ref is a call of yours, such as 'work.t3.0' (the "
-            "first call of the third turn of step 'work'), as the note in its place says",
+            output=f"nothing is called {ref[:REF_CHARS_MAX]!r}: a ref is a call of yours, such as "
+            "'work.t3.0' (the first call of the third turn of step 'work'), or a turn, such as "
+            "'work.t3', as the note in its place says",
         )
     if start >= len(text) and start:
         said = f"{ref!r} has {len(text):,} characters, and nothing at {start:,}"
@@ -58,7 +63,7 @@ async def _recall(ref: str, start: int, hands: Hands) -> ToolResult:
 
 
 async def _recalled(ref: str, hands: Hands) -> str | None:
-    """The full text of a call's result or of what the brain said, from the log."""
+    """The full text of a call's result, or of a turn of the brain, from the log."""
     store, task_id = hands.ports.store, hands.lease.task_id
     found: str | None = None
     for row in await store.load(task_id):
@@ -69,11 +74,21 @@ async def _recalled(ref: str, hands: Hands) -> str | None:
                 found = output
                 if blob:
                     found = (await store.get_blob(BlobId(blob))).decode("utf-8", "replace")
-            case e.ModelReplied(step_id=step, turn=turn, text=text) if f"{step}.t{turn}" == ref:
-                found = text
+            case e.ModelReplied(step_id=step, turn=turn) as said:
+                if ref == f"{step or 'plan'}.t{turn}":
+                    found = _turn(said)
             case _:
                 pass
     return found
+
+
+def _turn(said: e.ModelReplied) -> str:
+    """What the brain said, and what it asked for: long arguments are cut when turns are folded."""
+    lines = [said.text] if said.text else []
+    for use in said.calls:
+        given = use.raw if use.arguments is None else msgspec.json.encode(use.arguments).decode()
+        lines.append(f"{use.name} {given}")
+    return "\n".join(lines)
 
 
 _TELLING = frozenset({"CallReturned", "ModelReplied"})

@@ -10,11 +10,12 @@ import logging
 from collections.abc import Mapping, Sequence
 
 import anyio
+import anyio.lowlevel
 import msgspec
 
 from agent_runtime import schema
 from agent_runtime.loop import events as e
-from agent_runtime.loop import native, planning, prompts
+from agent_runtime.loop import intake, native, planning, prompts
 from agent_runtime.loop.actions import AskModel
 from agent_runtime.loop.approvals import decision_for
 from agent_runtime.loop.budget import seconds_left
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 MODEL_SECONDS = 600.0
 """Deadline of one turn; thinking takes its time."""
+FIND_SECONDS = 60.0
+"""Deadline of finding out who thinks: at most some servers on this machine are asked."""
 
 
 async def find_brain(hands: Hands) -> Outcome:
@@ -41,11 +44,17 @@ async def find_brain(hands: Hands) -> Outcome:
             kind="none", offers=["give the task a plan: no model can be reached from here"]
         )
     try:
-        brain = await model.find(hands.state.task)
-    except Exception as error:  # the border to an adapter: it becomes data
+        with anyio.fail_after(FIND_SECONDS):
+            found = await model.find(hands.state.task)
+    except anyio.get_cancelled_exc_class():
+        # Ours goes on up. Another is the adapter's own.
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        return e.BrainFound(kind="none", offers=["looking for a model gave itself up"])
+    except (Exception, SystemExit) as error:  # the border to an adapter: it becomes data
         log.exception("looking for a model failed")
         said = f"looking for a model failed with {type(error).__name__}: {error}"
         return e.BrainFound(kind="none", offers=[said])
+    brain = intake.brain_of(found)
     return e.BrainFound(
         kind=brain.kind, models=list(brain.models), why=brain.why, offers=list(brain.offers)
     )
@@ -68,7 +77,15 @@ async def ask(action: AskModel, hands: Hands) -> Outcome:
         heard=hands.heard,
     )
     began = anyio.current_time()
-    answer = await _answered(request, hands)
+    asked = state.asking
+    answer = intake.answered(
+        await _answered(request, hands),
+        turn=action.turn,
+        reserved=(
+            intake.reserved_usage(asked.reserved_tokens, asked.output_tokens_max),
+            asked.reserved_usd,
+        ),
+    )
     seconds = round(anyio.current_time() - began, 3)
     if isinstance(answer, ModelFault):
         return e.ModelFailed(
@@ -80,9 +97,7 @@ async def ask(action: AskModel, hands: Hands) -> Outcome:
             usage=answer.usage,
             usd=answer.usd,
         )
-    message, blocks = answer.message, answer.message.blocks
-    if redactor and blocks is not None:
-        blocks = msgspec.json.decode(redactor.redact(msgspec.json.encode(blocks)))
+    message, blocks = answer.message, redactor.json(answer.message.blocks)
     return e.ModelReplied(
         step_id=action.step_id,
         turn=action.turn,
@@ -110,7 +125,10 @@ async def _answered(request: ModelRequest, hands: Hands) -> ModelAnswer | ModelF
             return await model.complete(request)
     except TimeoutError:
         return ModelFault(kind="transport", message=f"no answer within {seconds:g} s")
-    except Exception as error:  # the border to an adapter: it becomes data
+    except anyio.get_cancelled_exc_class():
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        return ModelFault(kind="internal", message="the adapter gave itself up")
+    except (Exception, SystemExit) as error:  # the border to an adapter: it becomes data
         log.exception("the model adapter failed")
         said = f"the adapter failed with {type(error).__name__}: {error}"
         return ModelFault(kind="internal", message=said)
@@ -172,13 +190,8 @@ def _redacted(uses: Sequence[ToolUse], redactor: Redactor) -> list[ToolUse]:
     return [
         msgspec.structs.replace(
             use,
-            arguments=None if use.arguments is None else _json(use.arguments, redactor),
+            arguments=redactor.json(use.arguments),
             raw=redactor.text(use.raw),
         )
         for use in uses
     ]
-
-
-def _json(value: Mapping[str, Json], redactor: Redactor) -> dict[str, Json]:
-    cleaned: dict[str, Json] = msgspec.json.decode(redactor.redact(msgspec.json.encode(value)))
-    return cleaned

@@ -61,8 +61,13 @@ def reserve(state: State, model: ModelChoice, prompt_tokens: int) -> Reservation
         return over
     limits, usage = state.task.limits, state.usage
     used = usage.tokens + usage.reserved_tokens
-    answer = min(ANSWER_TOKENS, model.output_tokens_max, limits.tokens - used - prompt_tokens)
-    if answer < ANSWER_TOKENS_MIN:
+    wanted = min(ANSWER_TOKENS, model.output_tokens_max)
+    # Prompt and answer share the context; what is left for it, if the estimate was too high, is
+    # for the provider to say.
+    wanted = max(min(wanted, model.context_tokens - prompt_tokens), min(wanted, ANSWER_TOKENS_MIN))
+    least = min(ANSWER_TOKENS_MIN, wanted)
+    answer = min(wanted, limits.tokens - used - prompt_tokens)
+    if answer < least:
         return BudgetExhausted(limit="tokens", used=used, allowed=limits.tokens)
     spent = usage.usd + usage.reserved_usd
     prompt_usd = prompt_tokens * model.input_usd_per_mtok / 1e6
@@ -70,7 +75,7 @@ def reserve(state: State, model: ModelChoice, prompt_tokens: int) -> Reservation
         affordable = (limits.usd - spent - prompt_usd) / model.output_usd_per_mtok * 1e6
         # Rounded down, so that the sum stays below the limit.
         answer = min(answer, int(affordable) - 1 if affordable > 0 else 0)
-    if answer < ANSWER_TOKENS_MIN or (prompt_usd > 0 and spent + prompt_usd > limits.usd):
+    if answer < least or (prompt_usd > 0 and spent + prompt_usd > limits.usd):
         return BudgetExhausted(limit="usd", used=round(spent, 6), allowed=limits.usd)
     usd = prompt_usd + answer * model.output_usd_per_mtok / 1e6
     return Reservation(prompt_tokens + answer, usd, answer)

@@ -286,7 +286,7 @@ def _redacted(result: ToolResult, redactor: Redactor) -> ToolResult:
         return result
     data = result.data
     if data is not None:
-        data = msgspec.json.decode(redactor.redact(msgspec.json.encode(data, enc_hook=str)))
+        data = redactor.json(msgspec.json.decode(msgspec.json.encode(data, enc_hook=str)))
     return replace(
         result,
         output=redactor.text(result.output),

@@ -8,6 +8,7 @@ the summary: it is the list of calls, made by code, so it costs nothing and cann
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice, takewhile, zip_longest
 from typing import Literal
 
 import msgspec
@@ -81,21 +82,23 @@ def _folded(messages: Sequence[Message]) -> list[Message]:
     said = [m for m in messages if m.role == "user" and m.ref != "status"]
     lines = [line for m in said if m.ref == "summary" for line in m.text.splitlines()[1:]]
     said = [m for m in said if m.ref != "summary"]
-    observed = {m.call_id: m for m in messages if m.role == "tool"}
-    for message in messages:
+    for at, message in enumerate(messages):
         if message.role != "assistant":
             continue
         if message.text.strip():
-            lines.append(f"- said: {_short(message.text)}")
-        for use in message.calls:
-            answer = observed.get(use.id)
+            name = f" ({message.ref})" if message.ref else ""
+            lines.append(f"- said{name}: {_short(message.text)}")
+        # By its place, and not by its id: servers give the same ids in every turn.
+        behind = islice(messages, at + 1, at + 1 + len(message.calls))
+        answers = takewhile(lambda m: m.role == "tool", behind)
+        for use, answer in zip_longest(message.calls, answers):
             how = "no answer" if answer is None else "failed" if answer.failed else "ok"
             name = f" ({answer.ref})" if answer is not None and answer.ref else ""
             arguments = msgspec.json.encode(use.arguments).decode() if use.arguments else use.raw
             lines.append(f"- {use.name} {_short(arguments)}: {how}{name}")
     if not lines:
         return said
-    head = "Earlier turns in short; recall shows a call's output by the name in brackets:"
+    head = "Earlier turns in short; recall shows in full what has a name in brackets:"
     return [*said, Message(role="user", text="\n".join([head, *lines]), ref="summary")]
 
 

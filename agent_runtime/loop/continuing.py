@@ -7,15 +7,16 @@ else the steps that had not ended; else what the model is told; else the checks 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from agent_runtime.errors import Conflict, UsageError
 from agent_runtime.loop import events as e
+from agent_runtime.loop.conversation import Conversation, stopped
 from agent_runtime.loop.prompts import reopening
-from agent_runtime.loop.state import Run, State, Usage, status_of
+from agent_runtime.loop.state import Run, State, StepState, Usage, status_of
 from agent_runtime.types import (
     ContinuationSpec,
     Limits,
@@ -122,6 +123,7 @@ def reopened(state: State, event: e.Continued) -> dict[str, Any]:
     """
     assert state.conclusion is not None
     ended = Run(state.seq, state.conclusion, state.usage, state.verification)
+    conversation, steps = _turns_closed(state)
     return {
         "spec": event.spec,
         "earlier": (*state.earlier, ended),
@@ -136,7 +138,7 @@ def reopened(state: State, event: e.Continued) -> dict[str, Any]:
         "plans_before": state.plan_attempts,
         "replan_reason": event.message,
         # What a person allowed was for the run that is over.
-        "steps": {k: replace(s, approval_id="", granted=None) for k, s in state.steps.items()},
+        "steps": {k: replace(s, approval_id="", granted=None) for k, s in steps.items()},
         "approvals": {},
         "expired": frozenset(),
         "worker_used": False,
@@ -150,7 +152,7 @@ def reopened(state: State, event: e.Continued) -> dict[str, Any]:
         "paused": False,
         "abort": None,
         "conversation": replace(
-            state.conversation.told(reopening(event.message, event.spec)),
+            conversation.told(reopening(event.message, event.spec)),
             model=0,
             faults=0,
             format_errors=0,
@@ -166,3 +168,17 @@ def reopened(state: State, event: e.Continued) -> dict[str, Any]:
         "cleaned": None,
         "ended": False,
     }
+
+
+def _turns_closed(state: State) -> tuple[Conversation, Mapping[str, StepState]]:
+    """What a brain had asked for and was stopped before is not run: it hears first what is new.
+
+    Providers want an observation for every call, and what did run must not be told otherwise.
+    """
+    conversation, steps = state.conversation, dict(state.steps)
+    for step_id, step in steps.items():
+        if not step.answered:
+            calls = stopped(step.turn_calls)
+            conversation = conversation.turn_ended(f"{step_id}.t{step.turn}", calls)
+            steps[step_id] = replace(step, turn_calls=calls)
+    return conversation, steps

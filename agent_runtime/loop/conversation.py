@@ -19,6 +19,8 @@ PREFIX_TOKENS = 3_500
 """Estimate of what stands before the messages: the rules, and the tools' schemas."""
 BYTES_PER_TOKEN = 3
 """Of text, on the safe side: English has four, and code somewhat less."""
+DENSEST = 4
+"""So many times fewer tokens than estimated may a text have: twelve bytes each."""
 TRAIL_MAX = 12
 """Observations that `stuck` looks at."""
 
@@ -100,6 +102,10 @@ class Conversation(msgspec.Struct, frozen=True):
         )  # fmt: skip
         return fresh.with_messages(*messages)
 
+    def asking(self, model: int) -> Conversation:
+        """From now on of this model, which may count tokens in another way than the one before."""
+        return replace(self, model=model, faults=0, measured=0, measured_tokens=0)
+
     def turn_begun(self, status: str) -> Conversation:
         """A model is asked: what waited is said, and where the task stands."""
         closing = [
@@ -136,7 +142,20 @@ class Conversation(msgspec.Struct, frozen=True):
         """Estimate of the next prompt."""
         known = self.measured_tokens if self.measured else PREFIX_TOKENS
         notes = sum(len(note) for note in self.notes) // BYTES_PER_TOKEN
-        return known + sum(map(tokens_of, self.messages[self.measured :])) + notes
+        return known + self._new_tokens() + notes
+
+    def counted(self, tokens: int) -> Conversation:
+        """A provider has counted the prompt; 0: it does not say.
+
+        A prompt only grows, and a token has so many bytes at most: a server that counts only what
+        it had not cached is not believed.
+        """
+        if not tokens or tokens < self.measured_tokens + self._new_tokens() // DENSEST:
+            return self
+        return replace(self, measured=len(self.messages), measured_tokens=tokens)
+
+    def _new_tokens(self) -> int:
+        return sum(map(tokens_of, self.messages[self.measured :]))
 
     def _unanswered(self) -> tuple[ToolUse, ...]:
         last = self.messages[-1] if self.messages else None
@@ -144,6 +163,14 @@ class Conversation(msgspec.Struct, frozen=True):
 
 
 NOT_RUN = "It was not run: the work was stopped before."
+
+
+def stopped(calls: Sequence[TurnCall]) -> tuple[TurnCall, ...]:
+    """The calls of a turn that was stopped: what has no answer was not run."""
+    return tuple(
+        call if call.answer is not None else replace(call, answer=NOT_RUN, failed=True)
+        for call in calls
+    )
 
 
 def tokens_of(message: Message) -> int:

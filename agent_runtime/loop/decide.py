@@ -336,10 +336,21 @@ def _stop(state: State) -> Events:
         return (e.TaskConcluded(status=Status.CANCELLED, reason=f"cancelled by {by}"),)
     assert state.exhausted is not None
     over = state.exhausted
-    reason = f"budget_exhausted: limits.{over.limit} is {over.allowed:g}, used {over.used:g}"
+    reason = (
+        f"budget_exhausted: limits.{over.limit} is {_amount(over.allowed)}, "
+        f"used {_amount(over.used)}"
+    )
+    if over.limit in ("tokens", "usd") and over.used < over.allowed:
+        prompt_tokens = state.conversation.prompt_tokens()
+        reason += f"; the next turn does not fit: its prompt alone has some {prompt_tokens} tokens"
     if over.limit == "crashes":
         reason = f"crash_loop: {over.used:g} owners died at the same point"
     return (e.TaskConcluded(status=Status.FAILED, reason=reason),)
+
+
+def _amount(value: float) -> str:
+    """In full: 2000000, and not 2e+06."""
+    return f"{value:.0f}" if value == int(value) else f"{value:.6g}"
 
 
 def _settle_trouble(state: State) -> Events:
@@ -376,7 +387,8 @@ def _model_recovery(state: State, fault: e.ModelFailed) -> tuple[recovery.Choice
         fault,
         faults=conversation.faults,
         another=conversation.model + 1 < len(models),
-        shrinks=shorter is not None and conversation.faults == 1,
+        # Each time it is a fifth shorter at least, so that this has an end.
+        shrinks=shorter is not None,
     )
     if shorter is None or choice.strategy is not Strategy.RETRY:
         return choice, ()

@@ -526,7 +526,7 @@ def _other_model(state: State, event: e.RecoveryChosen) -> dict[str, Any]:
     conversation = state.conversation
     if event.strategy != "alternative":
         return {}
-    return {"conversation": replace(conversation, model=conversation.model + 1, faults=0)}
+    return {"conversation": conversation.asking(conversation.model + 1)}
 
 
 def _timer(state: State, event: e.TimerFired) -> dict[str, Any]:

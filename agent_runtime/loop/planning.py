@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final
 
 import msgspec
@@ -20,6 +21,8 @@ SMALL_GOAL_CHARS = 800
 """A goal of that length, with its objectives given, needs no plan: one step does."""
 STEPS_MAX = 20
 OBJECTIVES_MAX = 10
+DEPTH_MAX = 100
+"""Of brackets in brackets: how deep JSON can be read hangs on the stack, and a fold must not."""
 
 _ID: Final = {"type": "string", "minLength": 1, "maxLength": 40}
 SCHEMA: Final[Mapping[str, Json]] = {
@@ -77,8 +80,11 @@ def proposal(text: str, task: TaskSpec, taken: Collection[str]) -> Proposal | li
 
     `taken` are ids of earlier steps. Given objectives are never replaced by a model's.
     """
+    found = _object_in(text)
+    if _depth(found) > DEPTH_MAX:
+        return ["the answer is nested too deeply: a plan is an object with three lists"]
     try:
-        said = msgspec.json.decode(_object_in(text))
+        said = msgspec.json.decode(found)
     except msgspec.DecodeError as error:
         return [f"the answer is no JSON object: {error}"]
     if problems := schema.check(said, SCHEMA):
@@ -105,11 +111,17 @@ def proposal(text: str, task: TaskSpec, taken: Collection[str]) -> Proposal | li
 
 def _object_in(text: str) -> str:
     """Models like to put JSON into a fenced block, with a sentence before it."""
-    fenced = re.search(r"```(?:json)?\s*(\{.*\})\s*```", text, re.DOTALL)
-    if fenced:
-        return fenced[1]
-    start, end = text.find("{"), text.rfind("}")
+    fence = re.search(r"```(?:json)?\s*\{", text)
+    start = fence.end() - 1 if fence else text.find("{")
+    close = text.rfind("```") if fence else -1
+    end = text.rfind("}", 0, close) if close > start else text.rfind("}")
     return text[start : end + 1] if 0 <= start < end else text
+
+
+def _depth(text: str) -> int:
+    """Brackets that are open at once at most, those in texts included."""
+    signs = (1 if sign[0] in "[{" else -1 for sign in re.finditer(r"[\[\]{}]", text))
+    return max(accumulate(signs), default=0)
 
 
 def _step_problems(steps: Sequence[StepSpec], taken: Collection[str]) -> list[str]:

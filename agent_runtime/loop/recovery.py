@@ -58,7 +58,8 @@ MODEL_RULES: Mapping[str, str] = {
     "overload": "three more tries after 1, 2 and 4 s; then the next model",
     "transport": "as overload",
     "truncated": "as overload",
-    "context": "the conversation is compacted, once; then the next model",
+    "context": "the conversation is compacted, if that makes it really shorter; else the next "
+    "model",
     "auth": "the next model",
     "not_found": "the next model",
     "bad_request": "the next model",

@@ -30,7 +30,7 @@ from agent_runtime.types import (
 # Structs, not dataclasses: an event costs one `replace` of the state and one of a step; msgspec's
 # is some twenty times faster than the one of `dataclasses`, and a snapshot is one call.
 
-FOLD_VERSION = 4
+FOLD_VERSION = 5
 """Of the folded state's shape: a snapshot with another number is dropped."""
 
 

@@ -49,7 +49,7 @@ def brain_found(state: State, event: e.BrainFound) -> Changes:
     return {
         "brain": event,
         "brain_epoch": state.epoch,
-        "conversation": replace(conversation, model=0, faults=0),
+        "conversation": conversation.asking(0),
     }
 
 
@@ -117,12 +117,7 @@ def replied(state: State, event: e.ModelReplied, at_us: int) -> Changes:
         provider=event.provider,
         ref=f"{event.step_id or 'plan'}.t{event.turn}",
     )
-    if event.usage.input:
-        conversation = replace(
-            conversation,
-            measured=len(conversation.messages),
-            measured_tokens=event.usage.input,
-        )
+    conversation = conversation.counted(event.usage.input)
     conversation = replace(conversation.with_messages(message), faults=0)
     changes: Changes = {
         "asking": None,
