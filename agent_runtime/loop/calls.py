@@ -326,7 +326,7 @@ async def _returned(
     returned = e.CallReturned(
         call_id=intent.call_id,
         ok=result.ok,
-        output=output.encode("utf-8", "replace").decode(),
+        output=_unicode(output),
         exit=result.exit,
         kind=result.kind or ("" if result.ok else "failed"),
         output_blob=blob_id,
@@ -338,6 +338,15 @@ async def _returned(
         sandbox=sandbox,
     )
     return returned, blobs
+
+
+def _unicode(text: str) -> str:
+    """`text` itself, unless it holds what no log can store."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
 
 
 async def _tool_call(action: RunCall, intent: e.CallIntended, hands: Hands) -> ToolCall:

@@ -16,6 +16,7 @@ from agent_runtime.loop.outcomes import CallPrepared
 from agent_runtime.loop.perform import perform
 from agent_runtime.loop.ready import ready_call
 from agent_runtime.loop.state import State
+from agent_runtime.loop.stopping import Stop
 from agent_runtime.ports import Ports
 from agent_runtime.types import Lease, Phase
 
@@ -23,7 +24,7 @@ COMMIT_SECONDS_MAX = 60.0
 """How long a commit may take although its task is being cancelled: lock waits and retries."""
 
 
-async def drive(lease: Lease, ports: Ports, stop: anyio.Event | None = None) -> State:
+async def drive(lease: Lease, ports: Ports, stop: Stop | None = None) -> State:
     """Drive one task until it ends, waits or is paused, or `stop` is set; return its last state.
 
     When `stop` is set, running calls are stopped and `Interrupted` says that it was on purpose.
@@ -34,7 +35,7 @@ async def drive(lease: Lease, ports: Ports, stop: anyio.Event | None = None) -> 
     journal = Journal(lease, ports.store, ports.clock, ports.bus)
     await journal.open()
     async with Hands(journal, ports) as hands:
-        await _Loop(journal, hands, stop or anyio.Event()).run()
+        await _Loop(journal, hands, stop or Stop()).run()
     return journal.state
 
 
@@ -45,7 +46,7 @@ _BEFORE_CALLS = (Phase.ANALYZE_REQUIREMENTS, Phase.TOOL_DISCOVERY, Phase.PLANNIN
 class _Loop:
     """The actions of one task that are going on."""
 
-    def __init__(self, journal: Journal, hands: Hands, stop: anyio.Event) -> None:
+    def __init__(self, journal: Journal, hands: Hands, stop: Stop) -> None:
         self._journal, self._hands, self._stop = journal, hands, stop
         self._running: dict[str, anyio.CancelScope] = {}
         self._changed = anyio.Event()
@@ -54,9 +55,9 @@ class _Loop:
     async def run(self) -> None:
         journal = self._journal
         unsubscribe = self._hands.ports.bus.subscribe(journal.lease.task_id, self._heard)
+        deaf = self._stop.subscribe(self._wake)
         try:
             async with anyio.create_task_group() as tg:
-                tg.start_soon(self._await_stop)
                 while True:
                     self._changed = anyio.Event()
                     if self._outside:
@@ -81,6 +82,7 @@ class _Loop:
                         break
                 tg.cancel_scope.cancel()
         finally:
+            deaf()
             unsubscribe()
         if self._stop.is_set() and journal.state.alive:
             await journal.commit(e.Interrupted(reason="stopped by its owner"))
@@ -132,8 +134,7 @@ class _Loop:
         new = [action for key, action in wanted.items() if key not in self._running]
         return new[0] if len(new) == 1 else None
 
-    async def _await_stop(self) -> None:
-        await self._stop.wait()
+    def _wake(self) -> None:
         self._changed.set()
 
     def _heard(self, seq: int) -> None:

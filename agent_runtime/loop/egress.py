@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import anyio
 
@@ -96,7 +97,10 @@ class EgressLog:
         self._waiting: list[_Batch] = []
         self._running: dict[str, None] = {}
         self._ears: dict[str, Callable[[EgressRecord], None]] = {}
-        self._lock = anyio.Lock()
+
+    @cached_property
+    def _lock(self) -> anyio.Lock:
+        return anyio.Lock()  # made when something is first heard
 
     def hear(self, source: str = "") -> Callable[[EgressRecord], None]:
         """A callback for `SandboxSpec.egress_heard` of one sandbox, whose owner must be the task.

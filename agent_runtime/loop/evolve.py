@@ -373,8 +373,15 @@ def _returned(state: State, event: e.CallReturned) -> dict[str, Any]:
     }
     if state.steps[step_id].spec.tool is None:
         return {**_observed(state, event, call), **done}
+    # What is as it should be needs no reason: the output is kept once.
+    told = not event.ok or state.steps[step_id].spec.expect is not None
     result = Result(
-        event.ok, event.output, event.exit, event.kind, _brief(event.output), tuple(event.paths)
+        event.ok,
+        event.output,
+        event.exit,
+        event.kind,
+        _brief(event.output) if told else "",
+        tuple(event.paths),
     )
     return {**moved(state, step_id, event, StepStatus.EVALUATING, result=result), **done}
 

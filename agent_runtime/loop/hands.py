@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
+from functools import cached_property
 from types import TracebackType
 
 import anyio
@@ -54,14 +55,21 @@ class Hands:
         self._journal = journal
         journal.held_up = self.hold
         self._session: SandboxSession | None = None
-        self._lock = anyio.Lock()
         self._prestarted = False
-        self._holds: set[str] = set()
+        self._holds: frozenset[str] = frozenset()
         """Why the sandbox stands still; empty: it does not."""
-        self._toolbelts: set[str] = set()
-        self._toolbelts_lock = anyio.Lock()
+        self._toolbelts: frozenset[str] = frozenset()
         self._secrets: Mapping[str, str] = {}
         self._redactor: Redactor | None = None
+
+    # Made when they are first needed: a waiting task holds neither, and an unused one is 700 bytes.
+    @cached_property
+    def _lock(self) -> anyio.Lock:
+        return anyio.Lock()
+
+    @cached_property
+    def _toolbelts_lock(self) -> anyio.Lock:
+        return anyio.Lock()
 
     @property
     def state(self) -> State:
@@ -107,7 +115,7 @@ class Hands:
             await self.end_worker()
             for toolbelt in sorted(self._toolbelts):
                 await self.ports.toolbox.deactivate(toolbelt)
-            self._toolbelts.clear()
+            self._toolbelts = frozenset()
 
     async def worker(self) -> SandboxSession:
         """The task's live worker, started if there is none. Raises `SandboxUnavailable`."""
@@ -140,7 +148,7 @@ class Hands:
     async def hold(self, reason: str, held: bool) -> None:
         """Freeze the task's sandbox while any reason holds it; thaw it when the last is gone."""
         stood_still = bool(self._holds)
-        (self._holds.add if held else self._holds.discard)(reason)
+        self._holds = self._holds | {reason} if held else self._holds - {reason}
         if self._session is not None and stood_still != bool(self._holds):
             await (self._session.freeze() if held else self._session.thaw())
 
@@ -269,7 +277,7 @@ class Hands:
             if toolbelt in self._toolbelts:
                 return []
             names = await self.ports.toolbox.activate(toolbelt)
-            self._toolbelts.add(toolbelt)
+            self._toolbelts |= {toolbelt}
             return list(names)
 
     async def clean_up(self) -> list[str]:
@@ -287,7 +295,7 @@ class Hands:
                 await self.ports.toolbox.deactivate(toolbelt)
             except (AgentRuntimeError, OSError) as error:
                 problems.append(f"toolbelt {toolbelt!r}: {error}")
-        self._toolbelts.clear()
+        self._toolbelts = frozenset()
         if self.state.task.workspace is not None:
             try:
                 await self.ports.workspaces.close(task_id)

@@ -23,6 +23,7 @@ from agent_runtime.errors import (
 )
 from agent_runtime.loop.driver import drive
 from agent_runtime.loop.state import State, status_of
+from agent_runtime.loop.stopping import Stop
 from agent_runtime.ports import Ports
 from agent_runtime.types import Lease, Status, TaskId
 
@@ -50,7 +51,7 @@ class Supervisor:
         self._tasks_max = tasks_max
         self._driven: dict[TaskId, int] = {}
         self._failures: dict[TaskId, int] = {}
-        self.stop = anyio.Event()
+        self.stop = Stop()
         """Set it to stop gracefully: calls are stopped, `Interrupted` is stored."""
 
     async def run_task(self, task_id: TaskId) -> State:

@@ -15,6 +15,7 @@ from agent_runtime.loop.evolve import fold
 from agent_runtime.loop.journal import append_fact
 from agent_runtime.loop.replay import replay
 from agent_runtime.loop.state import State
+from agent_runtime.loop.stopping import Stop
 from agent_runtime.loop.submission import submit
 from agent_runtime.ports import ModelAnswer, ModelFault, ModelFaultKind, Ports
 from agent_runtime.stores.memory import MemoryStore, SharedMemory
@@ -159,7 +160,7 @@ class Bench:
         await self.submit(spec)
         return await self.drive()
 
-    async def drive(self, *, stop: anyio.Event | None = None, **others: Any) -> State:
+    async def drive(self, *, stop: Stop | None = None, **others: Any) -> State:
         """Claim, drive and release, in a process of its own."""
         store = self.store()
         lease = await store.claim(TASK)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import anyio
 import msgspec
 import pytest
 
@@ -12,6 +11,7 @@ from agent_runtime.loop import events as e
 from agent_runtime.loop.continuing import continuation, earlier_steps
 from agent_runtime.loop.journal import append_fact
 from agent_runtime.loop.state import State, status_of
+from agent_runtime.loop.stopping import Stop
 from agent_runtime.stores.memory import MemoryStore
 from agent_runtime.testing import says
 from agent_runtime.types import (
@@ -58,7 +58,7 @@ async def go_on(bench: Bench, wish: ContinuationSpec) -> State:
 
 async def drive_until_asked(bench: Bench) -> State:
     """Stop the driver when somebody is asked: nobody answers on virtual time."""
-    stop = anyio.Event()
+    stop = Stop()
 
     async def look(rows: Sequence[Row]) -> None:
         if any(row.type == "ApprovalRequested" for row in rows):

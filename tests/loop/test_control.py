@@ -8,6 +8,7 @@ import pytest
 from agent_runtime.loop import budget, codec
 from agent_runtime.loop import events as e
 from agent_runtime.loop.state import status_of
+from agent_runtime.loop.stopping import Stop
 from agent_runtime.types import Effect, Phase, Row, Status
 from tests.loop.harness import FOREVER, NO, Answer, Bench, Script, step, task
 
@@ -192,14 +193,14 @@ async def test_a_task_that_is_paused_in_a_call_can_be_cancelled() -> None:
 async def _stopped(bench: Bench, times: int, seconds: float = 10) -> None:
     """Owners that stop gracefully, one after the other."""
     for _ in range(times):
-        stop = anyio.Event()
+        stop = Stop()
         async with anyio.create_task_group() as tg:
             tg.start_soon(_set_after, stop, seconds)
             await bench.drive(stop=stop)
         assert not bench.sandbox.live, "nothing is alive after a graceful stop"
 
 
-async def _set_after(stop: anyio.Event, seconds: float) -> None:
+async def _set_after(stop: Stop, seconds: float) -> None:
     await anyio.sleep(seconds)
     stop.set()
 

@@ -19,6 +19,7 @@ from agent_runtime.errors import (
 from agent_runtime.loop import events as e
 from agent_runtime.loop.driver import drive
 from agent_runtime.loop.journal import APPEND_TRIES, Journal, append_fact
+from agent_runtime.loop.stopping import Stop
 from agent_runtime.ports import SandboxLimits, SandboxSession, SandboxSpec
 from agent_runtime.sandboxes.pool import Pool
 from agent_runtime.stores.memory import MemoryStore
@@ -522,7 +523,7 @@ async def test_a_worker_that_nobody_needed_is_ended_with_its_task() -> None:
             live.discard(owner_id)
 
     await bench.submit(task(step("a", "look")))
-    stop = anyio.Event()
+    stop = Stop()
 
     async def see(rows: Sequence[Row]) -> None:
         if any(row.type == "CallReturned" for row in rows):

@@ -15,6 +15,7 @@ from agent_runtime.loop.driver import drive
 from agent_runtime.loop.evolve import evolve, fold
 from agent_runtime.loop.replay import replay
 from agent_runtime.loop.state import State, status_of
+from agent_runtime.loop.stopping import Stop
 from agent_runtime.loop.stories import partings
 from agent_runtime.messages import Brain, ModelChoice
 from agent_runtime.testing import ScriptedModel
@@ -386,7 +387,7 @@ async def test_a_pending_approval_is_asked_for_again_and_a_granted_one_is_not_th
     """An approval is for one call of one task."""
     bench = Bench(pay := Script("pay", Effect.ONCE))
     await bench.submit(task(step("a", "pay"), policy={"approvals": {"pay": "ask"}}))
-    stop = anyio.Event()
+    stop = Stop()
 
     async def look(rows: Sequence[Any]) -> None:
         if any(row.type == "ApprovalRequested" for row in rows):

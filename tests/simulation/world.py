@@ -36,6 +36,7 @@ from agent_runtime.loop.driver import drive
 from agent_runtime.loop.evolve import fold
 from agent_runtime.loop.journal import append_fact
 from agent_runtime.loop.state import State, status_of
+from agent_runtime.loop.stopping import Stop
 from agent_runtime.loop.submission import submit
 from agent_runtime.messages import Brain, Message, ModelChoice, ModelUsage, ToolUse
 from agent_runtime.ports import (
@@ -151,7 +152,7 @@ class World:
         self.sessions: set[WorldSession] = set()
         self.slow = set(self.scene.slow)
         self.verifications = 0
-        self.stop = anyio.Event()
+        self.stop = Stop()
         self.continuations_left = 2
         self.wishes = list(self.scene.wishes)
         self.snapshot_events = self.rng.choice([4, 500]) if self.random else 500
@@ -254,7 +255,7 @@ class World:
 
     async def _one_owner(self) -> State | None:
         store = FaultyStore(self)
-        self.dead, self.owner, self.stop = False, self.owner + 1, anyio.Event()
+        self.dead, self.owner, self.stop = False, self.owner + 1, Stop()
         state: State | None = None
         try:
             lease = await store.claim(TASK)
