@@ -87,8 +87,15 @@ def _report(run: Run, given: argparse.Namespace, seconds: float) -> None:
     _write(given.out.with_suffix(".json"), json.dumps(report.as_json(written), indent=1) + "\n")
     print(report.table(written))
     print(f"{seconds:.0f} s; all of it: {given.out}.md, {given.out}.json")
-    if given.page:
+    if _is_whole(given) and not run.not_started and not given.no_page:
         _write(PAGE, page)
+        print(f"written: {PAGE.relative_to(runs.ROOT)}")
+
+
+def _is_whole(given: argparse.Namespace) -> bool:
+    """Everything by the oracle, with nothing on the way: what the docs show."""
+    narrowed = given.suite or given.names or given.limit or given.answers or given.model
+    return not narrowed and not given.trouble and given.wire == "both"
 
 
 def exit_code(outcomes: Sequence[Outcome], model: str | None) -> int:
@@ -162,7 +169,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--concurrency", type=_count, default=CONCURRENCY, help="tasks at a time")
     parser.add_argument("--priced-as", default=PRICED_AS, help="whose list prices are shown")
     parser.add_argument("--out", type=Path, default=OUT, help="path of the report, no suffix")
-    parser.add_argument("--page", action="store_true", help=f"also write docs/{PAGE.name}")
+    parser.add_argument("--no-page", action="store_true", help=f"leave docs/{PAGE.name} alone")
     parser.add_argument("--keep", action="store_true", help="keep the store, and say where it is")
     return parser.parse_args()
 
