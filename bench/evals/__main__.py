@@ -83,8 +83,8 @@ def _report(run: Run, given: argparse.Namespace, seconds: float) -> None:
         trouble=TROUBLE if given.trouble else "",
     )
     page = report.markdown(written)
-    _write(given.out.with_suffix(".md"), page)
-    _write(given.out.with_suffix(".json"), json.dumps(report.as_json(written), indent=1) + "\n")
+    _write(Path(f"{given.out}.md"), page)
+    _write(Path(f"{given.out}.json"), json.dumps(report.as_json(written), indent=1) + "\n")
     print(report.table(written))
     print(f"{seconds:.0f} s; all of it: {given.out}.md, {given.out}.json")
     if _is_whole(given) and not run.not_started and not given.no_page:
@@ -168,7 +168,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--usd-max", type=float, help="start no task after that much is spent")
     parser.add_argument("--concurrency", type=_count, default=CONCURRENCY, help="tasks at a time")
     parser.add_argument("--priced-as", default=PRICED_AS, help="whose list prices are shown")
-    parser.add_argument("--out", type=Path, default=OUT, help="path of the report, no suffix")
+    parser.add_argument("--out", type=Path, default=OUT, help="the report, without .md and .json")
     parser.add_argument("--no-page", action="store_true", help=f"leave docs/{PAGE.name} alone")
     parser.add_argument("--keep", action="store_true", help="keep the store, and say where it is")
     return parser.parse_args()

