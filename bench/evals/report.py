@@ -50,6 +50,7 @@ NOTES = """
 - A real model, with its key: `make evals ARGS="--model anthropic/NAME --usd-max 5 --limit 20"`.
 """
 FAILURES_MAX = 50
+LISTED_MAX = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,8 @@ def markdown(report: Report) -> str:
     parts = [head, who, trouble, table(report)]
     if report.not_started:
         parts.append(f"\n{report.not_started} tasks were not started.\n")
-    parts += [_ends(report), _failures(report), _faults(report), _phases(report)]
+    parts += [_ends(report), _failures(report), _faults(report)]
+    parts += [_one_by_one(report), _phases(report)]
     return "".join(parts) + NOTES.format(priced_as=f"`{report.priced_as}`")
 
 
@@ -188,6 +190,32 @@ def _failures(report: Report) -> str:
     if len(them) > FAILURES_MAX:
         lines.append(f"\nand {len(them) - FAILURES_MAX} more.")
     return "\n".join(lines) + "\n"
+
+
+def _one_by_one(report: Report) -> str:
+    """The cases of suites that have few of them, with each of their answers."""
+    parts = []
+    for suite in sorted({one.suite for one in report.outcomes}):
+        them = [one for one in _sorted(report.outcomes) if one.suite == suite]
+        names = list(dict.fromkeys(one.name for one in them))
+        answers = [answer for of, answer in grouped(them) if of == suite]
+        if len(names) > LISTED_MAX:
+            continue
+        found = {(one.name, one.answer): one for one in them}
+        lines = [f"\n## {suite}, one by one\n", f"| task | {' | '.join(answers)} |",
+                 "|---|" + "---|" * len(answers)]  # fmt: skip
+        for name in names:
+            cells = [_short(found.get((name, answer))) for answer in answers]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+        parts.append("\n".join(lines) + "\n")
+    return "".join(parts)
+
+
+def _short(one: Outcome | None) -> str:
+    if one is None:
+        return "-"
+    grade = f" {one.grade}" if one.grade else ""
+    return f"{one.status}{grade}, {one.turns} turns, {one.seconds:.0f} s"
 
 
 def _faults(report: Report) -> str:

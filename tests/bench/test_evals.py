@@ -196,6 +196,8 @@ def test_the_report_names_what_did_not_end_as_it_should() -> None:
     assert "| s 1 gold | failed  | 0 | 0.000 | budget_exhausted: a \\| b |" in page
     assert "| s | stub | unverified | - | check_failed | 1 |" in page
     assert "asked again: 2 rate" in page and "3 tasks were not started" in page
+    assert "## s, one by one" in page
+    assert "| 1 | failed, 0 turns, 0 s | unverified, 0 turns, 0 s |" in page
     suites = json.loads(json.dumps(report.as_json(told)))["suites"]
     assert [(one["tasks"], one["certified"]) for one in suites] == [(2, 1), (1, 0)]
 
