@@ -60,6 +60,8 @@ def main() -> int:
     try:
         with serving(oracle) if oracle else nullcontext():
             anyio.run(run.all, todo, _Progress(len(todo)))
+    except KeyboardInterrupt:
+        return 130
     finally:
         # Also of a run that was broken off: what a model was paid for is told.
         _report(run, given, time.monotonic() - begun)
@@ -79,7 +81,7 @@ def _report(run: Run, given: argparse.Namespace, seconds: float) -> None:
         machine=_machine(),
         model=given.model or "",
         priced_as=given.priced_as,
-        not_started=run.not_started,
+        left=run.left,
         trouble=TROUBLE if given.trouble else "",
     )
     page = report.markdown(written)
@@ -87,7 +89,7 @@ def _report(run: Run, given: argparse.Namespace, seconds: float) -> None:
     _write(Path(f"{given.out}.json"), json.dumps(report.as_json(written), indent=1) + "\n")
     print(report.table(written))
     print(f"{seconds:.0f} s; all of it: {given.out}.md, {given.out}.json")
-    if _is_whole(given) and not run.not_started and not given.no_page:
+    if _is_whole(given) and not run.left and not given.no_page:
         _write(PAGE, page)
         print(f"written: {PAGE.relative_to(runs.ROOT)}")
 

@@ -45,6 +45,8 @@ NOTES = """
 - The oracle's tokens are estimated (four bytes a token; all that stood before its last answer is
   cached), and a server on this machine costs nothing. *At list prices* is what the same tokens
   would have cost with {priced_as}.
+- `make evals ARGS=--trouble` puts 429 with retry-after, 529, cut answers and streams, connections
+  without an answer and junk arguments in the way; the same tasks must then be certified.
 - HumanEval is small and in every model's training data: with a real model it shows that the runtime
   works and what a task costs, and hardly what the model can do.
 - A real model, with its key: `make evals ARGS="--model anthropic/NAME --usd-max 5 --limit 20"`.
@@ -64,7 +66,7 @@ class Report:
     model: str
     """Empty: the oracle."""
     priced_as: str
-    not_started: int = 0
+    left: int = 0
     trouble: str = ""
     """What was put in the way, in words."""
 
@@ -78,7 +80,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "trouble": report.trouble,
         "concurrency": report.concurrency,
         "seconds": round(report.seconds, 1),
-        "not_started": report.not_started,
+        "left": report.left,
         "suites": [
             {
                 "suite": suite,
@@ -114,8 +116,8 @@ def markdown(report: Report) -> str:
     who = BY_A_MODEL.format(model=report.model) if report.model else BY_ORACLE
     trouble = f"\n{report.trouble}\n" if report.trouble else ""
     parts = [head, who, trouble, table(report)]
-    if report.not_started:
-        parts.append(f"\n{report.not_started} tasks were not started.\n")
+    if report.left:
+        parts.append(f"\n{report.left} tasks were not started, or not finished.\n")
     parts += [_ends(report), _failures(report), _faults(report)]
     parts += [_one_by_one(report), _phases(report)]
     return "".join(parts) + NOTES.format(priced_as=f"`{report.priced_as}`")

@@ -119,8 +119,8 @@ class Run:
     seconds_max: float = 1800.0
     """Of one task."""
     outcomes: list[Outcome] = field(default_factory=list)
-    not_started: int = 0
-    """Tasks that were left when the money was spent, or when no model was there."""
+    left: int = 0
+    """Tasks without an outcome: the money was spent, no model was there, or it was broken off."""
     _prepared: dict[str, Prepared] = field(default_factory=dict)
     _locks: dict[str, anyio.Lock] = field(default_factory=dict)
 
@@ -133,7 +133,7 @@ class Run:
                     for _ in range(min(self.concurrency, len(todo))):
                         tg.start_soon(self._work, runtime, waiting, told)
         finally:
-            self.not_started = sum(1 for _ in waiting)
+            self.left = len(todo) - len(self.outcomes)
 
     def _settings(self) -> dict[str, object]:
         settings: dict[str, object] = {"store": f"sqlite:///{self.directory}/state/store.db"}

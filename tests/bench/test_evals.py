@@ -91,7 +91,7 @@ async def test_faults_on_the_way_cost_time_and_no_certificate(tmp_path: Path) ->
 async def test_without_money_no_task_is_started(tmp_path: Path) -> None:
     run = Run(tmp_path, concurrency=2, model="http://127.0.0.1:9/v1#nobody", usd_max=0.0)
     await run.all(jobs(ours(), None, ()), lambda _: None)
-    assert (run.outcomes, run.not_started) == ([], 2)
+    assert (run.outcomes, run.left) == ([], 2)
 
 
 @pytest.mark.long
@@ -117,7 +117,7 @@ async def test_a_model_without_a_key_ends_the_run_at_its_first_task(
     monkeypatch.delenv("GROQ_API_KEY", raising=False)
     run = Run(tmp_path, concurrency=1, model="groq/some-model")
     await run.all(jobs(ours(), None, ()), lambda _: None)
-    assert [one.status for one in run.outcomes] == ["waiting"] and run.not_started == 1
+    assert [one.status for one in run.outcomes] == ["waiting"] and run.left == 1
     assert "GROQ_API_KEY" in run.outcomes[0].reason
     assert exit_code(run.outcomes, "groq/some-model") == 3
 
@@ -187,7 +187,7 @@ def test_the_report_names_what_did_not_end_as_it_should() -> None:
             outcome("stub", "unverified", reason="check_failed: tests"),
         ],
         seconds=1.0, concurrency=2, machine="a machine", model="",
-        priced_as="anthropic/claude-sonnet-4-5", not_started=3,
+        priced_as="anthropic/claude-sonnet-4-5", left=3,
     )  # fmt: skip
     page = report.markdown(told)
     assert "| s | gold | 2 | **1** |" in page and "| s | stub | 1 | **0** |" in page
