@@ -20,6 +20,7 @@ from anyio.abc import TaskGroup
 from msgspec import structs
 
 from agent_runtime.bus import LocalBus
+from agent_runtime.decisions import answer, open_decision
 from agent_runtime.errors import (
     Conflict,
     DeadlineExceeded,
@@ -162,6 +163,7 @@ class World:
         """What the sandboxes' own record has: it outlives every owner."""
         self.tools = world_tools(self)
         self.workspaces = WorldWorkspaces(self)
+        self.toolbox = WorldToolbox(self)
 
     @property
     def spec(self) -> TaskSpec:
@@ -217,7 +219,7 @@ class World:
             store=store,
             clock=self.clock,
             bus=store.bus,
-            toolbox=WorldToolbox(self),
+            toolbox=self.toolbox,
             sandbox=WorldSandbox(self),
             workspaces=self.workspaces,
             verifier=FakeVerifier(self.workspaces, self._judge, self.point),
@@ -300,7 +302,9 @@ class World:
             state = folded(await outside.load(TASK))
             if state.ended or state.conclusion:
                 continue
-            if state.approvals and dice < 0.9:
+            if state.asked_client:
+                await self._decide(store)
+            elif state.approvals and dice < 0.9:
                 approves = self.rng.random() < 0.7 if self.random else not self.scene.denies
                 await self._say(_answer(state, approves=approves), store)
             elif self.random and dice < 0.02:
@@ -349,6 +353,40 @@ class World:
         await append_fact(MemoryStore(self.shared), self.clock, LocalBus(), TASK, make)
         self.account.facts.append(fact)
 
+    async def _decide(self, store: "FaultyStore | None" = None) -> None:
+        """A connected client answers its open decision, and no other one, once."""
+        said: list[e.OutsideFact] = []
+
+        def make(state: State) -> e.OutsideFact:
+            asked = open_decision(state, self.toolbox)
+            if asked is None:
+                raise Conflict("it is not the client's turn")
+            messages = self.account.asked[-1:] != [asked.messages] and [asked.messages]
+            self.account.asked += messages or []
+            turns = sum(m.role == "assistant" for m in asked.messages)
+            message = self.scene.answers[min(turns, len(self.scene.answers) - 1)].message
+            said.append(self._reply(state, asked.decision_id, message))
+            for other in ("work.t999", "plan.t1", ""):
+                try:
+                    self._reply(state, other, message)
+                except Conflict:
+                    continue
+                self.blame(f"a client has answered {other!r}, which is not open")
+            return said[-1]
+
+        try:
+            await append_fact(MemoryStore(self.shared), self.clock, LocalBus(), TASK, make)
+        except Conflict:
+            return
+        self.account.facts.append(said[-1])
+        if store is not None:
+            store.announce()
+
+    def _reply(self, state: State, decision_id: str, message: Message) -> e.ModelReplied:
+        return answer(
+            state, self.toolbox, decision_id, text=message.text, calls=message.calls, by="ide"
+        )
+
     def _now(self) -> float:
         return anyio.current_time()
 
@@ -371,6 +409,8 @@ class World:
         status, _ = status_of(state)
         if state.paused:
             await self._say(e.ResumeRequested(by="world"))
+        elif state.asked_client:
+            await self._decide()
         elif status is Status.RUNNING:
             return  # somebody has answered meanwhile: it goes on
         elif state.approvals:
@@ -650,6 +690,8 @@ class WorldModel:
     async def find(self, task: TaskSpec) -> Brain:
         if task.model is None:
             return Brain(kind="none", offers=("name a model",))
+        if task.model == "client":
+            return Brain(kind="client")
         return Brain(kind="model", models=MODELS)
 
     async def complete(self, request: ModelRequest) -> ModelAnswer | ModelFault:
