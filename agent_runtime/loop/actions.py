@@ -116,13 +116,14 @@ class WaitTimer:
 
 @dataclass(frozen=True, slots=True)
 class FindBrain:
-    """Find out who can think for the task."""
+    """Find out who can think for the task, which names `model` or none."""
 
     epoch: int
+    model: str | None
 
     @property
     def key(self) -> str:
-        return f"brain:{self.epoch}"
+        return f"brain:{self.epoch}:{self.model or ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +217,7 @@ def next_actions(state: State) -> tuple[Action, ...]:
         case Phase.TOOL_DISCOVERY:
             actions.append(DiscoverTools())
         case Phase.PLANNING if must_find_brain(state):
-            actions.append(FindBrain(state.epoch))
+            actions.append(FindBrain(state.epoch, state.task.model))
         case Phase.EXECUTION:
             actions += _for_steps(state)
         case Phase.COMPLETION_VERIFICATION if state.verification is None:

@@ -36,7 +36,7 @@ FIND_SECONDS = 60.0
 """Deadline of finding out who thinks: at most some servers on this machine are asked."""
 
 
-async def find_brain(hands: Hands) -> Outcome:
+async def find_brain(hands: Hands) -> e.BrainFound:
     """Who can think for this task; never fails."""
     model = hands.ports.model
     if model is None:

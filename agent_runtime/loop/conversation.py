@@ -16,7 +16,9 @@ from agent_runtime.messages import Message, ToolUse
 from agent_runtime.types import Effect
 
 PREFIX_TOKENS = 3_500
-"""Estimate of what stands before the messages: the rules, and the tools' schemas."""
+"""Estimate of what stands before the messages: the rules, and the schemas of the first tools."""
+TOOL_TOKENS = 400
+"""Estimate of a tool that is shown later: most have some 150."""
 BYTES_PER_TOKEN = 3
 """Of text, on the safe side: English has four, and code somewhat less."""
 DENSEST = 4
@@ -65,12 +67,16 @@ class Conversation(msgspec.Struct, frozen=True):
     """Said to the brain when its next turn begins."""
     shown: tuple[str, ...] = ()
     """Tools that the brain sees, in the order in which they appeared."""
+    shown_first: int = 0
+    """So many of them from the start."""
     found: tuple[str, ...] = ()
     """Tools that `find_tools` has found."""
     measured: int = 0
     """So many messages stood in the prompt that a provider counted last…"""
+    measured_tools: int = 0
+    """…and so many tools before them…"""
     measured_tokens: int = 0
-    """…and made so many tokens, the rules and tools before them included."""
+    """…and made so many tokens, with the rules."""
     format_errors: int = 0
     """Answers in a row that could not be used."""
     trail: tuple[Trace, ...] = ()
@@ -142,7 +148,8 @@ class Conversation(msgspec.Struct, frozen=True):
         """Estimate of the next prompt."""
         known = self.measured_tokens if self.measured else PREFIX_TOKENS
         notes = sum(len(note) for note in self.notes) // BYTES_PER_TOKEN
-        return known + self._new_tokens() + notes
+        tools = len(self.shown) - (self.measured_tools if self.measured else self.shown_first)
+        return known + self._new_tokens() + notes + TOOL_TOKENS * max(0, tools)
 
     def counted(self, tokens: int) -> Conversation:
         """A provider has counted the prompt; 0: it does not say.
@@ -152,7 +159,12 @@ class Conversation(msgspec.Struct, frozen=True):
         """
         if not tokens or tokens < self.measured_tokens + self._new_tokens() // DENSEST:
             return self
-        return replace(self, measured=len(self.messages), measured_tokens=tokens)
+        return replace(
+            self,
+            measured=len(self.messages),
+            measured_tools=len(self.shown),
+            measured_tokens=tokens,
+        )
 
     def _new_tokens(self) -> int:
         return sum(map(tokens_of, self.messages[self.measured :]))

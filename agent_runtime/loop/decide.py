@@ -26,7 +26,7 @@ from agent_runtime.loop.conversation import Conversation
 from agent_runtime.loop.evolve import evolve
 from agent_runtime.loop.front import front_steps, runnable, standing
 from agent_runtime.loop.grades import accepts
-from agent_runtime.loop.outcomes import CallPrepared, Outcome, Woken
+from agent_runtime.loop.outcomes import BrainLooked, CallPrepared, Outcome, Woken
 from agent_runtime.loop.state import (
     State,
     StepState,
@@ -111,6 +111,8 @@ def _record(state: State, outcome: Outcome, at_us: int) -> Events:
             return ()
         case CallPrepared():
             return _intend(state, outcome, at_us)
+        case BrainLooked(found, model):
+            return _record(state, found, at_us) if model == state.task.model else ()
         case e.CallResolved(resolution="rerun") if budget.attempt_fits(state) is not None:
             # A neighbour has spent the last attempt since the ledger looked.
             effect = state.calls[outcome.call_id].intent.effect

@@ -133,7 +133,10 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
             return {
                 "discovery": event,
                 "tools": {t.name: t for t in event.tools},
-                "conversation": thinking.shown(state.conversation, event.visible),
+                "conversation": replace(
+                    thinking.shown(state.conversation, event.visible),
+                    shown_first=len(event.visible),
+                ),
                 "stage": Phase.PLANNING,
                 "crashes": 0,
             }
@@ -183,10 +186,16 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
         case e.EffectUnknown():
             return {
                 "unknown": (*state.unknown, event),
-                "conversation": thinking.told(state, event.message),
+                # Without what is quoted in its message: the observation has that.
+                "conversation": thinking.told(
+                    state,
+                    f"It is unknown whether {event.tool!r} ({event.call_id}) took effect. It is "
+                    "not run again; look before you act.",
+                ),
             }
         case e.WorkerRestarted():
-            said = f"The worker was restarted: {event.reason}"
+            # Not the reason: it quotes what ran in the sandbox, which has no voice of a person's.
+            said = "The worker was restarted: its interpreter and background processes are gone."
             return {"worker_gone": "", "conversation": thinking.told(state, said)}
         case e.PreparationFailed():
             step = state.steps[event.step_id]

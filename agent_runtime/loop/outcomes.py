@@ -28,8 +28,16 @@ class CallPrepared:
 
 
 @dataclass(frozen=True, slots=True)
+class BrainLooked:
+    """Who thinks is known, for a task that named `model`: it may have been given another since."""
+
+    found: e.BrainFound
+    model: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Woken:
     """The log may hold new facts: decide what follows from them."""
 
 
-Outcome = e.InputEvent | CallPrepared | Woken
+Outcome = e.InputEvent | CallPrepared | BrainLooked | Woken

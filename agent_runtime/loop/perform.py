@@ -32,7 +32,7 @@ from agent_runtime.loop.calls import Performed
 from agent_runtime.loop.discover import discover
 from agent_runtime.loop.grades import grade_of
 from agent_runtime.loop.hands import Hands
-from agent_runtime.loop.outcomes import Outcome
+from agent_runtime.loop.outcomes import BrainLooked, Outcome
 from agent_runtime.loop.project_notes import is_note, is_skill, opening_block
 from agent_runtime.loop.state import may_think
 from agent_runtime.ports import CheckOutcome, FoundFiles, Probe
@@ -77,8 +77,8 @@ async def perform(action: a.Action, hands: Hands) -> Performed:
             return await calls.resolve(action, hands), {}
         case a.WaitTimer():
             return await _wait(action, hands), {}
-        case a.FindBrain():
-            return await asking.find_brain(hands), {}
+        case a.FindBrain(_, model):
+            return BrainLooked(await asking.find_brain(hands), model), {}
         case a.AskModel():
             return await asking.ask(action, hands), {}
         case a.Verify():

@@ -308,11 +308,11 @@ def status_of(state: State) -> tuple[Status, str]:
         return Status.RUNNING, "cleaning up"
     if state.cancel is not None:
         return Status.RUNNING, "cancelling"
-    if state.asked_client:
-        return Status.WAITING, "brain"
     busy = bool(state.calls) or state.asking is not None
     if state.paused:
         return Status.PAUSED, ""
+    if state.asked_client:
+        return Status.WAITING, "brain"
     if state.approvals and not busy:
         subjects = {a.subject for a in state.approvals.values()}
         return Status.WAITING, "unknown_effect" if "unknown_effect" in subjects else "approval"

@@ -152,8 +152,10 @@ async def test_a_model_is_told_exactly_what_is_unknown() -> None:
     await bench.submit(task(tools=["pay"]))
     await bench.drive_and_die(10)
     await bench.drive()
-    unknown = bench.of(e.EffectUnknown)[0].message
-    assert unknown in [m.text for m in bench.model.requests[-1].messages]
+    assert bench.of(e.EffectUnknown)
+    told = {m.role: m.text for m in bench.model.requests[-1].messages if m.ref != "status"}
+    assert told["tool"] == "its owner died before the result was stored"
+    assert told["user"].startswith("It is unknown whether 'pay' (work.t1.0) took effect.")
     assert len(pay.calls) == 1
 
 
