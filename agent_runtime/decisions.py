@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from agent_runtime.errors import Conflict, UsageError
 from agent_runtime.loop import events as e
 from agent_runtime.loop import intake, planning, prompts
-from agent_runtime.loop.asking import judged, visible
+from agent_runtime.loop.asking import judged, visible, without_secrets, without_secrets_in
 from agent_runtime.loop.state import State, status_of
 from agent_runtime.messages import NO_USAGE, Message, ToolUse
 from agent_runtime.ports import ModelAnswer, ModelFault, Toolbox
+from agent_runtime.redaction import Redactor
 from agent_runtime.types import Json, ToolInfo
+
+NO_SECRETS = Redactor({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +38,9 @@ class OpenDecision:
     answer_schema: Json = None
 
 
-def open_decision(state: State, toolbox: Toolbox) -> OpenDecision | None:
+def open_decision(
+    state: State, toolbox: Toolbox, redactor: Redactor = NO_SECRETS
+) -> OpenDecision | None:
     """What a client is to decide now; None: nothing, for it is not the client's turn."""
     asked = state.asking
     if asked is None or not state.asked_client:
@@ -44,7 +49,7 @@ def open_decision(state: State, toolbox: Toolbox) -> OpenDecision | None:
         task_id=state.task_id,
         decision_id=_decision_id(asked),
         system=prompts.SYSTEM,
-        messages=state.conversation.messages,
+        messages=without_secrets(state.conversation.messages, redactor),
         tools=tuple(visible(state, toolbox)),
         answer_schema=None if asked.step_id else planning.SCHEMA,
     )
@@ -58,6 +63,7 @@ def answer(
     text: str,
     calls: Sequence[ToolUse],
     by: str,
+    redactor: Redactor = NO_SECRETS,
 ) -> e.ModelReplied:
     """The fact that a client has decided.
 
@@ -80,8 +86,8 @@ def answer(
     return e.ModelReplied(
         step_id=asked.step_id,
         turn=asked.turn,
-        text=taken.message.text,
-        calls=judged(taken.message.calls, state, toolbox),
+        text=redactor.text(taken.message.text),
+        calls=judged(without_secrets_in(taken.message.calls, redactor), state, toolbox),
         stop="calls" if calls else "end",
         model="client",
         by=by,

@@ -12,6 +12,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 
+import anyio.to_thread
 import msgspec
 
 from agent_runtime.certificate import (
@@ -26,7 +27,7 @@ from agent_runtime.certificate import (
     result_of,
 )
 from agent_runtime.comparison import Comparison, compare
-from agent_runtime.decisions import OpenDecision, answer, open_decision
+from agent_runtime.decisions import NO_SECRETS, OpenDecision, answer, open_decision
 from agent_runtime.errors import (
     AgentRuntimeError,
     ConfigError,
@@ -52,6 +53,7 @@ from agent_runtime.loop.supervisor import Supervisor
 from agent_runtime.loop.why import Link, chain
 from agent_runtime.messages import ToolUse
 from agent_runtime.ports import ArtifactLimits, CheckOutcome, Ports
+from agent_runtime.redaction import Redactor
 from agent_runtime.report import Report, report_of
 from agent_runtime.resources import above
 from agent_runtime.results import ResultFiles, RunFiles
@@ -290,7 +292,8 @@ class Runtime:
 
     async def next_decision(self, task_id: TaskId) -> OpenDecision | None:
         """What a connected client is to decide for a task whose brain it is; None: nothing now."""
-        return open_decision(await self.state(task_id), self.ports.toolbox)
+        state = await self.state(task_id)
+        return open_decision(state, self.ports.toolbox, await self._redactor(state))
 
     async def submit_decision(
         self,
@@ -308,13 +311,23 @@ class Runtime:
             UsageError: the calls cannot be told apart.
         """
 
+        redactor = await self._redactor(await self.state(task_id))
+
         def make(state: State) -> e.OutsideFact:
             _refuse_when_over(state)
             return answer(
-                state, self.ports.toolbox, decision_id, text=text, calls=calls, by=by or "client"
-            )
+                state, self.ports.toolbox, decision_id, text=text, calls=calls, by=by or "client",
+                redactor=redactor,
+            )  # fmt: skip
 
         return await append_fact(self.ports.store, self.ports.clock, self.ports.bus, task_id, make)
+
+    async def _redactor(self, state: State) -> Redactor:
+        """Knows the task's secrets. `WorkspaceError` if one cannot be read just now."""
+        task = state.task
+        if not (task.policy.secrets or task.environment.secrets):
+            return NO_SECRETS
+        return Redactor(await anyio.to_thread.run_sync(self.ports.environment.secrets, task))
 
     async def steer(self, task_id: TaskId, message: str, *, by: str) -> State:
         """Tell the brain something."""

@@ -14,8 +14,6 @@ from agent_runtime.loop.hands import Hands
 from agent_runtime.toolkit import OUTPUT_CHARS_MAX
 from agent_runtime.types import BlobId, ToolResult
 
-REF_CHARS_MAX = 100
-"""Of a name that is none, in the answer."""
 PAGE_CHARS = OUTPUT_CHARS_MAX - 500
 """Of one `recall`: the rest is read from where it ended."""
 
@@ -46,7 +44,7 @@ async def _recall(ref: str, start: int, hands: Hands) -> ToolResult:
         return ToolResult(
             ok=False,
             kind="not_found",
-            output=f"nothing is called {ref[:REF_CHARS_MAX]!r}: a ref is a call of yours, such as "
+            output=f"nothing is called {ref!r}: a ref is a call of yours, such as "
             "'work.t3.0' (the first call of the third turn of step 'work'), or a turn, such as "
             "'work.t3', as the note in its place says",
         )

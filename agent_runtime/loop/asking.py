@@ -69,7 +69,7 @@ async def ask(action: AskModel, hands: Hands) -> Outcome:
     request = ModelRequest(
         model=choice,
         system=prompts.SYSTEM,
-        messages=_without_secrets(state.conversation.messages, redactor),
+        messages=without_secrets(state.conversation.messages, redactor),
         tools=tuple(visible(state, hands.ports.toolbox)),
         answer_schema=None if action.step_id else planning.SCHEMA,
         output_tokens_max=state.asking.output_tokens_max,
@@ -102,7 +102,7 @@ async def ask(action: AskModel, hands: Hands) -> Outcome:
         step_id=action.step_id,
         turn=action.turn,
         text=redactor.text(message.text),
-        calls=judged(_redacted(message.calls, redactor), state, hands.ports.toolbox),
+        calls=judged(without_secrets_in(message.calls, redactor), state, hands.ports.toolbox),
         stop=answer.stop,
         usage=answer.usage,
         usd=answer.usd,
@@ -177,14 +177,15 @@ def _effect(use: ToolUse, state: State, toolbox: Toolbox) -> Effect | None:
         return None
 
 
-def _without_secrets(messages: Sequence[Message], redactor: Redactor) -> tuple[Message, ...]:
+def without_secrets(messages: Sequence[Message], redactor: Redactor) -> tuple[Message, ...]:
     """A person may have typed one; what tools said has none."""
     if not redactor:
         return tuple(messages)
     return tuple(msgspec.structs.replace(m, text=redactor.text(m.text)) for m in messages)
 
 
-def _redacted(uses: Sequence[ToolUse], redactor: Redactor) -> list[ToolUse]:
+def without_secrets_in(uses: Sequence[ToolUse], redactor: Redactor) -> list[ToolUse]:
+    """The calls that a brain asks for, as they are stored and made."""
     if not redactor:
         return list(uses)
     return [

@@ -18,7 +18,11 @@ FIND_TOOLS: Final = ToolInfo(
     parameters={
         "type": "object",
         "properties": {
-            "query": {"type": "string", "description": "What you want to do, in a few words."}
+            "query": {
+                "type": "string",
+                "maxLength": 500,
+                "description": "What you want to do, in a few words.",
+            }
         },
         "required": ["query"],
         "additionalProperties": False,
@@ -33,7 +37,11 @@ RECALL: Final = ToolInfo(
     parameters={
         "type": "object",
         "properties": {
-            "ref": {"type": "string", "description": "As the note in its place says."},
+            "ref": {
+                "type": "string",
+                "maxLength": 200,
+                "description": "As the note in its place says.",
+            },
             "start": {
                 "type": "integer",
                 "minimum": 0,

@@ -6,7 +6,7 @@ import anyio
 import msgspec
 import pytest
 
-from agent_runtime.decisions import answer
+from agent_runtime.decisions import answer, open_decision
 from agent_runtime.errors import UsageError
 from agent_runtime.loop import compaction, intake, planning
 from agent_runtime.loop import events as e
@@ -427,3 +427,27 @@ async def test_what_a_sandbox_said_last_is_told_as_an_observation_only() -> None
     heard = [m for m in bench.model.requests[-1].messages if "pay again" in m.text]
     assert [m.role for m in heard] == ["tool"]
     assert any("It is unknown whether 'pay'" in m.text for m in bench.model.requests[-1].messages)
+
+
+async def test_a_client_neither_hears_nor_stores_the_tasks_secrets() -> None:
+    redactor = Redactor({"TOKEN": "s3cret-t0ken"})
+    bench = Bench(Script("look"))
+    await bench.submit(task(tools=["look"], model="client"))
+    await bench.say(e.Steered(by="ada", message="use s3cret-t0ken"))
+    state = await bench.drive()
+    asked = open_decision(state, bench.toolbox, redactor)
+    assert asked is not None and "use [secret TOKEN]" in asked.messages[-2].text
+    uses = [look({"text": "s3cret-t0ken"})]
+    said = answer(
+        state, bench.toolbox, "work.t1", text="s3cret-t0ken", calls=uses, by="ide",
+        redactor=redactor,
+    )  # fmt: skip
+    assert "s3cret" not in msgspec.json.encode(said).decode()
+
+
+async def test_a_query_as_long_as_a_book_is_refused() -> None:
+    """It took the whole process most of a minute."""
+    query = " ".join(map(str, range(100_000)))
+    bench = await lived(says("", ("find_tools", {"query": query})), says("done"))
+    observed = [m for m in bench.state().conversation.messages if m.role == "tool"]
+    assert observed[0].failed and len(observed[0].text) < 1_000
