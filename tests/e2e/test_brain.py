@@ -83,15 +83,10 @@ def test_an_oracle_with_parallel_calls_faults_and_junk_on_the_way_is_certified(
     assert shown["verification"]["grade"] == "proven"
 
 
+@pytest.mark.long
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@pytest.mark.parametrize(
-    "trouble",
-    [
-        "truncate",
-        *(pytest.param(name, marks=pytest.mark.long) for name in ("disconnect", "malformed")),
-    ],
-)
+@pytest.mark.parametrize("trouble", ["disconnect", "truncate", "malformed"])
 async def test_a_stream_that_breaks_off_is_asked_again(
     llmock: Any, model: str, tmp_path: Path, repo: Path, fix: str, trouble: Any
 ) -> None:
@@ -158,7 +153,6 @@ def spends(llmock: Any, fix: str) -> None:
         llmock.add(Reply(text="Let me think about it. " * 120, tool_calls=(call,), times=1))
 
 
-QUICK = "edits the tests"
 LIARS: dict[str, tuple[Script, dict[str, Any], str, str]] = {
     "claims done with no edit": (claims, {}, "unverified", "check_failed"),
     "edits after the check": (edits_after_the_check, {}, "unverified", "check_failed"),
@@ -171,10 +165,8 @@ LIARS: dict[str, tuple[Script, dict[str, Any], str, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "liar",
-    [name if name == QUICK else pytest.param(name, marks=pytest.mark.long) for name in LIARS],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("liar", LIARS)
 def test_a_model_that_lies_never_makes_a_task_succeed(
     llmock: Any, cli: CommandLine, repo: Path, fix: str, liar: str
 ) -> None:
@@ -211,6 +203,7 @@ def test_without_a_key_the_task_waits_and_says_what_would_serve(
     assert "waiting: brain" in shown and "OPENAI_API_KEY" in shown
 
 
+@pytest.mark.long
 def test_a_waiting_task_goes_on_with_the_model_that_it_is_given(
     llmock: Any, cli: CommandLine, repo: Path, fix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
