@@ -14,6 +14,7 @@ from agent_runtime.errors import Conflict, UsageError
 from agent_runtime.loop import events as e
 from agent_runtime.loop import intake, planning, prompts
 from agent_runtime.loop.asking import judged, visible, without_secrets, without_secrets_in
+from agent_runtime.loop.conversation import turn_name
 from agent_runtime.loop.state import State, status_of
 from agent_runtime.messages import NO_USAGE, Message, ToolUse
 from agent_runtime.ports import ModelAnswer, ModelFault, Toolbox
@@ -95,7 +96,7 @@ def answer(
 
 
 def _decision_id(asked: e.ModelCallStarted) -> str:
-    return f"{asked.step_id or 'plan'}.t{asked.turn}"
+    return turn_name(asked.step_id, asked.turn)
 
 
 def _not_open(state: State, decision_id: str) -> str:

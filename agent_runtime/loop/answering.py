@@ -9,6 +9,7 @@ import msgspec
 
 from agent_runtime.loop import codec, native, ranking
 from agent_runtime.loop import events as e
+from agent_runtime.loop.conversation import turn_name
 from agent_runtime.loop.discover import usable
 from agent_runtime.loop.hands import Hands
 from agent_runtime.toolkit import OUTPUT_CHARS_MAX
@@ -73,7 +74,7 @@ async def _recalled(ref: str, hands: Hands) -> str | None:
                 if blob:
                     found = (await store.get_blob(BlobId(blob))).decode("utf-8", "replace")
             case e.ModelReplied(step_id=step, turn=turn) as said:
-                if ref == f"{step or 'plan'}.t{turn}":
+                if ref == turn_name(step, turn):
                     found = _turn(said)
             case _:
                 pass

@@ -230,6 +230,11 @@ def answered(
     return (*calls[:index], done, *calls[index + 1 :])
 
 
+def turn_name(step_id: str, turn: int) -> str:
+    """How a turn is called; no step can have the name of a turn that asks for a plan."""
+    return f"{step_id}.t{turn}" if step_id else f"plan:{turn}"
+
+
 def index_of(call_id: str) -> int:
     """Which call of its turn a call's id means."""
     return int(call_id.rpartition(".")[2])

@@ -17,6 +17,7 @@ from agent_runtime.loop.conversation import (
     index_of,
     next_call,
     short_hash,
+    turn_name,
 )
 from agent_runtime.loop.folding import Changes, clocked, moved, replace
 from agent_runtime.loop.state import (
@@ -115,7 +116,7 @@ def replied(state: State, event: e.ModelReplied, at_us: int) -> Changes:
         calls=tuple(replace(use, effect=None) for use in event.calls),
         blocks=event.blocks,
         provider=event.provider,
-        ref=f"{event.step_id or 'plan'}.t{event.turn}",
+        ref=turn_name(event.step_id, event.turn),
     )
     conversation = conversation.counted(event.usage.input)
     conversation = replace(conversation.with_messages(message), faults=0)

@@ -1,5 +1,6 @@
 """A brain, its adapter or a client that says what no log can hold, or what must not be believed."""
 
+import json
 from typing import Any
 
 import anyio
@@ -7,7 +8,7 @@ import msgspec
 import pytest
 
 from agent_runtime.decisions import answer, open_decision
-from agent_runtime.errors import UsageError
+from agent_runtime.errors import Conflict, UsageError
 from agent_runtime.loop import compaction, intake, planning
 from agent_runtime.loop import events as e
 from agent_runtime.loop.continuing import continuation
@@ -451,3 +452,20 @@ async def test_a_query_as_long_as_a_book_is_refused() -> None:
     bench = await lived(says("", ("find_tools", {"query": query})), says("done"))
     observed = [m for m in bench.state().conversation.messages if m.role == "tool"]
     assert observed[0].failed and len(observed[0].text) < 1_000
+
+
+async def test_the_answer_for_a_plan_is_none_for_a_step_that_is_called_plan() -> None:
+    """A client that sends its plan twice must not have said that the step is done."""
+    spec = msgspec.structs.replace(task(model="client"), goal="mend it " * 200)
+    bench = Bench()
+    state = await bench.run(spec)
+    steps = [{"id": "plan", "goal": "make one", "needs": []}]
+    text = json.dumps({"requirements": [], "steps": steps, "objectives": []})
+    asked = open_decision(state, bench.toolbox)
+    assert asked is not None
+    said = answer(state, bench.toolbox, asked.decision_id, text=text, calls=[], by="ide")
+    await bench.say(said)
+    state = await bench.drive()
+    assert state.asking is not None and state.asking.step_id == "plan"
+    with pytest.raises(Conflict, match="it was answered"):
+        answer(state, bench.toolbox, asked.decision_id, text=text, calls=[], by="ide")

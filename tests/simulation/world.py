@@ -366,7 +366,7 @@ class World:
             turns = sum(m.role == "assistant" for m in asked.messages)
             message = self.scene.answers[min(turns, len(self.scene.answers) - 1)].message
             said.append(self._reply(state, asked.decision_id, message))
-            for other in ("work.t999", "plan.t1", ""):
+            for other in ("work.t999", "plan.t1", "plan:99", ""):
                 try:
                     self._reply(state, other, message)
                 except Conflict:
