@@ -177,7 +177,7 @@ def _turns_closed(state: State) -> tuple[Conversation, Mapping[str, StepState]]:
     """
     conversation, steps = state.conversation, dict(state.steps)
     for step_id, step in steps.items():
-        if not step.answered:
+        if not (step.answered or step.ended):
             calls = stopped(step.turn_calls)
             conversation = conversation.turn_ended(f"{step_id}.t{step.turn}", calls)
             steps[step_id] = replace(step, turn_calls=calls)

@@ -95,6 +95,8 @@ def random_plan(rng: random.Random, *, mixed: bool = False, prefix: str = "s") -
             fallbacks.add(i + 1)
             fallback = f"{prefix}{i + 1}"
         templated = name == "write" and first in needs and 0 not in fallbacks
+        whens = [None, None, f"steps.{first}.ok", f"steps.{first}.exit"]
+        when = rng.choice(whens) if first in needs and 0 not in fallbacks else None
         steps.append(
             StepSpec(
                 id=f"{prefix}{i}",
@@ -102,9 +104,7 @@ def random_plan(rng: random.Random, *, mixed: bool = False, prefix: str = "s") -
                 goal="think" if name is None else None,
                 args={"text": "{{ steps." + first + ".output }}"} if templated else {},
                 needs=needs,
-                when=rng.choice([None, None, f"steps.{first}.ok", f"steps.{first}.exit"])
-                if first in needs and 0 not in fallbacks
-                else None,
+                when=when if name else None,  # conditions are of tools' steps only
                 retry=rng.choice([0, 0, 1, 3]),
                 timeout_seconds=rng.choice([None, 4.0, 100.0]),
                 expect=Expect(contains="nothing") if name and rng.random() < 0.03 else None,
