@@ -51,7 +51,7 @@ def random_task(rng: random.Random) -> TaskSpec:
         # A long goal wants a plan.
         goal="live " * (rng.choice([1, 1, 300]) if thinking else 1),
         workspace=WorkspaceSpec(repo="/fake", in_place=rng.random() < 0.05),
-        model="world/model" if thinking or mixed else None,
+        model=rng.choice(["world/model"] * 3 + ["client"]) if thinking or mixed else None,
         plan=None if thinking else random_plan(rng, mixed=mixed),
         objectives=OBJECTIVES,
         limits=limits,

@@ -20,7 +20,7 @@ from anyio.abc import TaskGroup
 from msgspec import structs
 
 from agent_runtime.bus import LocalBus
-from agent_runtime.decisions import answer, open_decision
+from agent_runtime.decisions import OpenDecision, answer, open_decision
 from agent_runtime.errors import (
     Conflict,
     DeadlineExceeded,
@@ -363,8 +363,7 @@ class World:
                 raise Conflict("it is not the client's turn")
             messages = self.account.asked[-1:] != [asked.messages] and [asked.messages]
             self.account.asked += messages or []
-            turns = sum(m.role == "assistant" for m in asked.messages)
-            message = self.scene.answers[min(turns, len(self.scene.answers) - 1)].message
+            message = self._clients_answer(asked)
             said.append(self._reply(state, asked.decision_id, message))
             for other in ("work.t999", "plan.t1", "plan:99", ""):
                 try:
@@ -381,6 +380,15 @@ class World:
         self.account.facts.append(said[-1])
         if store is not None:
             store.announce()
+
+    def _clients_answer(self, asked: OpenDecision) -> Message:
+        if not self.random:
+            turns = sum(m.role == "assistant" for m in asked.messages)
+            return self.scene.answers[min(turns, len(self.scene.answers) - 1)].message
+        message = random_answer(self.rng, plan=asked.answer_schema is not None).message
+        # What it is told at once to mend.
+        told_apart = {use.id: use for use in message.calls}.values()
+        return structs.replace(message, calls=tuple(told_apart))
 
     def _reply(self, state: State, decision_id: str, message: Message) -> e.ModelReplied:
         return answer(
@@ -717,33 +725,34 @@ class WorldModel:
         usage = ModelUsage(input=prompt, output=rng.randint(1, request.output_tokens_max))
         choice = request.model
         return replace(
-            self._random(request),
+            random_answer(rng, plan=request.answer_schema is not None),
             usage=usage,
             usd=(usage.input * choice.input_usd_per_mtok
                  + usage.output * choice.output_usd_per_mtok) / 1e6,
         )  # fmt: skip
 
-    def _random(self, request: ModelRequest) -> ModelAnswer:
-        rng = self._world.rng
-        if request.answer_schema is not None:
-            return says(rng.choice([_PLAN, "I would rather not.", ""]))
-        names = [
-            "look", "look", "look", "write", "pay", "put", "post", "nothing_like_it", "special",
-            "find_tools", "recall",
-        ]  # fmt: skip
-        chosen = rng.choices(names, k=rng.choice([0, 0, 1, 2, 3, 4]))
-        answer = says(
-            rng.choice(["hm", "hm " * 500, ""]), *((n, _ARGUMENTS.get(n, {})) for n in chosen)
+
+def random_answer(rng: random.Random, *, plan: bool) -> ModelAnswer:
+    """What a brain says that now and then has lost its way, or lies."""
+    if plan:
+        return says(rng.choice([_PLAN, _PLAN, "I would rather not.", "", _DEEP]))
+    names = [
+        "look", "look", "look", "write", "pay", "put", "post", "nothing_like_it", "special",
+        "find_tools", "recall",
+    ]  # fmt: skip
+    chosen = rng.choices(names, k=rng.choice([0, 0, 1, 2, 3, 4]))
+    answer = says(
+        rng.choice(["hm", "hm " * 500, ""]), *((n, _ARGUMENTS.get(n, {})) for n in chosen)
+    )
+    if rng.random() < 0.1:
+        junk = tuple(rng.choice(_JUNK) for _ in range(rng.choice([1, 1, 2, 150])))
+        message = answer.message
+        return replace(
+            answer,
+            message=structs.replace(message, calls=(*message.calls, *junk)),
+            stop="calls",
         )
-        if rng.random() < 0.05:
-            junk = (ToolUse(id="use_junk", name="look", raw='{"a": '),)
-            message = answer.message
-            return replace(
-                answer,
-                message=structs.replace(message, calls=(*message.calls, *junk)),
-                stop="calls",
-            )
-        return replace(answer, stop="length") if rng.random() < 0.05 else answer
+    return replace(answer, stop="length") if rng.random() < 0.05 else answer
 
 
 _ARGUMENTS: Mapping[str, dict[str, Json]] = {
@@ -751,6 +760,16 @@ _ARGUMENTS: Mapping[str, dict[str, Json]] = {
     "find_tools": {"query": "something special"},
     "recall": {"ref": "work.t1.0"},
 }
+_JUNK = (
+    ToolUse(id="use_junk", name="look", raw='{"a": '),
+    ToolUse(id="", name="look", arguments={}),
+    ToolUse(id="use_1", name="write", arguments={"text": "\udc00"}),
+    ToolUse(id="\ud800", name="lo.ok", arguments={"a": float("nan")}),
+    ToolUse(id="use_9", name="", arguments={"a": 10**400}),
+    ToolUse(id="use_9", name="recall", arguments={"ref": "\ud83d", "start": -1}),
+)
+"""What no log can hold, what is there twice, what no tool takes."""
+_DEEP = '{"a":' + "[" * 5_000 + "}"
 _PLAN = json.dumps(
     {
         "requirements": ["it lives"],
