@@ -98,24 +98,26 @@ class _Loop:
         return self._stop.is_set() or not journal.state.alive
 
     async def _act(self, action: Action, scope: anyio.CancelScope) -> None:
-        """Do `action`, and what follows from it if that is one thing: a call after its intent."""
-        try:
-            with scope:
-                while True:
-                    outcome, blobs = await perform(action, self._hands)
-                    # What came back is a fact: it is stored although nobody wants it any more.
-                    with anyio.fail_after(COMMIT_SECONDS_MAX, shield=True):
-                        await self._hands.egress.store()
-                        await self._journal.commit(outcome, blobs, self._follow)
-                    following = None if scope.cancel_called else self._following(action)
-                    if following is None:
-                        return
-                    del self._running[action.key]
-                    action = following
-                    self._running[action.key] = scope
-        finally:
-            del self._running[action.key]
-            self._changed.set()
+        """Do `action`, and what follows from it if that is one thing: a call after its intent.
+
+        An error ends the driver. The action then counts as running to the last: a call must not
+        begin once more in the moment before everything is stopped.
+        """
+        with scope:
+            while True:
+                outcome, blobs = await perform(action, self._hands)
+                # What came back is a fact: it is stored although nobody wants it any more.
+                with anyio.fail_after(COMMIT_SECONDS_MAX, shield=True):
+                    await self._hands.egress.store()
+                    await self._journal.commit(outcome, blobs, self._follow)
+                following = None if scope.cancel_called else self._following(action)
+                if following is None:
+                    break
+                del self._running[action.key]
+                action = following
+                self._running[action.key] = scope
+        del self._running[action.key]
+        self._changed.set()
 
     def _follow(self, state: State) -> CallPrepared | None:
         """Calls that are ready at once are intended with what came before, unless all stops."""

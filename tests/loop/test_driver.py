@@ -533,3 +533,26 @@ async def test_a_worker_that_nobody_needed_is_ended_with_its_task() -> None:
     bench.hook = see
     await bench.drive(sandbox=Warm(bench.tools), stop=stop)
     assert seen == [{TASK}] and not live
+
+
+async def test_a_driver_that_fails_begins_no_call_again_on_its_way_out() -> None:
+    """A tool without an await would have its effect twice before the cancellation finds it."""
+    pay = Script("pay", Effect.ONCE)
+    bench = Bench(pay)
+
+    async def lose_the_answer(rows: Sequence[Row]) -> None:
+        if any(row.type == "CallReturned" for row in rows):
+            raise StoreUnavailable("the answer was lost")
+
+    bench.hook = lose_the_answer
+    await bench.submit(task(step("a", "pay")))
+    store = bench.store()
+    lease = await store.claim(TASK)
+    with pytest.raises(BaseExceptionGroup):
+        await drive(lease, bench.ports(store))
+    assert len(pay.calls) == 1
+    store.crash()
+    bench.hook = None
+    state = await bench.drive()
+    assert len(pay.calls) == 1
+    assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
