@@ -98,15 +98,16 @@ class Journal:
         async with self._lock:
             while True:
                 at_us = max(self._clock.now_us(), self.state.at_us)
-                events, state = advance(self.state, outcome, at_us)
-                if not events:
-                    return
-                while follow is not None and (call := follow(state)) is not None:
-                    added, after = advance(state, call, at_us)
-                    if not added or not isinstance(added[0], e.CallIntended):
-                        break  # what asks or stops takes the usual way, beside the calls before it
-                    events, state = events + added, after
+                # A conversation's fold encodes what is said, as the log does.
                 try:
+                    events, state = advance(self.state, outcome, at_us)
+                    if not events:
+                        return
+                    while follow is not None and (call := follow(state)) is not None:
+                        added, after = advance(state, call, at_us)
+                        if not added or not isinstance(added[0], e.CallIntended):
+                            break  # what asks or stops takes the usual way, beside those before it
+                        events, state = events + added, after
                     rows = codec.encode(
                         self.lease.task_id,
                         events,

@@ -17,7 +17,8 @@ from agent_runtime.loop.state import State, status_of
 from agent_runtime.messages import Brain, Message, ModelChoice, ModelUsage, ToolUse
 from agent_runtime.ports import ModelAnswer, ModelFault, ModelRequest
 from agent_runtime.redaction import Redactor
-from agent_runtime.testing import says
+from agent_runtime.testing import FakeToolbox, says
+from agent_runtime.toolkit import tool
 from agent_runtime.types import (
     ContinuationSpec,
     Effect,
@@ -26,6 +27,7 @@ from agent_runtime.types import (
     PlanSpec,
     Status,
     TaskSpec,
+    ToolCall,
     ToolResult,
 )
 from tests.loop.harness import OK, Bench, Script, asks, gives_up, step, task
@@ -469,3 +471,22 @@ async def test_the_answer_for_a_plan_is_none_for_a_step_that_is_called_plan() ->
     assert state.asking is not None and state.asking.step_id == "plan"
     with pytest.raises(Conflict, match="it was answered"):
         answer(state, bench.toolbox, asked.decision_id, text=text, calls=[], by="ide")
+
+
+async def test_what_a_tool_says_is_storable_before_it_is_told() -> None:
+    """A file's name may be no Unicode, and stands in what its tool says when it fails."""
+
+    def fails(arguments: object, policy: object) -> Effect:
+        raise ValueError("no such file: \udcff")
+
+    look_tool = tool(name="look", description="Look.", effect=fails, parameters={}, where="daemon")
+    bench = Bench(answers=[asks("look"), says("done")])
+    bench.toolbox = FakeToolbox([look_tool(_never)])
+    state = await bench.run(task(tools=["look"]))
+    observed = next(m for m in state.conversation.messages if m.role == "tool")
+    assert observed.failed and "no such file: ?" in observed.text
+    assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
+
+
+async def _never(call: ToolCall) -> ToolResult:
+    raise AssertionError
