@@ -1,6 +1,7 @@
 """A brain, its adapter or a client that says what no log can hold, or what must not be believed."""
 
 import json
+import logging
 from typing import Any
 
 import anyio
@@ -473,8 +474,11 @@ async def test_the_answer_for_a_plan_is_none_for_a_step_that_is_called_plan() ->
         answer(state, bench.toolbox, asked.decision_id, text=text, calls=[], by="ide")
 
 
-async def test_what_a_tool_says_is_storable_before_it_is_told() -> None:
+async def test_what_a_tool_says_is_storable_before_it_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """A file's name may be no Unicode, and stands in what its tool says when it fails."""
+    caplog.set_level(logging.CRITICAL, "agent_runtime.loop.calls")  # no report can hold it either
 
     def fails(arguments: object, policy: object) -> Effect:
         raise ValueError("no such file: \udcff")
