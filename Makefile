@@ -28,7 +28,7 @@ examples: $(VENV)/.synced ## a Python library, a Node package, a project with Po
 	@$(BIN)/python examples/environments.py
 
 test: $(VENV)/.synced ## all tests but the long ones, with a short simulation
-	@$(BIN)/pytest -q -n auto --maxprocesses 4 --dist worksteal -m "not long"
+	@$(BIN)/pytest -q -n 5 --dist worksteal -m "not long"
 
 test-long: $(VENV)/.synced ## the tests that test leaves out: many real processes, large repositories
 	@$(BIN)/pytest -q -n auto --maxprocesses 4 --dist worksteal -m long

@@ -9,6 +9,7 @@ from bench.crashes.__main__ import Cell, markdown
 from bench.crashes.outside import AFTER, BEFORE, BETWEEN, PLACES
 
 
+@pytest.mark.long
 def test_what_may_happen_once_is_not_repeated_and_its_unknown_effect_is_told(
     tmp_path: Path,
 ) -> None:

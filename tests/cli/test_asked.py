@@ -80,6 +80,7 @@ def edits(tmp_path: Path, repository: Path) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_the_change_is_shown_by_run_show_and_approve(cli: Cli, edits: Path) -> None:
     shown = ["--- /dev/null", "+++ b/new.txt", "@@ -0,0 +1,2 @@", "+one", "+two"]
     waited = cli("run", str(edits), "--wait-seconds", "0", UNSAFE)

@@ -190,6 +190,7 @@ def test_without_its_versions_it_says_that_they_are_gone(copy: Fixed) -> None:
     assert done.code == 6 and "are gone" in done.err and "run a new one" in done.err
 
 
+@pytest.mark.long
 def test_without_its_base_commit_nothing_is_stored_and_the_result_stays(
     copy: Fixed, tmp_path: Path
 ) -> None:
@@ -222,6 +223,7 @@ def test_a_running_task_is_a_conflict_that_names_steer(cli: Cli, shell_task: Wri
 # ---- kills and cut-off tasks -------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_continued_task_is_killed_and_resumed(copy: Fixed) -> None:
     (copy.cli.home / "slow.yaml").write_text(
         "plan: {steps: [{id: slow, tool: shell, args: {command: 'test -e notes/go || sleep 60'}}]}",

@@ -51,6 +51,7 @@ def test_a_fork_without_a_change_goes_the_same_way_and_is_certified(
     assert parent == fixed.out.splitlines()[:-1], "the parent stays as it is"
 
 
+@pytest.mark.long
 def test_another_result_is_told_in_the_fork_and_where_the_two_part(
     cli: Cli, fixed: Fixed, rows: list[dict[str, Any]]
 ) -> None:

@@ -48,6 +48,7 @@ def nothing_of_it(cli: Cli) -> bool:
     return cli("ps", "--all", "--json").json() == [] and not list(cli.state.glob("*/task_*"))
 
 
+@pytest.mark.long
 def test_a_task_looks_in_the_second_store_as_in_the_first(
     fixed: Fixed, exported: Path, cli: Cli
 ) -> None:

@@ -330,7 +330,12 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     yield Target(repo, None, "wordwrap.py", 3, check, "tests/test_wordwrap.py")
 
 
-@pytest.mark.parametrize("name", CHEATS if os.environ.get("ALL_CHEATS") else SHORT)
+@pytest.mark.parametrize(
+    "name",
+    CHEATS
+    if os.environ.get("ALL_CHEATS")
+    else [SHORT[0], *(pytest.param(name, marks=pytest.mark.long) for name in SHORT[1:])],
+)
 def test_no_cheat_is_certified_and_the_report_names_it(
     cli: CommandLine, target: Target, name: str
 ) -> None:

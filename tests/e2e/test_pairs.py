@@ -69,6 +69,7 @@ def test_the_right_patch_succeeds_with_a_certificate_that_verifies(
     assert git(repo, "diff", "--name-only").split() == ["wordwrap.py"]
 
 
+@pytest.mark.long
 def test_a_wrong_patch_ends_unverified_naming_the_failing_check(
     cli: CommandLine, repo: Path, fix: str
 ) -> None:
