@@ -284,7 +284,11 @@ main(sys.argv[1:])
 def test_a_killed_import_leaves_no_task_and_can_be_repeated(
     exported: Path, fixed: Fixed, cli: Cli, where: str, before: str
 ) -> None:
-    """The rows come last: until then there are only leftovers, which `gc` removes."""
+    """The rows come last: until then there are only leftovers, in no other task's way.
+
+    `gc` removes them when the task's id is an hour old: it cannot tell them from a task that is
+    just being made.
+    """
     module, owner, method = where.split()
     script = KILLED.format(module=module, owner=owner, method=method, before=before)
     done = subprocess.run(
@@ -296,7 +300,7 @@ def test_a_killed_import_leaves_no_task_and_can_be_repeated(
     assert done.returncode == -signal.SIGKILL, done
     assert cli("ps", "--all", "--json").json() == []
     assert cli("gc").code == 0
-    assert nothing_of_it(cli)
+    assert {path.name for path in cli.state.glob("*/task_*")} <= {fixed.task_id}
     assert cli("import", str(exported)).code == 0
     assert cli("verify", fixed.task_id).code == 0
 
