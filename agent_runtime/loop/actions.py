@@ -13,10 +13,10 @@ from agent_runtime.loop import budget, recovery
 from agent_runtime.loop.conversation import next_call
 from agent_runtime.loop.front import front_steps, runnable
 from agent_runtime.loop.state import (
+    CLIENT_TIMER,
     NO_BRAIN,
     State,
     StepState,
-    lacks_brain,
     needs_brain,
 )
 from agent_runtime.types import Effect, Phase, StepStatus
@@ -181,7 +181,6 @@ Action = (
 )
 
 
-CLIENT_TIMER = "client:"
 CLIENT_WAIT_MS = 3_600_000
 """How long a task's worker is kept for a client that thinks; its answer is welcome later, too."""
 
@@ -344,8 +343,3 @@ def must_find_brain(state: State) -> bool:
     if state.brain is None:
         return True
     return state.brain.kind in NO_BRAIN and state.brain_epoch != state.epoch
-
-
-def waits_for_brain(state: State) -> bool:
-    """Planning cannot go on without a model or a plan."""
-    return state.stage is Phase.PLANNING and lacks_brain(state)

@@ -15,7 +15,6 @@ import msgspec
 from agent_runtime.loop import approvals, budget, compaction, native, planning, recovery, stuck
 from agent_runtime.loop import events as e
 from agent_runtime.loop.actions import (
-    CLIENT_TIMER,
     in_conversation,
     lane_is_taken,
     may_converse,
@@ -28,6 +27,7 @@ from agent_runtime.loop.front import front_steps, runnable, standing
 from agent_runtime.loop.grades import accepts
 from agent_runtime.loop.outcomes import BrainLooked, CallPrepared, Outcome, Woken
 from agent_runtime.loop.state import (
+    CLIENT_TIMER,
     State,
     StepState,
     lacks_brain,
@@ -540,7 +540,7 @@ def _take_turn(state: State, step: StepState) -> Events:
 def _ask(state: State, *, step_id: str, turn: int) -> Events:
     """One more turn, if its budget can be reserved; a conversation that is too long shrinks."""
     conversation = state.conversation
-    if state.asked_client or (state.brain is not None and state.brain.kind == "client"):
+    if state.brain is not None and state.brain.kind == "client":
         # Its tokens are not ours to count.
         if exhausted := budget.attempt_fits(state):
             return (exhausted,)

@@ -10,14 +10,14 @@ from typing import Any, assert_never
 
 from agent_runtime.errors import IllegalEvent
 from agent_runtime.loop import events as e
-from agent_runtime.loop import phases, thinking
+from agent_runtime.loop import native, phases, thinking
 from agent_runtime.loop.continuing import reopened
 from agent_runtime.loop.conversation import begun, index_of
 from agent_runtime.loop.folding import clocked, moved, replace
 from agent_runtime.loop.forking import forked
 from agent_runtime.loop.front import front_of, front_steps
 from agent_runtime.loop.reached import observe
-from agent_runtime.loop.state import CallState, Result, State, StepState, Trouble
+from agent_runtime.loop.state import CLIENT_TIMER, CallState, Result, State, StepState, Trouble
 from agent_runtime.types import FailureKind, Phase, StepStatus
 
 
@@ -61,10 +61,6 @@ def fold(records: Iterable[tuple[e.AnyEvent, int]], state: State | None = None) 
     for event, at_us in records:
         folded = evolve(folded, event, at_us)
     return folded
-
-
-FIND_TOOLS = "find_tools"
-"""The tool whose results are shown to the brain from then on."""
 
 
 def _derived_phase(state: State) -> Phase:
@@ -398,7 +394,7 @@ def _returned(state: State, event: e.CallReturned) -> dict[str, Any]:
 def _observed(state: State, event: e.CallReturned, call: CallState) -> dict[str, Any]:
     """A call of a brain's turn came back; what `find_tools` found is shown from now on."""
     step_id, wanted = call.intent.step_id, ""
-    if call.intent.tool == FIND_TOOLS and event.ok:
+    if call.intent.tool == native.FIND_TOOLS.name and event.ok:
         conversation, wanted = thinking.found(state, event.data)
         state = replace(state, conversation=conversation)
     changes = thinking.answer(
@@ -548,7 +544,7 @@ def _other_model(state: State, event: e.RecoveryChosen) -> dict[str, Any]:
 def _timer(state: State, event: e.TimerFired) -> dict[str, Any]:
     if event.timer.startswith("approval:"):
         return {"expired": state.expired | {event.timer.removeprefix("approval:")}}
-    if event.timer.startswith("client:"):
+    if event.timer.startswith(CLIENT_TIMER):
         return {"client_gone": True}
     if state.trouble is not None and state.trouble.timer == event.timer:
         return {"trouble": None}

@@ -22,8 +22,6 @@ EXECUTING = frozenset(
 )
 """Phases that are derived from the steps' own states while the plan runs."""
 
-WORKING = frozenset(set(P) - {P.IDLE, P.STATE_CLEANUP})
-
 _Row = Mapping[type[e.Event], frozenset[Phase]]
 
 _WISHES = (e.CancelRequested, e.PauseRequested, e.ResumeRequested, e.Steered)

@@ -352,6 +352,9 @@ def lacks_brain(state: State) -> bool:
     return needs_brain(state) and state.brain is not None and state.brain.kind in NO_BRAIN
 
 
+CLIENT_TIMER = "client:"
+"""Begins the name of the timer that keeps a worker for a client that thinks."""
+
 NO_BRAIN = ("none", "harness")
 """Kinds that nobody can ask: there is none, or it is not there yet."""
 

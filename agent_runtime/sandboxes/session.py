@@ -26,6 +26,8 @@ from agent_runtime.sandboxes.frames import Answer, Request
 from agent_runtime.sandboxes.launching import Ended, Running
 from agent_runtime.types import Json, ToolCall, ToolInfo, ToolResult
 
+UNENCODABLE: Final = (TypeError, OverflowError, ValueError, msgspec.MsgspecError)
+"""What `frames.encode` raises for arguments that no frame can hold."""
 CLOSE_SECONDS_MAX: Final = 5.0
 Rewrite = Callable[[ToolCall], ToolCall]
 
@@ -86,42 +88,36 @@ class WorkerSession:
         number = next(self._numbers)
         await self._guarded(number, frames.encode(Request(number=number, op="ping")))
 
+    def _framed(self, op: str, info: ToolInfo, call: ToolCall) -> tuple[int, bytes]:
+        """A request about one call, and its number. Raises one of `UNENCODABLE`."""
+        number = next(self._numbers)
+        request = Request(
+            number=number, op=op, source=info.source, tool=info.name, call=self._rewrite(call)
+        )
+        return number, frames.encode(request)
+
     async def call(self, info: ToolInfo, call: ToolCall, *, deadline_seconds: float) -> ToolResult:
         """See `ports.SandboxSession.call`."""
-        request = Request(
-            number=next(self._numbers),
-            op="call",
-            source=info.source,
-            tool=info.name,
-            call=self._rewrite(call),
-        )
         try:
-            frame = frames.encode(request)
-        except (TypeError, OverflowError, ValueError, msgspec.MsgspecError) as error:
+            number, frame = self._framed("call", info, call)
+        except UNENCODABLE as error:
             return ToolResult(
                 ok=False, kind="bad_input", output=f"{info.name}: the arguments: {error}"
             )
-        answer = await self._in_time(request.number, frame, deadline_seconds, what=f"{info.name!r}")
+        answer = await self._in_time(number, frame, deadline_seconds, what=f"{info.name!r}")
         assert answer.result is not None
         return answer.result if answer.result.ok else self._explained(answer.result)
 
     async def preview(self, info: ToolInfo, call: ToolCall, *, deadline_seconds: float) -> str:
         """See `ports.SandboxSession.preview`."""
-        request = Request(
-            number=next(self._numbers),
-            op="preview",
-            source=info.source,
-            tool=info.name,
-            call=self._rewrite(call),
-        )
         try:
-            frame = frames.encode(request)
-        except (TypeError, OverflowError, ValueError, msgspec.MsgspecError) as error:
+            number, frame = self._framed("preview", info, call)
+        except UNENCODABLE as error:
             raise PreviewFailed(f"the arguments: {error}") from error
         with anyio.move_on_after(math.inf if self._frozen else deadline_seconds) as scope:
             self._deadlines[scope] = deadline_seconds
             try:
-                answer = await self._guarded(request.number, frame)
+                answer = await self._guarded(number, frame)
             finally:
                 del self._deadlines[scope]
         if scope.cancelled_caught:
@@ -144,7 +140,7 @@ class WorkerSession:
         )
         try:
             frame = frames.encode(request)
-        except (TypeError, OverflowError, ValueError, msgspec.MsgspecError) as error:
+        except UNENCODABLE as error:
             raise UsageError(f"the template or its variables are no JSON: {error}") from error
         answer = await self._in_time(request.number, frame, deadline_seconds, what="a template")
         if answer.error:
