@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from agent_runtime import plugins
+from agent_runtime.access.ports import AccessStore
 from agent_runtime.bus import LocalBus, LocalListeners
 from agent_runtime.clock import SystemClock
 from agent_runtime.errors import ConfigError
@@ -30,7 +31,9 @@ from agent_runtime.sandboxes.surroundings import Boundary
 from agent_runtime.schema import nearest
 from agent_runtime.settings import Settings, state_dir
 from agent_runtime.stores.memory import MemoryStore
+from agent_runtime.stores.memory_access import MemoryAccess
 from agent_runtime.stores.sqlite import SqliteStore
+from agent_runtime.stores.sqlite_access import SqliteAccess
 from agent_runtime.toolbox import PluginToolbox
 from agent_runtime.workspaces import LocalWorkspaces
 from agent_runtime.workspaces.environment import LocalEnvironment
@@ -187,3 +190,8 @@ def who() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"uid {os.getuid()}"
+
+
+def open_access(store: Store) -> AccessStore:
+    """Keys and the audit record, where the tasks are kept."""
+    return SqliteAccess(store) if isinstance(store, SqliteStore) else MemoryAccess()

@@ -6,6 +6,23 @@ message names the thing, the rule and the value, and says what would have worked
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong with an input: where in the document, and what."""
+
+    path: tuple[str | int, ...]
+    text: str
+
+    @property
+    def pointer(self) -> str:
+        """The place as a JSON pointer (RFC 6901); empty: the document as a whole."""
+        parts = (str(part).replace("~", "~0").replace("/", "~1") for part in self.path)
+        return "".join(f"/{part}" for part in parts)
+
 
 class AgentRuntimeError(Exception):
     """Base of all operating errors; `exit_code` is what the command line ends with."""
@@ -14,15 +31,32 @@ class AgentRuntimeError(Exception):
 
 
 class UsageError(AgentRuntimeError):
-    """The input is wrong (task file, arguments). Nothing was stored; correct it and try again."""
+    """The input is wrong (task file, arguments). Nothing was stored; correct it and try again.
+
+    `faults` say where in a document, if that is known.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, *, faults: Sequence[Fault] = ()) -> None:
+        super().__init__(message)
+        self.faults = tuple(faults)
+
+
+class Forbidden(AgentRuntimeError):
+    """The caller may not do this here; the message names what would allow it."""
+
+    exit_code = 4
 
 
 class ConfigError(AgentRuntimeError):
     """The installation or a setting is wrong. Nothing was started; the message says the way out."""
 
     exit_code = 3
+
+
+class IdempotencyMismatch(UsageError):
+    """The idempotency key made a task with another body. Nothing was stored; use a new key."""
 
 
 class NotFound(AgentRuntimeError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from agent_runtime.egress_rules import NetworkMode
 from agent_runtime.messages import NO_USAGE, Brain, Message, ModelChoice, ModelUsage
@@ -61,6 +61,14 @@ class Bus(Protocol):
 # ---- store -------------------------------------------------------------------------------
 
 
+class NewTask(NamedTuple):
+    """What `Store.create_all` stores of each task."""
+
+    summary: TaskSummary
+    rows: Sequence[Row]
+    idempotency_key: str | None = None
+
+
 class Store(Protocol):
     """The only truth: one ordered log per task, content-addressed blobs, leases, a projection.
 
@@ -82,6 +90,15 @@ class Store(Protocol):
 
         Raises:
             Conflict: the task id exists.
+        """
+
+    async def create_all(self, tasks: Sequence[NewTask]) -> list[TaskId]:
+        """Store many new tasks in one transaction, all or none, durable; ids in their order.
+
+        Idempotency keys as for `create`, also between these tasks.
+
+        Raises:
+            Conflict: one of the task ids exists; nothing was stored.
         """
 
     async def append(
@@ -109,6 +126,16 @@ class Store(Protocol):
     async def load(self, task_id: TaskId, after: int = 0) -> list[Row]:
         """All rows after `after`, in order. `NotFound` if there is no such task."""
 
+    async def tail(self, after: int, limit: int = 1000) -> list[tuple[int, Row]]:
+        """Events of all tasks behind position `after`, in the order in which they became durable.
+
+        A position is greater than every earlier one, and is never given again, also not after
+        `delete`. What was deleted is left out.
+        """
+
+    async def position(self) -> int:
+        """The newest position; 0: nothing was ever stored."""
+
     async def summary(self, task_id: TaskId) -> TaskSummary:
         """The projection of one task. `NotFound` if there is none."""
 
@@ -121,6 +148,12 @@ class Store(Protocol):
         limit: int = 100,
     ) -> list[TaskSummary]:
         """Newest first, those created before `before`; filters are conjunctive."""
+
+    async def counts(self) -> dict[str, int]:
+        """How many tasks there are of each status."""
+
+    async def probe(self) -> None:
+        """Write nothing, durably: raises what a write would raise now, if that can be known."""
 
     async def claim(self, task_id: TaskId) -> Lease:
         """Take the lease with a new epoch.

@@ -34,6 +34,8 @@ from agent_runtime.errors import (
     Conflict,
     CorruptLog,
     DiskFull,
+    Fault,
+    IdempotencyMismatch,
     NotFound,
     UsageError,
     WorkspaceError,
@@ -42,17 +44,17 @@ from agent_runtime.forks import fork_task
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
 from agent_runtime.loop.continuing import continuation
-from agent_runtime.loop.discover import discover, unknown_names
+from agent_runtime.loop.discover import plan_problems, unknown_names
 from agent_runtime.loop.evolve import fold
 from agent_runtime.loop.hands import furnished
 from agent_runtime.loop.journal import append_fact
 from agent_runtime.loop.replay import Replayed, replay
 from agent_runtime.loop.state import State, lacks_brain, status_of
-from agent_runtime.loop.submission import submit
+from agent_runtime.loop.submission import Submitted, first_event
 from agent_runtime.loop.supervisor import Supervisor
 from agent_runtime.loop.why import Link, chain
 from agent_runtime.messages import ToolUse
-from agent_runtime.ports import ArtifactLimits, CheckOutcome, Ports
+from agent_runtime.ports import ArtifactLimits, CheckOutcome, NewTask, Ports
 from agent_runtime.redaction import Redactor
 from agent_runtime.report import Report, report_of
 from agent_runtime.resources import above
@@ -92,29 +94,88 @@ class Runtime:
     async def submit(
         self, spec: TaskSpec, *, submitted_by: str, idempotency_key: str | None = None
     ) -> TaskId:
-        """Store a task; durable when it returns. Nothing of it runs yet.
+        """Store a task; durable when it returns. Nothing of it runs yet. Errors as `take_in`."""
+        taken = await self.take_in(spec, submitted_by=submitted_by, idempotency_key=idempotency_key)
+        return taken.task_id
+
+    async def take_in(
+        self, spec: TaskSpec, *, submitted_by: str, idempotency_key: str | None = None
+    ) -> Submitted:
+        """As `submit`, and the task as it was stored; `is_new` is false if the key was known.
 
         Raises:
             UsageError: the plan does not fit the installed tools, it names more resources than the
                 operator allows, a secret is not known, or the repository is missing or none;
-                nothing was stored.
+                nothing was stored. Or the key made another task than this one.
             ConfigError: a model is named, and no adapter can reach it.
         """
-        await self._refuse_what_cannot_run(spec)
-        return await submit(
-            spec,
-            self.ports.store,
-            self.ports.clock,
-            submitted_by=submitted_by,
-            idempotency_key=idempotency_key,
+        await self.refuse_what_cannot_run(spec)
+        made = self._first_event(spec, submitted_by, idempotency_key)
+        task_id = await self.ports.store.create(
+            made.summary, made.rows, idempotency_key=idempotency_key
         )
+        return await self._as_taken(made, task_id, spec)
 
-    async def _refuse_what_cannot_run(self, spec: TaskSpec) -> None:
-        problems = discover(spec, self.ports.toolbox).problems
-        problems += unknown_names(spec, self.ports.toolbox)
-        problems += above(spec.environment.resources, self.ports.sandbox_ceiling)
-        if problems:
-            raise UsageError("\n".join(problems))
+    async def take_in_all(
+        self, wishes: Sequence[tuple[TaskSpec, str | None]], *, submitted_by: str
+    ) -> list[Submitted | AgentRuntimeError]:
+        """Many tasks, each with its idempotency key or None, in one durable write.
+
+        What one is refused for stands in its place and keeps no other from being stored.
+        """
+        made: list[Submitted | AgentRuntimeError] = []
+        for spec, key in wishes:
+            try:
+                await self.refuse_what_cannot_run(spec)
+                made.append(self._first_event(spec, submitted_by, key))
+            except AgentRuntimeError as error:
+                made.append(error)
+        new = [each for each in made if isinstance(each, Submitted)]
+        stored = await self.ports.store.create_all(
+            [NewTask(each.summary, each.rows, each.idempotency_key) for each in new]
+        )
+        ids = iter(stored)
+        taken: list[Submitted | AgentRuntimeError] = []
+        for each, (spec, _) in zip(made, wishes, strict=True):
+            if isinstance(each, Submitted):
+                try:
+                    taken.append(await self._as_taken(each, next(ids), spec))
+                except AgentRuntimeError as error:
+                    taken.append(error)
+            else:
+                taken.append(each)
+        return taken
+
+    def _first_event(self, spec: TaskSpec, submitted_by: str, key: str | None) -> Submitted:
+        now_us = self.ports.clock.now_us()
+        return first_event(spec, now_us, submitted_by=submitted_by, idempotency_key=key)
+
+    async def _as_taken(self, made: Submitted, stored: TaskId, spec: TaskSpec) -> Submitted:
+        if stored == made.task_id:
+            return made
+        rows = await self.ports.store.load(stored)
+        first = codec.decode(rows[0])
+        if not isinstance(first, e.TaskSubmitted) or first.spec != spec:
+            raise IdempotencyMismatch(
+                f"the idempotency key {made.idempotency_key!r} was used for another task, "
+                f"{stored!r}: use a new key for a new task, and send the same body for a repetition"
+            )
+        summary = await self.ports.store.summary(stored)
+        return Submitted(summary, rows[:1], made.idempotency_key, is_new=False)
+
+    async def refuse_what_cannot_run(self, spec: TaskSpec) -> None:
+        """Look at everything that can be known about a task before it is stored.
+
+        Raises:
+            UsageError, ConfigError: as `take_in`.
+        """
+        wrong = plan_problems(spec, self.ports.toolbox)
+        others = unknown_names(spec, self.ports.toolbox)
+        others += above(spec.environment.resources, self.ports.sandbox_ceiling)
+        if wrong or others:
+            lines = [f"step {step_id!r}: {text}" for step_id, text in wrong]
+            faults = [*_faults_of_steps(spec, wrong), *map(_fault_of_key, others)]
+            raise UsageError("\n".join([*lines, *others]), faults=faults)
         if spec.model is not None and self.ports.model is None:
             raise ConfigError(
                 f"no installed adapter can reach the model {spec.model!r}: give the task a plan, "
@@ -128,7 +189,9 @@ class Runtime:
                 raise
             except WorkspaceError as error:
                 key = "" if str(error).startswith("workspace.") else "workspace.repo: "
-                raise UsageError(f"{key}{error}") from error
+                raise UsageError(
+                    f"{key}{error}", faults=[Fault(("workspace", "repo"), str(error))]
+                ) from error
 
     async def continue_task(self, task_id: TaskId, wish: ContinuationSpec, *, by: str) -> State:
         """Re-open an ended task with a new allotment, durable on return; nothing of it runs yet.
@@ -143,7 +206,7 @@ class Runtime:
             ConfigError: a model is named, and no adapter can reach it.
         """
         state = await self.state(task_id)
-        await self._refuse_what_cannot_run(continuation(state, wish))
+        await self.refuse_what_cannot_run(continuation(state, wish))
         if state.workspace is not None and state.workspace.path:
             trees = {TreeId(state.workspace.base_tree), TreeId(state.tree)}
             try:
@@ -172,7 +235,7 @@ class Runtime:
             NotFound, Conflict, UsageError, CorruptLog, ConfigError, WorkspaceError: as
                 `forks.fork_task`; nothing is stored.
         """
-        check = self._refuse_what_cannot_run
+        check = self.refuse_what_cannot_run
         return await fork_task(task_id, wish, self.ports, by=by, check=check)
 
     async def drive(self, task_id: TaskId) -> State:
@@ -646,6 +709,22 @@ class Runtime:
         await self.ports.workspaces.take_out(task_id, TreeId(kept.tree), paths, directory)
         return paths
 
+    async def artifact(self, task_id: TaskId, path: str) -> bytes:
+        """One of the artifacts.
+
+        Raises:
+            NotFound: no file of this name was kept.
+            WorkspaceError: it is gone.
+        """
+        kept = await self.artifacts(task_id)
+        if kept is None or path not in {artifact.path for artifact in kept.artifacts}:
+            raise NotFound(f"task {task_id!r} has kept no file {path!r}; its artifacts are listed")
+        found = await self.ports.workspaces.contents(task_id, TreeId(kept.tree), [path])
+        content = found.get(path)
+        if content is None:
+            raise WorkspaceError(f"the artifact {path!r} of {task_id!r} is gone, or no file")
+        return content
+
     async def export_task(self, task_id: TaskId) -> bytes:
         """An ended task as one file, see `transfer.export_task`."""
         return await export_task(task_id, self.ports.store, self.ports.workspaces)
@@ -671,6 +750,17 @@ class Runtime:
         rows = await self.ports.store.load(task_id)
         state, events = _folded(task_id, rows)
         return state, rows, events
+
+
+def _faults_of_steps(spec: TaskSpec, wrong: Sequence[tuple[str, str]]) -> list[Fault]:
+    places = {step.id: at for at, step in enumerate(spec.plan.steps if spec.plan else ())}
+    return [Fault(("plan", "steps", places[step_id]), text) for step_id, text in wrong]
+
+
+def _fault_of_key(problem: str) -> Fault:
+    """Of a message that begins with the key it is about: `policy.tools: …`."""
+    key, _, text = problem.partition(": ")
+    return Fault(tuple(key.split(".")), text)
 
 
 def _folded(task_id: TaskId, rows: Sequence[Row]) -> tuple[State, list[e.AnyEvent]]:

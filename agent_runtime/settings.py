@@ -39,7 +39,11 @@ FILE_NAME: Final = "agent-runtime.yaml"
 _OPENS: Final = "lowers the sandbox's walls"
 _OF_THIS_MACHINE: Final = "is about this machine"
 _ASKED: Final = "decides who reads your code, with which key"
+_WHO_ASKS: Final = "decides who reaches the daemon, and what it reaches"
 NOT_IN_DIRECTORY: Final = {
+    "allowed_hosts": _WHO_ASKS,
+    "host": _WHO_ASKS,
+    "workspace_roots": _WHO_ASKS,
     "bwrap": _OF_THIS_MACHINE,
     "modules": _OF_THIS_MACHINE,
     "model": _ASKED,
@@ -279,6 +283,14 @@ class Settings(BaseSettings):
         256 << 20
     )
     """All artifacts of a task together."""
+    host: Annotated[str, Field(min_length=1, max_length=253)] = "127.0.0.1"
+    """Where the daemon listens."""
+    port: Annotated[int, BeforeValidator(_no_boolean), Field(ge=0, le=65_535)] = 8700
+    """0: a free one."""
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
+    """Names beside the loopback ones by which the daemon may be asked, with or without a port."""
+    shutdown_seconds: Annotated[Number, Field(gt=0, le=3600, allow_inf_nan=False)] = 20
+    """How long each step of the daemon's ending may take."""
     workspace_roots: Annotated[tuple[AbsolutePath, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Directories below which a daemon's tasks may name repositories."""
 

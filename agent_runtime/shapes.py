@@ -17,6 +17,7 @@ import msgspec
 from msgspec import inspect as kinds
 
 from agent_runtime.documents import Path, Source, path_text
+from agent_runtime.errors import Fault, UsageError
 from agent_runtime.schema import nearest
 from agent_runtime.types import Json
 
@@ -81,6 +82,11 @@ class Problems:
             texts[PROBLEMS_MAX:] = [f"{name}: and {rest} more" if name else f"and {rest} more"]
         return texts
 
+    def error(self, *, name: str) -> UsageError:
+        """All of it as one error, a line a problem."""
+        faults = [Fault(path, text) for _, path, text in self._found[:PROBLEMS_MAX]]
+        return UsageError("\n".join(self.lines(name=name)), faults=faults)
+
     def _line(self, path: Path) -> int:
         # A missing key has no line of its own: its mapping's will do.
         for count in range(len(path), -1, -1):
@@ -100,12 +106,14 @@ class Reader:
 
     `rules` are asked about a field's value that has the right type. `notes` are added to what is
     wrong with a field. `retired` explains keys that a Struct does not know, but people expect.
+    With `whole_floats`, 8.0 is an integer: JSON knows one kind of number (JSON Schema, 6.1.1).
     """
 
     problems: Problems
     rules: Mapping[tuple[type, str], Rule] = field(default_factory=dict)
     notes: Mapping[tuple[type, str], str] = field(default_factory=dict)
     retired: Mapping[tuple[type, str], str] = field(default_factory=dict)
+    whole_floats: bool = False
 
     def read(self, value: Json, kind: kinds.Type, path: Path, note: str = "") -> Any:
         """The value as `kind`, or `BAD`; what is wrong is in `problems`."""
@@ -233,6 +241,8 @@ class Reader:
 
     def _integer(self, value: Json, path: Path, note: str) -> Any:
         if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+            if self.whole_floats:
+                return int(value)
             return self._not_a(value, "an integer", path, note or f"write {int(value)}")
         if isinstance(value, bool) or not isinstance(value, int):
             return self._not_a(value, "an integer", path, note)

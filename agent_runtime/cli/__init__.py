@@ -50,6 +50,7 @@ FAMILIES: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "artifacts": ("artifacts", "List the files that a task kept, or write them out."),
     },
     "The installation": {
+        "serve": ("serve", "Serve tasks over HTTP, and drive them."),
         "init": ("keep", "Write an example task file fitted to a repository."),
         "doctor": ("inspect", "Check whether tasks can run here, and say what is missing."),
         "tools": ("inspect", "List the tools that tasks can use."),

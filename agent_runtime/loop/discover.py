@@ -5,7 +5,7 @@ How well a tool fits a goal is decided in `ranking`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
@@ -38,10 +38,9 @@ def discover(
     ranked = [info for info, _ in ranking.rank(task.goal, given, facts)]
     ranked.sort(key=lambda info: info.toolbelt != "standard")
     effects: dict[str, Effect] = {}
-    problems: list[str] = []
-    for step in task.plan.steps if task.plan else ():
-        problems += _plan_problems(task, step, toolbox)
-        if not problems and step.tool is not None and not has_template(step.args):
+    problems = [f"step {id_!r}: {text}" for id_, text in plan_problems(task, toolbox)]
+    for step in task.plan.steps if task.plan and not problems else ():
+        if step.tool is not None and not has_template(step.args):
             policy = EffectPolicy(network=task.policy.network, stated=step.effect)
             # A plug-in that cannot tell is heard of when its call is prepared.
             with suppress(Exception, SystemExit):
@@ -52,6 +51,12 @@ def discover(
         effects=effects,
         problems=problems,
     )
+
+
+def plan_problems(task: TaskSpec, toolbox: Toolbox) -> list[tuple[str, str]]:
+    """What is wrong with the task's plan, given the installed tools: the step's id, and what."""
+    steps = task.plan.steps if task.plan else ()
+    return [(step.id, text) for step in steps for text in _step_problems(task, step, toolbox)]
 
 
 def usable(task: TaskSpec, toolbox: Toolbox) -> list[ToolInfo]:
@@ -126,6 +131,9 @@ def unknown_names(task: TaskSpec, toolbox: Toolbox) -> list[str]:
 
     Looked at when a task is submitted, and not again: a plug-in may be gone when it goes on.
     """
+    policy = task.policy
+    if not (policy.toolbelts or policy.tools or policy.approvals):
+        return []
     infos = [*toolbox.all(), *native.NATIVE]
     tools = [info.name for info in infos]
     belts = sorted({info.toolbelt for info in toolbox.all()} | {"standard"})
@@ -173,8 +181,7 @@ def has_template(value: Json) -> bool:
             return False
 
 
-def _plan_problems(task: TaskSpec, step: StepSpec, toolbox: Toolbox) -> list[str]:
-    problems: list[str] = []
+def _step_problems(task: TaskSpec, step: StepSpec, toolbox: Toolbox) -> Iterator[str]:
     ways: Sequence[tuple[str | None, dict[str, Json]]] = [(step.tool, step.args)]
     if step.alternative is not None:
         ways = [*ways, (step.alternative.tool, step.alternative.args)]
@@ -183,13 +190,11 @@ def _plan_problems(task: TaskSpec, step: StepSpec, toolbox: Toolbox) -> list[str
             continue
         info = toolbox.find(name)
         if info is None:
-            problems.append(f"step {step.id!r}: {approvals.unknown('tool', name, _names(toolbox))}")
-            continue
-        if why := refusal(task, info):
-            problems.append(f"step {step.id!r}: {why}")
-        if not has_template(args):
-            problems += [f"step {step.id!r}: {p}" for p in schema.check(args, info.parameters)]
-    return problems
+            yield approvals.unknown("tool", name, _names(toolbox))
+        elif why := refusal(task, info):
+            yield why
+        elif not has_template(args):
+            yield from schema.check(args, info.parameters)
 
 
 def _names(toolbox: Toolbox) -> list[str]:

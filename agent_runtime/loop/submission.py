@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
@@ -11,7 +14,21 @@ from agent_runtime.loop.journal import summarize
 from agent_runtime.loop.phases import LOOP_VERSION
 from agent_runtime.loop.state import State
 from agent_runtime.ports import Clock, Store
-from agent_runtime.types import TaskId, TaskSpec
+from agent_runtime.types import Row, TaskId, TaskSpec, TaskSummary
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A task as it was taken in; `is_new` is false if an idempotency key named an earlier one."""
+
+    summary: TaskSummary
+    rows: Sequence[Row]
+    idempotency_key: str | None
+    is_new: bool = True
+
+    @property
+    def task_id(self) -> TaskId:
+        return TaskId(self.summary.task_id)
 
 
 async def submit(
@@ -24,18 +41,53 @@ async def submit(
     idempotency_key: str | None = None,
 ) -> TaskId:
     """Store a new task and return its id; a known `idempotency_key` returns the earlier one's."""
-    at_us = clock.now_us()
+    made = first_event(
+        spec, clock.now_us(), submitted_by=submitted_by, task_id=task_id,
+        idempotency_key=idempotency_key,
+    )  # fmt: skip
+    return await store.create(made.summary, made.rows, idempotency_key=idempotency_key)
+
+
+def first_event(
+    spec: TaskSpec,
+    at_us: int,
+    *,
+    submitted_by: str,
+    task_id: TaskId | None = None,
+    idempotency_key: str | None = None,
+) -> Submitted:
+    """A task before it is stored: the first row of its log and its projection."""
     new_id = task_id or new_task_id(at_us)
     event = e.TaskSubmitted(spec=spec, submitted_by=submitted_by, loop_version=LOOP_VERSION)
     state = evolve(State(task_id=new_id), event, at_us)
     rows = codec.encode(new_id, [event], after=0, head=codec.GENESIS, at_us=at_us)
-    return await store.create(
-        summarize(state, rows[-1].hash), rows, idempotency_key=idempotency_key
-    )
+    return Submitted(summarize(state, rows[-1].hash), rows, idempotency_key)
 
 
 def new_task_id(at_us: int) -> TaskId:
     """`task_` and a UUIDv7 (RFC 9562, section 5.7) in hex: sorts by creation."""
     millis = (at_us // 1000) & ((1 << 48) - 1)
-    value = millis << 80 | 0x7 << 76 | secrets.randbits(12) << 64 | 0b10 << 62
-    return TaskId(f"task_{value | secrets.randbits(62):032x}")
+    value = millis << 80 | 0x7 << 76 | 0b10 << 62
+    bits = int.from_bytes(_random(10), "big")  # 74 of them are used
+    value |= (bits >> 62 & 0xFFF) << 64 | bits & ((1 << 62) - 1)
+    return TaskId(f"task_{value:032x}")
+
+
+_RANDOM_BYTES: Final = 2560
+_pool = bytearray()
+_pool_pid = 0
+
+
+def _random(count: int) -> bytes:
+    """Random bytes from a pool.
+
+    Asking the kernel each time gives up the interpreter lock each time, and getting it back took
+    most of a submission under load (200 us).
+    """
+    global _pool_pid
+    if len(_pool) < count or _pool_pid != os.getpid():  # a fork must not hand out the same again
+        _pool_pid = os.getpid()
+        _pool[:] = os.urandom(_RANDOM_BYTES)
+    taken = bytes(_pool[-count:])
+    del _pool[-count:]
+    return taken

@@ -54,6 +54,11 @@ class Supervisor:
         self.stop = Stop()
         """Set it to stop gracefully: calls are stopped, `Interrupted` is stored."""
 
+    @property
+    def driven(self) -> int:
+        """Tasks that are driven here now."""
+        return len(self._driven)
+
     async def run_task(self, task_id: TaskId) -> State:
         """Claim one task and drive it as far as it goes.
 

@@ -7,9 +7,11 @@ method waits once before and once after its effect, so that a cancellation hits 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 
 import anyio.lowlevel
 
@@ -21,6 +23,7 @@ from agent_runtime.errors import (
     NotFound,
     StoreUnavailable,
 )
+from agent_runtime.ports import NewTask
 from agent_runtime.stores.changes import Changes
 from agent_runtime.stores.limits import check_blobs, check_rows, check_snapshot, digest, identify
 from agent_runtime.types import BlobId, Epoch, Lease, Row, Seq, Status, TaskId, TaskSummary
@@ -45,6 +48,8 @@ class SharedMemory:
         self.blobs: dict[BlobId, bytes] = {}
         self.living: set[int] = set()
         self.stores_made = 0
+        self.order: list[Row | None] = []
+        """Every event ever stored, at its position less one; None: deleted."""
         self.changes = Changes()
 
     def task(self, task_id: TaskId) -> _Task:
@@ -101,9 +106,34 @@ class MemoryStore:
                 raise Conflict(f"task {task_id!r} exists already, with other events")
             task = _Task(summary, list(rows), idempotency_key)
             shared.tasks[task_id] = task
+            shared.order += rows
             self._keep_blobs(task, blobs)
             shared.changes.announce()
             return task_id
+
+    async def create_all(self, tasks: Sequence[NewTask]) -> list[TaskId]:
+        for new in tasks:
+            check_rows(TaskId(new.summary.task_id), Seq(0), new.rows, new.summary)
+        async with self._effect() as shared:
+            keys = {t.idempotency_key: task_id for task_id, t in shared.tasks.items()}
+            made: dict[TaskId, _Task] = {}
+            ids: list[TaskId] = []
+            for new in tasks:
+                task_id, key = TaskId(new.summary.task_id), new.idempotency_key
+                if key is not None and key in keys:
+                    ids.append(keys[key])
+                    continue
+                known = shared.tasks.get(task_id) or made.get(task_id)
+                if known is None:
+                    made[task_id] = _Task(new.summary, list(new.rows), key)
+                    keys[key] = task_id
+                elif not _are_stored(known, new.rows):
+                    raise Conflict(f"task {task_id!r} exists already, with other events")
+                ids.append(task_id)
+            shared.tasks.update(made)
+            shared.order += [row for task in made.values() for row in task.rows]
+            shared.changes.announce()
+            return ids
 
     async def append(
         self,
@@ -132,6 +162,7 @@ class MemoryStore:
                     " load, fold and decide again"
                 )
             task.rows.extend(rows)
+            shared.order += rows
             task.summary = summary
             self._keep_blobs(task, blobs)
             shared.changes.announce()
@@ -144,6 +175,15 @@ class MemoryStore:
     async def load(self, task_id: TaskId, after: int = 0) -> list[Row]:
         async with self._effect() as shared:
             return shared.task(task_id).rows[after:]
+
+    async def tail(self, after: int, limit: int = 1000) -> list[tuple[int, Row]]:
+        async with self._effect() as shared:
+            behind = enumerate(shared.order[after:], after + 1)
+            return list(islice(((at, row) for at, row in behind if row is not None), limit))
+
+    async def position(self) -> int:
+        async with self._effect() as shared:
+            return len(shared.order)
 
     # ---- the projection ------------------------------------------------------------------
 
@@ -176,6 +216,14 @@ class MemoryStore:
                 for task_id in task_ids
                 if task_id in shared.tasks
             }
+
+    async def counts(self) -> dict[str, int]:
+        async with self._effect() as shared:
+            return dict(Counter(task.summary.status for task in shared.tasks.values()))
+
+    async def probe(self) -> None:
+        async with self._effect():
+            pass
 
     # ---- leases --------------------------------------------------------------------------
 
@@ -259,6 +307,8 @@ class MemoryStore:
         async with self._effect() as shared:
             task = self._free(task_id)
             del shared.tasks[task_id]
+            order = shared.order
+            order[:] = [row if row and row.task_id != task_id else None for row in order]
             for blob_id in task.blob_ids:
                 if not any(blob_id in other.blob_ids for other in shared.tasks.values()):
                     del shared.blobs[blob_id]

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
@@ -19,6 +19,7 @@ import msgspec
 from anyio import to_thread
 
 from agent_runtime.errors import CorruptLog, NotFound, StoreUnavailable
+from agent_runtime.ports import NewTask
 from agent_runtime.stores.changes import Changes
 from agent_runtime.stores.limits import check_blobs, check_rows, check_snapshot, digest, identify
 from agent_runtime.stores.owners import Owners
@@ -28,7 +29,9 @@ from agent_runtime.stores.sqlite_writes import (
     Append,
     Claim,
     Create,
+    CreateAll,
     Delete,
+    Probe,
     PutBlob,
     Release,
     SaveSnapshot,
@@ -114,6 +117,11 @@ class SqliteStore:
         await _check_blobs(blobs)
         return await self._write(Create(rows, summary, blobs, idempotency_key))
 
+    async def create_all(self, tasks: Sequence[NewTask]) -> list[TaskId]:
+        for new in tasks:
+            check_rows(TaskId(new.summary.task_id), Seq(0), new.rows, new.summary)
+        return await self._write(CreateAll(tasks)) if tasks else []
+
     async def append(
         self,
         task_id: TaskId,
@@ -135,6 +143,13 @@ class SqliteStore:
             more, _ = await self._read(lambda db: _rows(db, task_id, last, None), far=True)
             rows += more
         return rows
+
+    async def tail(self, after: int, limit: int = 1000) -> list[tuple[int, Row]]:
+        return await self._read(lambda db: _tail(db, after, limit))
+
+    async def position(self) -> int:
+        newest = "SELECT seq FROM sqlite_sequence WHERE name = 'events'"
+        return await self._read(lambda db: db.execute(newest).get or 0)
 
     # ---- the projection ------------------------------------------------------------------
 
@@ -180,6 +195,15 @@ class SqliteStore:
             lambda db: db.execute(_HEADS, (msgspec.json.encode(task_ids).decode(),)).get
         )
         return msgspec.json.decode(found, type=dict[TaskId, int])
+
+    async def counts(self) -> dict[str, int]:
+        found = await self._read(
+            lambda db: db.execute("SELECT status, count(*) FROM tasks GROUP BY status").fetchall()
+        )
+        return {str(status): cast(int, count) for status, count in found}
+
+    async def probe(self) -> None:
+        await self._write(Probe())
 
     # ---- leases --------------------------------------------------------------------------
 
@@ -263,6 +287,26 @@ class SqliteStore:
             await to_thread.run_sync(self._writer.close_file)
             self._owners.close()
 
+    # ---- for the other tables of this file -----------------------------------------------
+
+    async def write(self, write: Write[T]) -> T:
+        """Have `write` done by the one writer; its answer is durable. Errors as of the port."""
+        return await self._write(write)
+
+    async def read(self, query: Callable[[apsw.Connection], T], *, far: bool = False) -> T:
+        """What `query` finds; in a thread if `far`, or if it meets a lock."""
+        return await self._read(query, far=far)
+
+    def peek(self, query: Callable[[apsw.Connection], T]) -> T:
+        """What a query of microseconds finds, at once. `StoreUnavailable` where it met a lock."""
+        self._require_open()
+        with translated(self._path):
+            return query(self._near_db)
+
+    def version(self) -> int:
+        """Another number after each commit to the file, whoever made it. Takes 2 us."""
+        return int(self.peek(_data_version))
+
     # ---- doing it ------------------------------------------------------------------------
 
     def _require_open(self) -> None:
@@ -341,6 +385,25 @@ def _rows(
     return rows, True
 
 
+def _tail(db: apsw.Connection, after: int, limit: int) -> list[tuple[int, Row]]:
+    """As `SqliteStore.tail`, and no more at once than may be read on the event loop."""
+    found = db.execute(
+        """SELECT position, task_id, seq, type, schema, at_us, data, prev_hash, hash FROM events
+        WHERE position > ? ORDER BY position LIMIT ?""",
+        (after, limit),
+    )
+    rows: list[tuple[int, Row]] = []
+    rows_bytes = 0
+    for position, *columns in found:
+        row = Row(*columns)
+        rows.append((position, row))
+        rows_bytes += _ROW_BYTES + len(row.data)
+        if rows_bytes > INLINE_BYTES_MAX:
+            found.close()
+            break
+    return rows
+
+
 _ROW_BYTES = 512
 """What a row costs besides its data, in the same coin."""
 
@@ -364,6 +427,11 @@ def _claimable(db: apsw.Connection, owners: Owners, limit: int) -> list[TaskId]:
         (msgspec.json.encode(living).decode(), limit),
     )
     return [task_id for (task_id,) in found]
+
+
+def _data_version(db: apsw.Connection) -> int:
+    version: int = db.pragma("data_version")
+    return version
 
 
 def _blob(db: apsw.Connection, blob_id: BlobId) -> bytes:

@@ -18,6 +18,7 @@ import apsw
 import msgspec
 
 from agent_runtime.errors import Conflict, LeaseHeld, LeaseLost, NotFound
+from agent_runtime.ports import NewTask
 from agent_runtime.stores.owners import Owners
 from agent_runtime.types import BlobId, Epoch, Lease, Row, Seq, TaskId, TaskSummary
 
@@ -127,6 +128,21 @@ class Create(LogWrite[TaskId]):
         else:
             batch.add(self, epoch=0)
         return TaskId(self.task_id)
+
+
+class CreateAll(Write[list[TaskId]]):
+    """Several new tasks, all or none."""
+
+    def __init__(self, tasks: Sequence[NewTask]) -> None:
+        super().__init__()
+        self._creates = [Create(new.rows, new.summary, {}, new.idempotency_key) for new in tasks]
+        self.data_bytes = sum(create.data_bytes for create in self._creates)
+
+    def run(self, db: apsw.Connection) -> list[TaskId]:
+        batch = _LogBatch(db, self._creates)
+        ids = [create.join(batch) for create in self._creates]
+        batch.store()
+        return ids
 
 
 class Append(LogWrite[Seq]):
@@ -380,6 +396,14 @@ class SaveSnapshot(Write[None]):
             "INSERT OR REPLACE INTO snapshots (task_id, seq, version, data) VALUES (?, ?, ?, ?)",
             self._values,
         )
+
+
+class Probe(Write[None]):
+    """Change the file and change it back: a full or read-only disk shows itself."""
+
+    def run(self, db: apsw.Connection) -> None:
+        db.execute("INSERT INTO probes VALUES (1)")
+        db.execute("DELETE FROM probes")
 
 
 class Delete(Write[None]):

@@ -1,0 +1,293 @@
+"""What people and programs tell a task while it lives, and after: each is a fact in its log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from agent_runtime.api.answers import Reply, json_answer
+from agent_runtime.api.operations import Operation, Refused, Request, Run, operation
+from agent_runtime.api.problems import problem
+from agent_runtime.api.tasks import require_match
+from agent_runtime.api.views import TaskView, etag, moment, view_of
+from agent_runtime.errors import UsageError
+from agent_runtime.loop import events as e
+from agent_runtime.loop.continuing import earlier_steps, refuse_unless_ended
+from agent_runtime.taskfile import parse_continuation
+from agent_runtime.types import (
+    AnswerSpec,
+    ContinuationSpec,
+    ForkSpec,
+    Json,
+    Policy,
+    ResultSpec,
+    Status,
+    TaskId,
+)
+
+_IF_MATCH = {"If-Match": "only if the task is still at this ETag"}
+_ERRORS = (404, 409, 412, 503)
+Text = Annotated[str, Meta(max_length=100_000)]
+
+
+class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Nothing needs to be said: the body may be left out."""
+
+
+class Cancellation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Why, for the log."""
+
+    reason: Annotated[str, Meta(max_length=10_000)] = ""
+
+
+class Resumption(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A model for a task that waits for a brain; empty: as it was."""
+
+    model: Annotated[str, Meta(max_length=300)] = ""
+
+
+class Steering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the brain is told with its next turn."""
+
+    message: Annotated[str, Meta(min_length=1, max_length=100_000)]
+
+
+class Replacement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is another in a fork: `answer` or `result` stands for the event, the rest is in force
+    after it."""
+
+    answer: AnswerSpec | None = None
+    result: ResultSpec | None = None
+    model: str | None = None
+    policy: Policy | None = None
+    message: Text = ""
+
+
+class ForkWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a task is forked: with its first `at` events."""
+
+    at: Annotated[int, Meta(ge=1)]
+    replace: Replacement = Replacement()
+
+
+class ReplayView(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a task is decided again as it was."""
+
+    ok: bool
+    task_id: str
+    events: int
+    inputs: int
+    decisions: int
+    difference: Json = None
+    """Null, or `seq`, `words` and both sides of the first decision that came out differently."""
+
+
+def _state_change(name: str, body: Any, **more: Any) -> Callable[[Run], Operation]:
+    return operation(
+        "POST", f"/v1/tasks/{{task_id}}/{name}", answers={202: TaskView}, scope="tasks:write",
+        errors=_ERRORS, body=body, body_optional=True, headers=_IF_MATCH, **more,
+    )  # fmt: skip
+
+
+async def _after(request: Request[Any, Any], task_id: TaskId) -> Reply:
+    summary = await request.daemon.runtime.ports.store.summary(task_id)
+    return json_answer(view_of(summary), 202, ((b"etag", etag(summary.seq)),))
+
+
+@_state_change("pause", Nothing)
+async def pause_task(request: Request[Nothing, None]) -> Reply:
+    """Let a task stop: what runs in its sandbox is frozen, nothing new starts."""
+    task_id = await _matched(request)
+    await request.daemon.runtime.pause(task_id, by=request.caller.by)
+    return await _after(request, task_id)
+
+
+@_state_change("resume", Resumption)
+async def resume_task(request: Request[Resumption, None]) -> Reply:
+    """Let a paused task go on, or give one that waits for a brain a model to think with."""
+    task_id = await _matched(request)
+    await request.daemon.runtime.resume(task_id, by=request.caller.by, model=request.body.model)
+    return await _after(request, task_id)
+
+
+@_state_change("cancel", Cancellation)
+async def cancel_task(request: Request[Cancellation, None]) -> Reply:
+    """End a task for good.
+
+    202: it is stored that it ends; everything that the task started is stopped, and its event
+    TaskEnded says when. A task that has ended already is a conflict.
+    """
+    task_id = await _matched(request)
+    await request.daemon.runtime.cancel(task_id, by=request.caller.by, reason=request.body.reason)
+    return await _after(request, task_id)
+
+
+@operation(
+    "POST", "/v1/tasks/{task_id}/steer", answers={202: TaskView}, scope="tasks:write",
+    errors=_ERRORS, body=Steering, headers=_IF_MATCH,
+)  # fmt: skip
+async def steer_task(request: Request[Steering, None]) -> Reply:
+    """Tell a task's brain something; its next turn hears it."""
+    task_id = await _matched(request)
+    message = request.body.message
+    if not message.strip():
+        raise UsageError("the message must say something, got only white space")
+    await request.daemon.runtime.steer(task_id, message, by=request.caller.by)
+    return await _after(request, task_id)
+
+
+@operation(
+    "POST", "/v1/tasks/{task_id}/continue", answers={202: TaskView}, scope="tasks:write",
+    errors=_ERRORS, body=ContinuationSpec, raw=True, headers=_IF_MATCH,
+)  # fmt: skip
+async def continue_task(request: Request[bytes, None]) -> Reply:
+    """Open an ended task again: the same branch, history and files, and a new allotment."""
+    daemon = request.daemon
+    daemon.refuse_unless_ready()
+    task_id = await _matched(request)
+    try:
+        document = msgspec.json.decode(request.body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        detail = f"the body is no JSON: {error}"
+        raise Refused(problem(400, "malformed-json", "The body is no JSON", detail)) from None
+    state = await daemon.runtime.state(task_id)
+    refuse_unless_ended(state)
+    wish = parse_continuation(document, task=state.task, earlier=earlier_steps(state))
+    await daemon.runtime.continue_task(task_id, wish, by=request.caller.by)
+    return await _after(request, task_id)
+
+
+@operation(
+    "POST", "/v1/tasks/{task_id}/fork", answers={201: TaskView}, scope="tasks:write",
+    errors=_ERRORS, body=ForkWish,
+)  # fmt: skip
+async def fork_task(request: Request[ForkWish, None]) -> Reply:
+    """Make another task that begins with the first events of this one; nothing of this one changes.
+
+    With a changed answer of a model, tool result, model, policy or message.
+    """
+    daemon, wish = request.daemon, request.body
+    daemon.refuse_unless_ready()
+    changed = wish.replace
+    spec = ForkSpec(
+        at=wish.at, answer=changed.answer, result=changed.result, model=changed.model,
+        policy=changed.policy, message=changed.message,
+    )  # fmt: skip
+    forked = await daemon.runtime.fork(TaskId(request.path["task_id"]), spec, by=request.caller.by)
+    summary = await daemon.runtime.ports.store.summary(forked)
+    location = b"/v1/tasks/" + forked.encode()
+    return json_answer(
+        view_of(summary), 201, ((b"location", location), (b"etag", etag(summary.seq)))
+    )
+
+
+@operation(
+    "POST", "/v1/tasks/{task_id}/replay", answers={200: ReplayView}, scope="tasks:read",
+    errors=(404,), body=Nothing, body_optional=True,
+)  # fmt: skip
+async def replay_task(request: Request[Nothing, None]) -> Reply:
+    """Decide a task again from its recorded inputs, and compare; nothing is run."""
+    found = await request.daemon.runtime.replay(TaskId(request.path["task_id"]))
+    first = found.difference
+    return json_answer(
+        ReplayView(
+            ok=found.ok, task_id=found.task_id, events=found.events, inputs=found.inputs,
+            decisions=found.decisions,
+            difference=None if first is None else {
+                "seq": first.seq, "words": first.words,
+                "stored": first.stored and first.stored.fields,
+                "decided": first.decided and first.decided.fields,
+            },
+        )
+    )  # fmt: skip
+
+
+async def _matched(request: Request[Any, Any]) -> TaskId:
+    task_id = TaskId(request.path["task_id"])
+    await require_match(request, task_id)
+    return task_id
+
+
+# ---- approvals ---------------------------------------------------------------------------
+
+
+class ApprovalView(msgspec.Struct, frozen=True, kw_only=True):
+    """What a task asks a person. `id` names it here, `approval_id` in the task's log."""
+
+    id: str
+    task_id: str
+    approval_id: str
+    subject: Literal["call", "unknown_effect"]
+    step_id: str
+    tool: str
+    arguments: dict[str, Json]
+    question: str
+    preview: str
+    expires_at: str
+
+
+class Approvals(msgspec.Struct, frozen=True):
+    """Everything that waits for a decision, of the newest task first."""
+
+    approvals: list[ApprovalView]
+
+
+class ApprovalDecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A person's answer."""
+
+    decision: Literal["approve", "deny"]
+    message: Text = ""
+    """Why; the task's brain reads it too."""
+
+
+class Decided(msgspec.Struct, frozen=True):
+    """What was answered."""
+
+    task_id: str
+    approval_id: str
+    decision: Literal["approve", "deny"]
+
+
+_MAY_ASK = (Status.RUNNING, Status.WAITING, Status.PAUSED)
+
+
+@operation("GET", "/v1/approvals", answers={200: Approvals}, scope="tasks:read")
+async def list_approvals(request: Request[None, None]) -> Reply:
+    """List what waits for a person's decision."""
+    runtime = request.daemon.runtime
+    found: list[ApprovalView] = []
+    before: TaskId | None = None
+    while page := await runtime.tasks(statuses=_MAY_ASK, before=before, limit=500):
+        for summary in page:
+            state = await runtime.state(TaskId(summary.task_id))
+            found += [_approval(summary.task_id, each) for each in state.approvals.values()]
+        before = TaskId(page[-1].task_id)
+    return json_answer(Approvals(found))
+
+
+def _approval(task_id: str, asked: e.ApprovalRequested) -> ApprovalView:
+    return ApprovalView(
+        id=f"{task_id}.{asked.approval_id}", task_id=task_id, approval_id=asked.approval_id,
+        subject=asked.subject, step_id=asked.step_id, tool=asked.tool, arguments=asked.arguments,
+        question=asked.question, preview=asked.preview, expires_at=moment(asked.expires_at_us),
+    )  # fmt: skip
+
+
+@operation(
+    "POST", "/v1/approvals/{approval}/decide", answers={200: Decided}, scope="approvals:decide",
+    errors=_ERRORS, body=ApprovalDecision,
+)  # fmt: skip
+async def decide_approval(request: Request[ApprovalDecision, None]) -> Reply:
+    """Allow or refuse what a task asks for; `approval` is the `id` of the list.
+
+    It is good for exactly that call with those arguments on that tree, and once.
+    """
+    task_id, _, approval_id = request.path["approval"].rpartition(".")
+    wish = request.body
+    answered = await request.daemon.runtime.decide_approval(
+        TaskId(task_id), approval_id, wish.decision, by=request.caller.by, message=wish.message
+    )
+    return json_answer(Decided(task_id, answered, wish.decision))

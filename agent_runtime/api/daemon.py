@@ -1,0 +1,56 @@
+"""What one daemon process is: its runtime, its streams, and whether it takes work."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from agent_runtime.api.hub import Hub
+from agent_runtime.api.metrics import Metrics
+from agent_runtime.errors import StoreUnavailable
+from agent_runtime.modules.registry import ModuleHealth
+from agent_runtime.runtime import Runtime
+
+
+class Readiness(StrEnum):
+    """Where the process stands in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+@dataclass(slots=True)
+class Daemon:
+    """Everything that operations use. Made once by `server.serve`."""
+
+    runtime: Runtime
+    hub: Hub
+    metrics: Metrics
+    modules: Callable[[], Awaitable[Sequence[ModuleHealth]]]
+    state_dir: str
+    workspace_roots: tuple[str, ...] = ()
+    version: str = ""
+    document: bytes = b""
+    """OpenAPI of what is served."""
+    readiness: Readiness = Readiness.STARTING
+    faults: dict[str, str] = field(default_factory=dict)
+    """What is wrong just now, by what it is about; `/readyz` says it, and no work is taken."""
+
+    def refuse_unless_ready(self) -> None:
+        """New work is not taken by a daemon that is about to end or cannot keep it.
+
+        Raises:
+            Draining, StoreUnavailable: the caller tries again, or another daemon.
+        """
+        if self.readiness is not Readiness.READY:
+            raise Draining(f"the daemon is {self.readiness}: try again in a moment")
+        if self.faults:
+            raise StoreUnavailable("; ".join(self.faults.values()))
+
+
+class Draining(StoreUnavailable):
+    """The daemon is starting or about to end. Nothing was stored; try again."""
+
+    retry_after_seconds = 2.0

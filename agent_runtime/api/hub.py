@@ -1,0 +1,219 @@
+"""Who follows which log, and what they have not seen yet.
+
+A follower is a cursor into a topic (one task, or all of them) and nothing else: no queue. A topic
+keeps the newest events, encoded once for all its followers; whoever is further behind reads the
+store, so nobody loses anything and nobody slow costs memory. One pump reads the store for all of
+them, and only while somebody follows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+import anyio
+import msgspec
+
+from agent_runtime.errors import AgentRuntimeError
+from agent_runtime.ports import Store
+from agent_runtime.types import Row, TaskId
+
+log = logging.getLogger(__name__)
+
+EVERYTHING: Final = TaskId("")
+"""The topic of all tasks; its cursors are positions in the store."""
+RING_EVENTS: Final = 1024
+"""That a topic keeps encoded. Whoever is further behind reads the store."""
+PAGE_EVENTS: Final = 500
+"""Read from the store in one go."""
+IDLE_SECONDS: Final = 1.0
+BEAT_SECONDS: Final = 15.0
+AGAIN_SECONDS: Final = 0.5
+"""After the store could not be read."""
+
+
+class StoredEvent(msgspec.Struct, frozen=True):
+    """An event as the log has it; `data` keeps its bytes, so that hashes can be checked."""
+
+    task_id: str
+    seq: int
+    type: str
+    schema: int
+    at_us: int
+    data: msgspec.Raw
+    prev_hash: str
+    hash: str
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def stored(row: Row) -> StoredEvent:
+    """A row for JSON. Data that is damaged comes as a text."""
+    data = msgspec.Raw(row.data)
+    try:
+        msgspec.json.decode(row.data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        data = msgspec.Raw(_encode(row.data.decode("utf-8", "backslashreplace")))
+    return StoredEvent(
+        row.task_id, row.seq, row.type, row.schema, row.at_us, data, row.prev_hash, row.hash
+    )
+
+
+class Encoded(NamedTuple):
+    """An event as a stream sends it: `id:`, `event:`, `data:`, as HTML has it (9.2, SSE)."""
+
+    cursor: int
+    type: str
+    frame: bytes
+
+
+def encoded(cursor: int, row: Row) -> Encoded:
+    """JSON has no line ends, so one `data:` line holds it."""
+    head = f"id: {cursor}\nevent: {row.type}\ndata: "
+    return Encoded(cursor, row.type, b"%b%b\n\n" % (head.encode(), _encode(stored(row))))
+
+
+class Topic:
+    """The newest events of one task, or of all."""
+
+    def __init__(self, name: TaskId) -> None:
+        self.name = name
+        self.followers = 0
+        self.grown = anyio.Event()
+        """Set when there is something new, and then replaced. Take it before you look."""
+        self.beats = 0
+        """Counts heartbeats: proxies end connections on which nothing is said."""
+        self._ring: deque[Encoded] = deque()
+        self._floor = 0
+        """Everything behind this cursor, up to the newest, is in the ring."""
+
+    def add(self, event: Encoded, floor: int) -> None:
+        """The next event; between `floor` and it there is none."""
+        ring = self._ring
+        if not ring:
+            self._floor = floor
+        ring.append(event)
+        if len(ring) > RING_EVENTS:
+            self._floor = ring.popleft().cursor
+
+    def wake(self) -> None:
+        """Everybody who waits looks again."""
+        grown, self.grown = self.grown, anyio.Event()
+        grown.set()
+
+    def since(self, cursor: int) -> list[Encoded] | None:
+        """What came behind `cursor`; None: only the store knows."""
+        if not self._ring or cursor < self._floor:
+            return None
+        newer: list[Encoded] = []
+        for event in reversed(self._ring):
+            if event.cursor <= cursor:
+                break
+            newer.append(event)
+        newer.reverse()
+        return newer
+
+
+class Hub:
+    """All topics of one process."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._topics: dict[TaskId, Topic] = {}
+        self._followed = anyio.Event()
+        self._position = 0
+        self.is_closed = False
+
+    @property
+    def followers(self) -> int:
+        """Streams that are open now."""
+        return sum(topic.followers for topic in self._topics.values())
+
+    @contextmanager
+    def follow(self, name: TaskId) -> Iterator[Topic]:
+        """Be a follower of a task, or of `EVERYTHING`."""
+        topic = self._topics.get(name)
+        if topic is None:
+            topic = self._topics[name] = Topic(name)
+        topic.followers += 1
+        self._followed.set()
+        try:
+            yield topic
+        finally:
+            topic.followers -= 1
+            if not topic.followers:
+                del self._topics[name]
+
+    async def news(self, topic: Topic, cursor: int) -> list[Encoded]:
+        """What came behind `cursor`, a page of it; empty: nothing as yet.
+
+        Raises:
+            NotFound: the task is gone.
+        """
+        if (newer := topic.since(cursor)) is not None:
+            return newer
+        if topic.name == EVERYTHING:
+            rows = await self._store.tail(cursor, PAGE_EVENTS)
+        else:
+            found = await self._store.load(topic.name, cursor)
+            rows = [(row.seq, row) for row in found[:PAGE_EVENTS]]
+        return [encoded(at, row) for at, row in rows]
+
+    def close(self) -> None:
+        """Every stream ends; their readers come back to whoever serves them next."""
+        self.is_closed = True
+        for topic in self._topics.values():
+            topic.wake()
+
+    async def run(self) -> None:
+        """Hand new events to the topics, for as long as the process lives."""
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(self._beat)
+            while True:
+                try:
+                    await self._pump()
+                except AgentRuntimeError as error:
+                    log.warning("streams cannot read the store: %s", error)
+                    await anyio.sleep(AGAIN_SECONDS)
+
+    async def _pump(self) -> None:
+        """Until nobody follows any more."""
+        if not self._topics:
+            self._followed = anyio.Event()
+            await self._followed.wait()
+        self._position = await self._store.position()
+        # What was stored between a follower's first look and this moment is in no ring.
+        for topic in self._topics.values():
+            topic.wake()
+        while self._topics:
+            found = await self._store.tail(self._position, PAGE_EVENTS)
+            if found:
+                self._hand_out(found)
+            else:
+                await self._store.wait_changed(IDLE_SECONDS)
+
+    def _hand_out(self, found: Sequence[tuple[int, Row]]) -> None:
+        everything = self._topics.get(EVERYTHING)
+        grown: set[Topic] = set()
+        for position, row in found:
+            if everything is not None:
+                everything.add(encoded(position, row), floor=self._position)
+                grown.add(everything)
+            if (topic := self._topics.get(TaskId(row.task_id))) is not None:
+                topic.add(encoded(row.seq, row), floor=row.seq - 1)
+                grown.add(topic)
+            self._position = position
+        for topic in grown:
+            topic.wake()
+
+    async def _beat(self) -> None:
+        """One clock for all streams: a timer for each would cost as much as an event."""
+        while True:
+            await anyio.sleep(BEAT_SECONDS)
+            for topic in tuple(self._topics.values()):
+                topic.beats += 1
+                topic.wake()

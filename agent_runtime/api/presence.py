@@ -1,0 +1,59 @@
+"""How other processes find the daemon of a state directory: a file with its address.
+
+The file is there as long as its process holds a lock on it: what a killed daemon leaves behind is
+seen to be stale.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+import msgspec
+
+NAME: Final = "daemon.json"
+
+
+class Presence(msgspec.Struct, frozen=True):
+    """Where a daemon serves."""
+
+    address: str
+    pid: int
+
+
+@contextmanager
+def daemon_file(state_dir: str, address: str) -> Iterator[None]:
+    """Say that a daemon serves at `address`, until the block ends.
+
+    Of two daemons on one state directory the later one is found.
+    """
+    path = os.path.join(state_dir, NAME)
+    partial = f"{path}.{os.getpid()}"
+    with open(partial, "wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(msgspec.json.encode(Presence(address, os.getpid())))
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        os.replace(partial, path)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                if os.stat(path).st_ino == os.fstat(file.fileno()).st_ino:
+                    os.unlink(path)
+
+
+def find_daemon(state_dir: str) -> Presence | None:
+    """The daemon that serves this state directory now; None: there is none."""
+    try:
+        with open(os.path.join(state_dir, NAME), "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return msgspec.json.decode(file.read(), type=Presence)
+            return None  # nobody holds it: a killed one left it
+    except (OSError, msgspec.MsgspecError):
+        return None

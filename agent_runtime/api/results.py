@@ -1,0 +1,189 @@
+"""What came of a task, as far as it is: plan, events, patch, files, cost, certificate, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from agent_runtime.api.answers import Answer, Reply, json_answer, text_answer
+from agent_runtime.api.hub import stored
+from agent_runtime.api.operations import Operation, Request, Run, operation
+from agent_runtime.loop.state import StepState, Usage
+from agent_runtime.report_page import html_of, markdown_of
+from agent_runtime.types import Json, TaskId
+
+
+class StepView(msgspec.Struct, frozen=True, kw_only=True):
+    """A step of the plan, and where it stands."""
+
+    id: str
+    status: str
+    tool: str | None
+    goal: str | None
+    needs: list[str]
+    attempts: int
+    exit: int | None
+    reason: str
+
+
+class PlanView(msgspec.Struct, frozen=True):
+    """The plan that is carried out; empty before there is one."""
+
+    steps: list[StepView]
+
+
+class Spent(msgspec.Struct, frozen=True):
+    """`steps` counts attempts; `seconds` running time only."""
+
+    steps: int
+    tokens: int
+    usd: float
+    seconds: float
+
+
+class CostView(msgspec.Struct, frozen=True, kw_only=True):
+    """What was spent of the limits. `total` counts the runs before a continuation too."""
+
+    usage: Spent
+    total: Spent
+    limits: dict[str, float]
+
+
+class ArtifactView(msgspec.Struct, frozen=True):
+    """A file that the task kept beside its patch."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class ArtifactList(msgspec.Struct, frozen=True):
+    """`missing` are patterns that nothing matched."""
+
+    artifacts: list[ArtifactView]
+    missing: list[str]
+
+
+class ArtifactsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which file; without `path`, the list."""
+
+    path: Annotated[str, Meta(max_length=4096)] = ""
+
+
+class ReportQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """In which form."""
+
+    format: Literal["markdown", "html", "json"] = "markdown"
+
+
+def _of_task(name: str, answer: Any, **more: Any) -> Callable[[Run], Operation]:
+    return operation(
+        "GET", f"/v1/tasks/{{task_id}}/{name}", answers={200: answer}, scope="tasks:read",
+        errors=(404,), **more,
+    )  # fmt: skip
+
+
+def _id(request: Request[Any, Any]) -> TaskId:
+    return TaskId(request.path["task_id"])
+
+
+@_of_task("plan", PlanView)
+async def task_plan(request: Request[None, None]) -> Reply:
+    """The steps of a task's plan."""
+    state = await request.daemon.runtime.state(_id(request))
+    return json_answer(PlanView([_step(step) for step in state.steps.values()]))
+
+
+def _step(step: StepState) -> StepView:
+    result, failure = step.result, step.failure
+    return StepView(
+        id=step.spec.id, status=step.status, tool=step.spec.tool, goal=step.spec.goal,
+        needs=list(step.spec.needs), attempts=step.attempt,
+        exit=result.exit if result else None,
+        reason=(failure.reason if failure else "") or (result.reason if result else ""),
+    )  # fmt: skip
+
+
+@_of_task("logs", "application/x-ndjson")
+async def task_logs(request: Request[None, None]) -> Reply:
+    """Every event, one line of JSON each, exactly as the log has it: hashes can be checked."""
+    rows = await request.daemon.runtime.rows(_id(request))
+    body = b"".join([msgspec.json.encode(stored(row)) + b"\n" for row in rows])
+    return Answer(200, body, (), b"application/x-ndjson")
+
+
+@_of_task("diff", "text/x-diff")
+async def task_diff(request: Request[None, None]) -> Reply:
+    """The verified patch of an ended task, else the difference up to its last known tree."""
+    patch = await request.daemon.runtime.patch(_id(request))
+    return Answer(200, patch, (), b"text/x-diff; charset=utf-8")
+
+
+@_of_task("artifacts", ArtifactList, query=ArtifactsQuery)
+async def task_artifacts(request: Request[None, ArtifactsQuery]) -> Reply:
+    """The files that a task kept, or one of them (`path`), as bytes."""
+    task_id, path = _id(request), request.query.path
+    kept = await request.daemon.runtime.artifacts(task_id)
+    if path:
+        return Answer(
+            200, await request.daemon.runtime.artifact(task_id, path),
+            ((b"content-disposition", b"attachment"), (b"x-content-type-options", b"nosniff")),
+            b"application/octet-stream",
+        )  # fmt: skip
+    found = [ArtifactView(a.path, a.bytes, a.sha256) for a in kept.artifacts] if kept else []
+    return json_answer(ArtifactList(found, list(kept.missing) if kept else []))
+
+
+@_of_task("cost", CostView)
+async def task_cost(request: Request[None, None]) -> Reply:
+    """What a task has spent."""
+    state = await request.daemon.runtime.state(_id(request))
+    limits: dict[str, float] = msgspec.to_builtins(state.task.limits)
+    return json_answer(
+        CostView(usage=_spent(state.usage), total=_spent(state.total), limits=limits)
+    )
+
+
+def _spent(usage: Usage) -> Spent:
+    return Spent(usage.steps, usage.tokens, usage.usd, usage.running_us / 1e6)
+
+
+@_of_task("certificate", dict[str, Json])
+async def task_certificate(request: Request[None, None]) -> Reply:
+    """The evidence: which commands gave which results on which tree.
+
+    404 if nothing was verified.
+    """
+    return json_answer(await request.daemon.runtime.certificate(_id(request)))
+
+
+@_of_task("report", "text/markdown", query=ReportQuery)
+async def task_report(request: Request[None, ReportQuery]) -> Reply:
+    """One page about a task, for whoever reviews it."""
+    report = await request.daemon.runtime.report(_id(request))
+    match request.query.format:
+        case "json":
+            return json_answer(msgspec.to_builtins(report))
+        case "html":
+            return text_answer(html_of(report), "text/html")
+        case _:
+            return text_answer(markdown_of(report), "text/markdown")
+
+
+class VerifyView(msgspec.Struct, frozen=True):
+    """Whether log, blobs, trees and claims are what was written; `fault` says what is not."""
+
+    ok: bool
+    task_id: str
+    seq: int | None
+    fault: str | None
+
+
+@_of_task("verify", VerifyView)
+async def verify_task(request: Request[None, None]) -> Reply:
+    """Check that a task's log and claims are what was written."""
+    found = await request.daemon.runtime.verify(_id(request))
+    return json_answer(VerifyView(found.ok, found.task_id, found.seq, found.fault))

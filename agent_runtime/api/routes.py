@@ -1,0 +1,86 @@
+"""Every operation, the hottest first: Starlette looks at routes in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.routing import Route, WebSocketRoute
+
+from agent_runtime.api import control, health, installation, results, streams, tasks
+from agent_runtime.api.answers import Answer, Receive, Reply, Scope, Send
+from agent_runtime.api.attach import Attach
+from agent_runtime.api.daemon import Daemon
+from agent_runtime.api.openapi import openapi
+from agent_runtime.api.operations import Endpoint, Operation, Request, operation
+from agent_runtime.api.problems import problem
+from agent_runtime.types import Json
+
+
+@operation("GET", "/openapi.json", answers={200: dict[str, Json]})
+async def openapi_document(request: Request[None, None]) -> Reply:
+    """This document."""
+    return Answer(200, request.daemon.document)
+
+
+OPERATIONS: Final[Sequence[Operation]] = (
+    tasks.submit_task,
+    tasks.list_tasks,
+    tasks.get_task,
+    tasks.forget_task,
+    streams.task_events,
+    tasks.submit_tasks,
+    streams.all_events,
+    control.steer_task,
+    control.cancel_task,
+    control.pause_task,
+    control.resume_task,
+    control.continue_task,
+    control.fork_task,
+    control.replay_task,
+    control.list_approvals,
+    control.decide_approval,
+    results.task_plan,
+    results.task_logs,
+    results.task_diff,
+    results.task_artifacts,
+    results.task_cost,
+    results.task_certificate,
+    results.task_report,
+    results.verify_task,
+    installation.list_tools,
+    installation.list_modules,
+    installation.list_models,
+    health.livez,
+    health.readyz,
+    health.metrics,
+    openapi_document,
+)
+
+
+def application(daemon: Daemon, more: Sequence[Operation] = ()) -> Starlette:
+    """The operations as an ASGI application, without what stands before it."""
+    by_path: dict[str, list[Operation]] = {}
+    for each in (*OPERATIONS, *more):
+        by_path.setdefault(each.path, []).append(each)
+    daemon.document = msgspec.json.encode(openapi([*OPERATIONS, *more], daemon.version))
+    routes: list[Route | WebSocketRoute] = [
+        Route(path, Endpoint(each, daemon)) for path, each in by_path.items()
+    ]
+    routes.append(WebSocketRoute("/v1/tasks/{task_id}/attach", Attach(daemon)))
+    app = Starlette(routes=routes)
+    app.router.default = _not_found
+    app.router.redirect_slashes = False
+    return app
+
+
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    if scope["type"] == "lifespan":
+        return
+    detail = f"there is nothing at {scope['path']}; /openapi.json lists what there is"
+    await problem(404, "not-found", "There is no such thing", detail)(scope, receive, send)

@@ -1,0 +1,299 @@
+"""Tasks over HTTP: submit one or many, list, look, and forget."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Annotated, Any, Final
+
+import anyio
+import msgspec
+from msgspec import Meta
+
+from agent_runtime.api.answers import Answer, Headers, Reply, json_answer
+from agent_runtime.api.daemon import Daemon
+from agent_runtime.api.operations import Refused, Request, operation
+from agent_runtime.api.problems import Problem, problem, problem_of
+from agent_runtime.api.views import StatusName, TaskPage, TaskView, etag, view_of
+from agent_runtime.errors import Fault, Forbidden, UsageError
+from agent_runtime.loop.submission import Submitted
+from agent_runtime.taskfile import parse_task_json
+from agent_runtime.types import TERMINAL_STATUSES, Status, TaskId, TaskSpec, TaskSummary
+
+BATCH_TASKS_MAX: Final = 1000
+BATCH_BYTES_MAX: Final = 16 << 20
+KEY_CHARS_MAX: Final = 255
+WAIT_SECONDS_MAX: Final = 60
+_WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:$|[,;])")
+_KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
+
+_SUBMIT_HEADERS = {
+    "Idempotency-Key": "a repetition with the same key and body stores nothing and gets the same "
+    "task; with another body it is refused (422)",
+    "Prefer": f"wait=N: answer when the task has ended or waits, at most N seconds "
+    f"(<= {WAIT_SECONDS_MAX}) later",
+}
+
+
+class TaskBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Tasks to be taken in together."""
+
+    tasks: Annotated[list[TaskSpec], Meta(min_length=1, max_length=BATCH_TASKS_MAX)]
+
+
+class _RawBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    tasks: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=BATCH_TASKS_MAX)]
+
+
+class BatchItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of one task of a batch: 201 or 200 and the task, or a status and a problem."""
+
+    status: int
+    task: TaskView | None = None
+    problem: Problem | None = None
+
+
+class BatchAnswer(msgspec.Struct, frozen=True):
+    """One item for each task, in their order."""
+
+    items: list[BatchItem]
+
+
+@operation(
+    "POST", "/v1/tasks", answers={201: TaskView}, scope="tasks:write", errors=(403, 409, 503),
+    body=TaskSpec, raw=True, headers=_SUBMIT_HEADERS,
+)  # fmt: skip
+async def submit_task(request: Request[bytes, None]) -> Reply:
+    """Hand off a task.
+
+    The body is a task file as JSON. 201 means that it is stored and will be driven to its end,
+    whatever happens to this process. Paths of repositories must lie below the daemon's
+    `workspace_roots`.
+    """
+    daemon = request.daemon
+    daemon.refuse_unless_ready()
+    spec = _read(request.body, daemon)
+    key = _idempotency_key(request)
+    wait_seconds = _wait_seconds(request)
+    taken = await daemon.runtime.take_in(
+        spec, submitted_by=request.caller.by, idempotency_key=key
+    )  # fmt: skip
+    return await _created(daemon, taken, wait_seconds)
+
+
+async def _created(daemon: Daemon, taken: Submitted, wait_seconds: int | None) -> Reply:
+    summary = taken.summary
+    more: Headers = () if taken.is_new else ((b"idempotency-replayed", b"true"),)
+    if wait_seconds is not None:
+        summary = await _settled(daemon, summary, wait_seconds)
+        more += ((b"preference-applied", b"wait=%d" % wait_seconds),)
+    location = b"/v1/tasks/" + summary.task_id.encode()
+    headers = ((b"location", location), (b"etag", etag(summary.seq)), *more)
+    return json_answer(view_of(summary), 201, headers)
+
+
+async def _settled(daemon: Daemon, summary: TaskSummary, seconds: int) -> TaskSummary:
+    """The task when it has ended or waits for somebody, or after `seconds`."""
+    task_id = TaskId(summary.task_id)
+    with anyio.move_on_after(seconds), daemon.hub.follow(task_id) as topic:
+        while not daemon.hub.is_closed:
+            grown = topic.grown
+            summary = await daemon.runtime.ports.store.summary(task_id)
+            if summary.status in TERMINAL_STATUSES or summary.status == Status.WAITING:
+                break
+            await grown.wait()
+    return summary
+
+
+@operation(
+    "POST", "/v1/tasks:batch", answers={207: BatchAnswer}, scope="tasks:write", errors=(409, 503),
+    body=TaskBatch, raw=True, body_bytes_max=BATCH_BYTES_MAX, headers=_SUBMIT_HEADERS,
+)  # fmt: skip
+async def submit_tasks(request: Request[bytes, None]) -> Reply:
+    """Hand off many tasks in one durable write.
+
+    What one of them is refused for stands in its place and keeps no other from being stored. With
+    an Idempotency-Key, each task's key is that and its number in the batch.
+    """
+    daemon = request.daemon
+    daemon.refuse_unless_ready()
+    key = _idempotency_key(request)
+    items: list[BatchItem | None] = []
+    wishes: list[tuple[TaskSpec, str | None]] = []
+    for at, raw in enumerate(_batch(request.body)):
+        try:
+            wishes.append((_read(bytes(raw), daemon), None if key is None else f"{key}#{at}"))
+            items.append(None)
+        except (UsageError, Forbidden) as error:
+            items.append(_refused(error))
+    taken = iter(await daemon.runtime.take_in_all(wishes, submitted_by=request.caller.by))
+    answered = [_item(next(taken)) if item is None else item for item in items]
+    return json_answer(BatchAnswer(answered), 207)
+
+
+def _batch(body: bytes) -> list[msgspec.Raw]:
+    try:
+        return msgspec.json.decode(body, type=_RawBatch).tasks
+    except msgspec.ValidationError as error:
+        raise UsageError(
+            f"the batch is not valid: {error}", faults=[Fault(("tasks",), str(error))]
+        ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refused(_malformed(error)) from None
+
+
+def _item(taken: Submitted | Exception) -> BatchItem:
+    if isinstance(taken, Submitted):
+        return BatchItem(status=201 if taken.is_new else 200, task=view_of(taken.summary))
+    return _refused(taken)
+
+
+def _refused(error: Any) -> BatchItem:
+    answer = problem_of(error)
+    told = msgspec.json.decode(answer.body, type=Problem)
+    return BatchItem(status=answer.status, problem=told)
+
+
+class TasksQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which tasks. All filters must fit; several statuses mean any of them."""
+
+    limit: Annotated[int, Meta(ge=1, le=500)] = 50
+    cursor: Annotated[str, Meta(max_length=64)] = ""
+    """`next_cursor` of the page before."""
+    status: list[StatusName] = []
+    label: list[Annotated[str, Meta(max_length=130)]] = []
+    """KEY=VALUE; may be given several times."""
+
+
+@operation(
+    "GET", "/v1/tasks", answers={200: TaskPage}, scope="tasks:read", query=TasksQuery
+)  # fmt: skip
+async def list_tasks(request: Request[None, TasksQuery]) -> Reply:
+    """List tasks, the newest first.
+
+    Pages neither skip nor repeat a task that was there when the first page was read, however many
+    are submitted meanwhile.
+    """
+    query = request.query
+    labels = dict(_label(text) for text in query.label)
+    before = None
+    if query.cursor:
+        if not re.fullmatch(r"task_[0-9a-f]{32}", query.cursor):
+            detail = f"cursor must be the next_cursor of an earlier page, got {query.cursor!r}"
+            raise Refused(problem(422, "invalid-query", "The query is not valid", detail))
+        before = TaskId(query.cursor)
+    # One more tells whether there is another page.
+    found = await request.daemon.runtime.tasks(
+        statuses=query.status, labels=labels, before=before, limit=query.limit + 1
+    )
+    page = found[: query.limit]
+    more = len(found) > len(page)
+    return json_answer(TaskPage([view_of(s) for s in page], page[-1].task_id if more else None))
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        detail = f"label must look like KEY=VALUE, got {text!r}"
+        raise Refused(problem(422, "invalid-query", "The query is not valid", detail))
+    return key, value
+
+
+@operation(
+    "GET", "/v1/tasks/{task_id}", answers={200: TaskView, 304: None}, scope="tasks:read",
+    errors=(404,), headers={"If-None-Match": "answer 304 if the task is still at this ETag"},
+)  # fmt: skip
+async def get_task(request: Request[None, None]) -> Reply:
+    """Look where a task stands."""
+    summary = await request.daemon.runtime.ports.store.summary(TaskId(request.path["task_id"]))
+    tag = etag(summary.seq)
+    known = (request.header(b"if-none-match") or "").encode("latin-1", "replace")
+    if known and (known.strip() == b"*" or tag in [part.strip() for part in known.split(b",")]):
+        return Answer(304, headers=((b"etag", tag),))
+    return json_answer(view_of(summary), headers=((b"etag", tag),))
+
+
+@operation(
+    "DELETE", "/v1/tasks/{task_id}", answers={204: None}, scope="tasks:write",
+    errors=(404, 409, 412), headers={"If-Match": "only if the task is still at this ETag"},
+)  # fmt: skip
+async def forget_task(request: Request[None, None]) -> Reply:
+    """Remove an ended task with everything that is kept of it.
+
+    One that has not ended is a conflict: cancel it first.
+    """
+    task_id = TaskId(request.path["task_id"])
+    await require_match(request, task_id)
+    await request.daemon.runtime.forget(task_id)
+    return Answer(204)
+
+
+async def require_match(request: Request[Any, Any], task_id: TaskId) -> None:
+    """Honour If-Match (RFC 9110, 13.1.1).
+
+    Raises:
+        Refused: the task has moved on (412).
+        NotFound: there is none.
+    """
+    wanted = request.header(b"if-match")
+    if wanted is None:
+        return
+    summary = await request.daemon.runtime.ports.store.summary(task_id)
+    tag = etag(summary.seq).decode()
+    if wanted.strip() != "*" and tag not in [part.strip() for part in wanted.split(",")]:
+        detail = f"the task is at {tag}, and If-Match wants {wanted}: look at it, decide again"
+        raise Refused(problem(412, "moved-on", "The task has moved on", detail))
+
+
+# ---- what came ---------------------------------------------------------------------------
+
+
+def _read(body: bytes, daemon: Daemon) -> TaskSpec:
+    """The task in a body, with a repository that the daemon may use.
+
+    Raises:
+        Refused: it is no JSON.
+        UsageError: everything that is wrong.
+        Forbidden: the repository lies outside of `workspace_roots`.
+    """
+    spec = parse_task_json(body, base_dir="/")
+    if spec.workspace is not None:
+        _require_below(spec.workspace.repo, daemon.workspace_roots)
+    return spec
+
+
+def _require_below(repo: str, roots: tuple[str, ...]) -> None:
+    if not repo.startswith("/"):
+        return  # a URL: who may fetch it is decided where its credentials are
+    real = os.path.realpath(repo)
+    if any(real == root or real.startswith(root.rstrip("/") + "/") for root in roots):
+        return
+    allowed = ", ".join(roots) or "none"
+    raise Forbidden(
+        f"workspace.repo: {repo!r} does not lie below a directory that this daemon may use "
+        f"(workspace_roots: {allowed}); upload the repository, or extend that setting"
+    )
+
+
+def _malformed(error: Exception) -> Any:
+    return problem(400, "malformed-json", "The body is no JSON", f"the body is no JSON: {error}")
+
+
+def _idempotency_key(request: Request[Any, Any]) -> str | None:
+    """The key, apart from everybody else's keys."""
+    given = request.header(b"idempotency-key")
+    if given is None:
+        return None
+    if not _KEY.match(given):
+        detail = (
+            f"the header Idempotency-Key must have 1 to {KEY_CHARS_MAX} visible ASCII characters, "
+            f"got {given[:60]!r}"
+        )
+        raise Refused(problem(422, "invalid-header", "A header is not valid", detail))
+    return f"{request.caller.by} {given}"
+
+
+def _wait_seconds(request: Request[Any, Any]) -> int | None:
+    """Of `Prefer: wait=N` (RFC 7240); what is not understood is ignored, as that RFC asks."""
+    found = _WAIT.search(request.header(b"prefer") or "")
+    return None if found is None else min(int(found[1]), WAIT_SECONDS_MAX)

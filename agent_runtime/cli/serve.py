@@ -1,0 +1,59 @@
+"""`serve`: the daemon."""
+
+from __future__ import annotations
+
+import click
+from click import Context
+
+from agent_runtime.cli.console import note, settings_of, unsafe_option
+from agent_runtime.settings import Settings
+
+
+@click.command(
+    short_help="Serve tasks over HTTP, and drive them.",
+    epilog="""\b
+Examples:
+  agent-runtime serve
+  agent-runtime serve --port 9000 --store sqlite:////srv/agents/store.db
+""",
+)
+@click.option("--host", metavar="ADDRESS", help="Where to listen. Default: 127.0.0.1.")
+@click.option(
+    "--port", type=click.IntRange(0, 65_535), metavar="PORT",
+    help="Default: 8700; 0 takes a free one.",
+)  # fmt: skip
+@unsafe_option
+@click.pass_context
+def serve(ctx: Context, host: str | None, port: int | None, unsafe_no_sandbox: bool) -> int:
+    """Serve tasks over HTTP, and drive them, until SIGTERM or Ctrl-C.
+
+    What is accepted is kept, whatever happens to this process: the next one goes on with it. The
+    first start makes a token, a file that only you may read; the other verbs find it there.
+    """
+    import anyio
+
+    from agent_runtime.cli.console import first_cause
+
+    ctx.obj = {**(ctx.obj or {}), "host": host, "port": port}
+    settings = settings_of(ctx)
+    try:
+        anyio.run(
+            _serve, settings, unsafe_no_sandbox, backend_options={"use_uvloop": _has_uvloop()}
+        )
+    except BaseExceptionGroup as group:
+        raise first_cause(group) from group
+    return 0
+
+
+async def _serve(settings: Settings, unsafe_no_sandbox: bool) -> None:
+    from agent_runtime.serving import run_daemon
+
+    await run_daemon(settings, unsafe_no_sandbox=unsafe_no_sandbox, on_ready=note)
+
+
+def _has_uvloop() -> bool:
+    try:
+        import uvloop  # noqa: F401 - only whether it is there
+    except ImportError:
+        return False
+    return True

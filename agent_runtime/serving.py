@@ -1,0 +1,78 @@
+"""The daemon put together: a runtime, its HTTP face, who may use it, and what runs beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+
+from agent_runtime import __version__
+from agent_runtime.access.auditor import Auditor
+from agent_runtime.access.gate import Gate
+from agent_runtime.access.token import TokenFile
+from agent_runtime.api.daemon import Daemon
+from agent_runtime.api.guard import Guard
+from agent_runtime.api.hub import Hub
+from agent_runtime.api.metrics import Measured, Metrics
+from agent_runtime.api.presence import daemon_file
+from agent_runtime.api.routes import application
+from agent_runtime.api.server import listen, serve
+from agent_runtime.app import open_access, open_runtime
+from agent_runtime.settings import Settings, state_dir
+from agent_runtime.toolbox import PluginToolbox
+
+
+async def run_daemon(
+    settings: Settings,
+    *,
+    unsafe_no_sandbox: bool = False,
+    on_ready: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Serve and drive until a signal ends it; `on_ready` gets the address when work is taken.
+
+    Raises:
+        ConfigError, StoreBroken: it cannot start, or go on; says why.
+    """
+    sockets = listen(settings.host, settings.port)
+    directory = state_dir(settings)
+    async with open_runtime(settings, unsafe_no_sandbox=unsafe_no_sandbox) as runtime:
+        clock = runtime.ports.clock
+        toolbox = runtime.ports.toolbox
+        assert isinstance(toolbox, PluginToolbox)
+        access = open_access(runtime.ports.store)
+        gate = Gate(
+            access, now_us=clock.now_us, monotonic=monotonic,
+            token_hash=TokenFile(directory).hash,
+        )  # fmt: skip
+        auditor = Auditor(access, now_us=clock.now_us)
+        daemon = Daemon(
+            runtime=runtime,
+            hub=Hub(runtime.ports.store),
+            metrics=Metrics(monotonic),
+            modules=toolbox.modules.health,
+            state_dir=directory,
+            workspace_roots=settings.workspace_roots,
+            version=__version__,
+        )
+        guarded = Guard(
+            application(daemon), gate, monotonic=monotonic, journal=auditor,
+            hosts=settings.allowed_hosts,
+        )  # fmt: skip
+        port = sockets[0].getsockname()[1]
+        address = f"http://{_shown_host(settings.host)}:{port}"
+
+        async def audit() -> None:
+            await auditor.run(gate)
+
+        with daemon_file(directory, address):
+            await serve(
+                daemon,
+                Measured(guarded, daemon.metrics, monotonic),
+                sockets,
+                shutdown_seconds=settings.shutdown_seconds,
+                chores=[audit],
+                on_ready=lambda: on_ready(f"agent-runtime {__version__} serves at {address}"),
+            )
+
+
+def _shown_host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
