@@ -55,6 +55,10 @@ class ConfigError(AgentRuntimeError):
     exit_code = 3
 
 
+class MalformedJson(UsageError):
+    """The text is no JSON at all, or nested deeper than anybody means it."""
+
+
 class IdempotencyMismatch(UsageError):
     """The idempotency key made a task with another body. Nothing was stored; use a new key."""
 

@@ -20,7 +20,7 @@ from msgspec import inspect as kinds
 from agent_runtime import model_names
 from agent_runtime.documents import BYTES_MAX, Document, decode, load
 from agent_runtime.egress_rules import BadHost, parse_rule
-from agent_runtime.errors import UsageError
+from agent_runtime.errors import MalformedJson, UsageError
 from agent_runtime.loop import approvals
 from agent_runtime.plan_rules import check_plan
 from agent_runtime.resources import (
@@ -138,19 +138,28 @@ def parse_task_json(body: bytes, *, base_dir: str) -> TaskSpec:
     """As `parse_task`, from the bytes of a JSON text; JSON counts 8.0 as an integer too.
 
     Raises:
-        UsageError: everything that is wrong; or it is no JSON, which has no place in a document.
+        MalformedJson: it is no JSON.
+        UsageError: everything that is wrong.
     """
     try:
         task = _DECODE(body)
         if _is_simple(task):
             return task
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass  # the reader below says all that is wrong
+    return _parse(Document(read_json(body)), base_dir, name="", whole_floats=True)
+
+
+def read_json(body: bytes) -> Json:
+    """The value of a JSON text.
+
+    Raises:
+        MalformedJson: it is none.
+    """
     try:
-        document = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise UsageError(f"the body is no JSON: {error}") from None
-    return _parse(Document(document), base_dir, name="", whole_floats=True)
+        return msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedJson(f"the body is no JSON: {error}") from None
 
 
 def _is_simple(task: TaskSpec) -> bool:

@@ -9,14 +9,13 @@ import msgspec
 from msgspec import Meta
 
 from agent_runtime.api.answers import Reply, json_answer
-from agent_runtime.api.operations import Operation, Refused, Request, Run, operation
-from agent_runtime.api.problems import problem
+from agent_runtime.api.operations import Operation, Request, Run, operation
 from agent_runtime.api.tasks import require_match
 from agent_runtime.api.views import TaskView, etag, moment, view_of
-from agent_runtime.errors import UsageError
+from agent_runtime.errors import Fault, UsageError
 from agent_runtime.loop import events as e
 from agent_runtime.loop.continuing import earlier_steps, refuse_unless_ended
-from agent_runtime.taskfile import parse_continuation
+from agent_runtime.taskfile import parse_continuation, read_json
 from agent_runtime.types import (
     AnswerSpec,
     ContinuationSpec,
@@ -132,10 +131,7 @@ async def cancel_task(request: Request[Cancellation, None]) -> Reply:
 async def steer_task(request: Request[Steering, None]) -> Reply:
     """Tell a task's brain something; its next turn hears it."""
     task_id = await _matched(request)
-    message = request.body.message
-    if not message.strip():
-        raise UsageError("the message must say something, got only white space")
-    await request.daemon.runtime.steer(task_id, message, by=request.caller.by)
+    await request.daemon.runtime.steer(task_id, request.body.message, by=request.caller.by)
     return await _after(request, task_id)
 
 
@@ -147,12 +143,8 @@ async def continue_task(request: Request[bytes, None]) -> Reply:
     """Open an ended task again: the same branch, history and files, and a new allotment."""
     daemon = request.daemon
     daemon.refuse_unless_ready()
+    document = read_json(request.body)
     task_id = await _matched(request)
-    try:
-        document = msgspec.json.decode(request.body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        detail = f"the body is no JSON: {error}"
-        raise Refused(problem(400, "malformed-json", "The body is no JSON", detail)) from None
     state = await daemon.runtime.state(task_id)
     refuse_unless_ended(state)
     wish = parse_continuation(document, task=state.task, earlier=earlier_steps(state))
@@ -176,7 +168,12 @@ async def fork_task(request: Request[ForkWish, None]) -> Reply:
         at=wish.at, answer=changed.answer, result=changed.result, model=changed.model,
         policy=changed.policy, message=changed.message,
     )  # fmt: skip
-    forked = await daemon.runtime.fork(TaskId(request.path["task_id"]), spec, by=request.caller.by)
+    parent = TaskId(request.path["task_id"])
+    newest = (await daemon.runtime.ports.store.summary(parent)).seq
+    if wish.at > newest:
+        said = f"must be the number of an event, at most {newest}, got {wish.at}"
+        raise UsageError(f"at: {said}", faults=[Fault(("at",), said)])
+    forked = await daemon.runtime.fork(parent, spec, by=request.caller.by)
     summary = await daemon.runtime.ports.store.summary(forked)
     location = b"/v1/tasks/" + forked.encode()
     return json_answer(

@@ -30,6 +30,16 @@ _PROBLEMS: Final[Mapping[int, str]] = {
     503: "The daemon cannot take this now; Retry-After says when to come back",
 }
 
+_HEADERS: Final[Mapping[str, Json]] = {
+    "Idempotency-Key": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+    "If-Match": {"type": "string"},
+    "If-None-Match": {"type": "string"},
+    "Last-Event-ID": {"type": "string", "pattern": "^[0-9]{0,18}$"},
+    "Prefer": {"type": "string", "pattern": "^wait=[0-9]{1,2}$"},
+}
+_ANY_TEXT: Final[Json] = {"type": "string"}
+_MEDIA: Final[Mapping[str, Json]] = {"application/json": {"type": "object"}}
+
 _TEMPLATE = "#/components/schemas/{name}"
 
 
@@ -73,7 +83,9 @@ def _types(operations: Iterable[Operation]) -> list[Any]:
     found: dict[str, Any] = {}
     for each in operations:
         kinds = [each.body, each.query, *each.answers.values()]
-        found.update({repr(k): k for k in kinds if k is not None and not isinstance(k, str)})
+        found.update(
+            {repr(k): k for k in kinds if k is not None and not isinstance(k, (str, tuple))}
+        )
     return list(found.values())
 
 
@@ -86,7 +98,7 @@ def _entry(
     ]
     parameters += _query(each, components)
     parameters += [
-        {"name": name, "in": "header", "description": text, "schema": {"type": "string"}}
+        {"name": name, "in": "header", "description": text, "schema": _HEADERS[name]}
         for name, text in each.headers.items()
         if name != "Accept"  # OpenAPI knows it by itself, and ignores one that is named
     ]
@@ -132,8 +144,9 @@ def _responses(each: Operation, refs: Mapping[str, Json]) -> dict[str, Json]:
     found: dict[str, Json] = {}
     for status, kind in each.answers.items():
         answer: dict[str, Json] = {"description": _said(status)}
-        if isinstance(kind, str):
-            answer["content"] = {kind: {"schema": {"type": "string"}}}
+        if isinstance(kind, (str, tuple)):
+            kinds = (kind,) if isinstance(kind, str) else kind
+            answer["content"] = {each: {"schema": _MEDIA.get(each, _ANY_TEXT)} for each in kinds}
         elif kind is not None:
             answer["content"] = {"application/json": {"schema": refs[repr(kind)]}}
         found[str(status)] = answer

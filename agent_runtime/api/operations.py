@@ -26,6 +26,7 @@ from agent_runtime.api.answers import Receive, Reply, Scope, Send
 from agent_runtime.api.daemon import Daemon
 from agent_runtime.api.problems import ProblemFault, problem, problem_of
 from agent_runtime.errors import AgentRuntimeError
+from agent_runtime.taskfile import read_json
 
 log = logging.getLogger(__name__)
 
@@ -245,17 +246,13 @@ class _Prepared:
             return body
         try:
             return self._decode(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             # JSON Schema counts 8.0 as an integer, msgspec does not: only mistakes pay for this.
             return _once_more(body, operation.body, error)
 
 
 def _once_more(body: bytes, kind: Any, error: Exception) -> Any:
-    try:
-        document = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as broken:
-        detail = f"the body is no JSON: {broken}"
-        raise Refused(problem(400, "malformed-json", "The body is no JSON", detail)) from None
+    document = read_json(body)
     try:
         return msgspec.convert(_integers(document), kind)
     except msgspec.ValidationError as wrong:

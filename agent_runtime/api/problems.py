@@ -16,6 +16,7 @@ from agent_runtime.errors import (
     DiskFull,
     Forbidden,
     IdempotencyMismatch,
+    MalformedJson,
     NotFound,
     SandboxUnavailable,
     StoreBroken,
@@ -47,6 +48,7 @@ RETRY_SECONDS: Final = 1
 """After which a request that met a busy or full store may be repeated."""
 
 _KINDS: Final[tuple[tuple[type[AgentRuntimeError], int, str, str], ...]] = (
+    (MalformedJson, 400, "malformed-json", "The body is no JSON"),
     (IdempotencyMismatch, 422, "idempotency-mismatch", "The key was used for another request"),
     (UsageError, 422, "invalid-input", "The input is not valid"),
     (Forbidden, 403, "forbidden", "This is not allowed"),

@@ -11,6 +11,7 @@ from msgspec import Meta
 from agent_runtime.api.answers import Answer, Reply, json_answer, text_answer
 from agent_runtime.api.hub import stored
 from agent_runtime.api.operations import Operation, Request, Run, operation
+from agent_runtime.errors import Conflict, NotFound
 from agent_runtime.loop.state import StepState, Usage
 from agent_runtime.report_page import html_of, markdown_of
 from agent_runtime.types import Json, TaskId
@@ -80,10 +81,9 @@ class ReportQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def _of_task(name: str, answer: Any, **more: Any) -> Callable[[Run], Operation]:
-    return operation(
-        "GET", f"/v1/tasks/{{task_id}}/{name}", answers={200: answer}, scope="tasks:read",
-        errors=(404,), **more,
-    )  # fmt: skip
+    path = f"/v1/tasks/{{task_id}}/{name}"
+    more = {"errors": (404,), **more}
+    return operation("GET", path, answers={200: answer}, scope="tasks:read", **more)
 
 
 def _id(request: Request[Any, Any]) -> TaskId:
@@ -151,16 +151,21 @@ def _spent(usage: Usage) -> Spent:
     return Spent(usage.steps, usage.tokens, usage.usd, usage.running_us / 1e6)
 
 
-@_of_task("certificate", dict[str, Json])
+@_of_task("certificate", dict[str, Json], errors=(404, 409))
 async def task_certificate(request: Request[None, None]) -> Reply:
     """The evidence: which commands gave which results on which tree.
 
-    404 if nothing was verified.
+    A conflict if nothing was verified.
     """
-    return json_answer(await request.daemon.runtime.certificate(_id(request)))
+    task_id = _id(request)
+    await request.daemon.runtime.ports.store.summary(task_id)  # is there such a task?
+    try:
+        return json_answer(await request.daemon.runtime.certificate(task_id))
+    except NotFound as error:
+        raise Conflict(str(error)) from None
 
 
-@_of_task("report", "text/markdown", query=ReportQuery)
+@_of_task("report", ("text/markdown", "text/html", "application/json"), query=ReportQuery)
 async def task_report(request: Request[None, ReportQuery]) -> Reply:
     """One page about a task, for whoever reviews it."""
     report = await request.daemon.runtime.report(_id(request))

@@ -17,7 +17,7 @@ from agent_runtime.api.problems import Problem, problem, problem_of
 from agent_runtime.api.views import StatusName, TaskPage, TaskView, etag, view_of
 from agent_runtime.errors import Fault, Forbidden, UsageError
 from agent_runtime.loop.submission import Submitted
-from agent_runtime.taskfile import parse_task_json
+from agent_runtime.taskfile import parse_task_json, read_json
 from agent_runtime.types import TERMINAL_STATUSES, Status, TaskId, TaskSpec, TaskSummary
 
 BATCH_TASKS_MAX: Final = 1000
@@ -138,8 +138,9 @@ def _batch(body: bytes) -> list[msgspec.Raw]:
         raise UsageError(
             f"the batch is not valid: {error}", faults=[Fault(("tasks",), str(error))]
         ) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refused(_malformed(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        read_json(body)  # says what is wrong
+        raise
 
 
 def _item(taken: Submitted | Exception) -> BatchItem:
@@ -158,10 +159,10 @@ class TasksQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Which tasks. All filters must fit; several statuses mean any of them."""
 
     limit: Annotated[int, Meta(ge=1, le=500)] = 50
-    cursor: Annotated[str, Meta(max_length=64)] = ""
+    cursor: Annotated[str, Meta(pattern="^(task_[0-9a-f]{32})?$")] = ""
     """`next_cursor` of the page before."""
     status: list[StatusName] = []
-    label: list[Annotated[str, Meta(max_length=130)]] = []
+    label: list[Annotated[str, Meta(pattern="^[^=]+=", max_length=130)]] = []
     """KEY=VALUE; may be given several times."""
 
 
@@ -175,13 +176,8 @@ async def list_tasks(request: Request[None, TasksQuery]) -> Reply:
     are submitted meanwhile.
     """
     query = request.query
-    labels = dict(_label(text) for text in query.label)
-    before = None
-    if query.cursor:
-        if not re.fullmatch(r"task_[0-9a-f]{32}", query.cursor):
-            detail = f"cursor must be the next_cursor of an earlier page, got {query.cursor!r}"
-            raise Refused(problem(422, "invalid-query", "The query is not valid", detail))
-        before = TaskId(query.cursor)
+    labels = dict(text.split("=", 1) for text in query.label)
+    before = TaskId(query.cursor) if query.cursor else None
     # One more tells whether there is another page.
     found = await request.daemon.runtime.tasks(
         statuses=query.status, labels=labels, before=before, limit=query.limit + 1
@@ -189,14 +185,6 @@ async def list_tasks(request: Request[None, TasksQuery]) -> Reply:
     page = found[: query.limit]
     more = len(found) > len(page)
     return json_answer(TaskPage([view_of(s) for s in page], page[-1].task_id if more else None))
-
-
-def _label(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        detail = f"label must look like KEY=VALUE, got {text!r}"
-        raise Refused(problem(422, "invalid-query", "The query is not valid", detail))
-    return key, value
 
 
 @operation(
@@ -207,8 +195,8 @@ async def get_task(request: Request[None, None]) -> Reply:
     """Look where a task stands."""
     summary = await request.daemon.runtime.ports.store.summary(TaskId(request.path["task_id"]))
     tag = etag(summary.seq)
-    known = (request.header(b"if-none-match") or "").encode("latin-1", "replace")
-    if known and (known.strip() == b"*" or tag in [part.strip() for part in known.split(b",")]):
+    known = request.header(b"if-none-match")
+    if known is not None and _names(known, tag.decode(), weakly=True):
         return Answer(304, headers=((b"etag", tag),))
     return json_answer(view_of(summary), headers=((b"etag", tag),))
 
@@ -240,9 +228,19 @@ async def require_match(request: Request[Any, Any], task_id: TaskId) -> None:
         return
     summary = await request.daemon.runtime.ports.store.summary(task_id)
     tag = etag(summary.seq).decode()
-    if wanted.strip() != "*" and tag not in [part.strip() for part in wanted.split(",")]:
-        detail = f"the task is at {tag}, and If-Match wants {wanted}: look at it, decide again"
+    if not _names(wanted, tag, weakly=False):
+        detail = f"the task is at {tag}, and If-Match wants {wanted!r}: look at it, decide again"
         raise Refused(problem(412, "moved-on", "The task has moved on", detail))
+
+
+_ENTITY_TAG = re.compile(r'(W/)?("[!#-~]*")')
+
+
+def _names(header: str, tag: str, *, weakly: bool) -> bool:
+    """Whether a list of entity tags has this one (RFC 9110, 8.8.3.2); what is no list has none."""
+    if header.strip() == "*":
+        return True
+    return any(known == tag and (weakly or not weak) for weak, known in _ENTITY_TAG.findall(header))
 
 
 # ---- what came ---------------------------------------------------------------------------
@@ -273,10 +271,6 @@ def _require_below(repo: str, roots: tuple[str, ...]) -> None:
         f"workspace.repo: {repo!r} does not lie below a directory that this daemon may use "
         f"(workspace_roots: {allowed}); upload the repository, or extend that setting"
     )
-
-
-def _malformed(error: Exception) -> Any:
-    return problem(400, "malformed-json", "The body is no JSON", f"the body is no JSON: {error}")
 
 
 def _idempotency_key(request: Request[Any, Any]) -> str | None:

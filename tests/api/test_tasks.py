@@ -1,0 +1,133 @@
+"""Tasks over HTTP: what is accepted is kept, once, and found again."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from tests.api.daemons import DaemonProcess
+
+# No brain and no plan: such a task waits, and stays as it is.
+IDLE = {"goal": "wait for somebody who thinks"}
+
+
+def _playbook(directory: Path, *commands: str) -> dict[str, Any]:
+    steps = [
+        {"id": f"s{at}", "tool": "shell", "args": {"command": command}}
+        for at, command in enumerate(commands)
+    ]
+    return {"goal": "run", "workspace": {"repo": str(directory)}, "plan": {"steps": steps}}
+
+
+def test_a_submitted_task_is_there_and_is_driven(daemon: DaemonProcess) -> None:
+    reply = daemon.ask("POST", "/v1/tasks", IDLE)
+    task = reply.json()
+    assert reply.status == 201
+    assert reply.headers["location"] == f"/v1/tasks/{task['id']}"
+    assert reply.headers["etag"] == '"1"'
+    waits = daemon.wait_for(task["id"], "waiting")
+    assert waits["reason"] == "brain"
+    assert daemon.events(task["id"])[0]["data"]["submitted_by"] == "token:local"
+
+
+def test_a_repetition_with_the_same_key_makes_one_task(daemon: DaemonProcess) -> None:
+    headers = {"Idempotency-Key": "once"}
+    first = daemon.ask("POST", "/v1/tasks", IDLE, headers)
+    again = daemon.ask("POST", "/v1/tasks", IDLE, headers)
+    assert (first.status, again.status) == (201, 201)
+    assert again.json()["id"] == first.json()["id"]
+    assert again.headers["idempotency-replayed"] == "true"
+    other = daemon.ask("POST", "/v1/tasks", {"goal": "another"}, headers)
+    assert other.status == 422
+    assert other.json()["type"] == "/problems/idempotency-mismatch"
+
+
+def test_ten_at_once_with_one_key_make_one_task(daemon: DaemonProcess) -> None:
+    found: list[str] = []
+
+    def submit() -> None:
+        found.append(daemon.submit(IDLE, Idempotency_Key="ten"))
+
+    threads = [threading.Thread(target=submit) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 10 and len(set(found)) == 1
+
+
+def test_prefer_wait_answers_when_the_task_has_come_to_rest(daemon: DaemonProcess) -> None:
+    reply = daemon.ask("POST", "/v1/tasks", IDLE, {"Prefer": "respond-async, wait=20"})
+    assert reply.json()["status"] == "waiting"
+    assert reply.headers["preference-applied"] == "wait=20"
+    assert reply.headers["etag"] == f'"{reply.json()["seq"]}"'
+
+
+def test_of_a_batch_each_task_has_its_own_answer(daemon: DaemonProcess) -> None:
+    tasks = [IDLE, {"goal": ""}, {**IDLE, "labels": {"n": "2"}}]
+    headers = {"Idempotency-Key": "batch"}
+    reply = daemon.ask("POST", "/v1/tasks:batch", {"tasks": tasks}, headers)
+    items = reply.json()["items"]
+    assert reply.status == 207
+    assert [item["status"] for item in items] == [201, 422, 201]
+    assert items[1]["problem"]["errors"][0]["pointer"] == "/goal"
+    again = daemon.ask("POST", "/v1/tasks:batch", {"tasks": tasks}, headers).json()["items"]
+    assert [item["status"] for item in again] == [200, 422, 200]
+    assert again[0]["task"]["id"] == items[0]["task"]["id"]
+    assert daemon.ask("POST", "/v1/tasks:batch", {"tasks": []}).status == 422
+
+
+def test_pages_neither_skip_nor_repeat_while_tasks_arrive(daemon: DaemonProcess) -> None:
+    there = [daemon.submit({**IDLE, "labels": {"page": "yes"}}) for _ in range(7)]
+    seen: list[str] = []
+    path = "/v1/tasks?limit=2&label=page%3Dyes"
+    cursor = ""
+    while True:
+        page = daemon.ask("GET", f"{path}&cursor={cursor}").json()
+        seen += [task["id"] for task in page["tasks"]]
+        daemon.submit({**IDLE, "labels": {"page": "yes"}})
+        if page["next_cursor"] is None:
+            break
+        cursor = page["next_cursor"]
+    assert seen == there[::-1]
+
+
+def test_lists_are_filtered_by_status_and_label(daemon: DaemonProcess) -> None:
+    mine = daemon.submit({**IDLE, "labels": {"filter": "a"}})
+    daemon.wait_for(mine, "waiting")
+    found = daemon.ask("GET", "/v1/tasks?label=filter%3Da&status=waiting&status=failed").json()
+    assert [task["id"] for task in found["tasks"]] == [mine]
+    assert not daemon.ask("GET", "/v1/tasks?label=filter%3Da&status=failed").json()["tasks"]
+
+
+def test_a_change_can_be_bound_to_what_was_seen(daemon: DaemonProcess) -> None:
+    seen = daemon.idle()
+    task_id = seen["id"]
+    tag = {"If-None-Match": f'"{seen["seq"]}"'}
+    assert daemon.ask("GET", f"/v1/tasks/{task_id}", headers=tag).status == 304
+    stale = daemon.ask("POST", f"/v1/tasks/{task_id}/cancel", headers={"If-Match": '"1"'})
+    assert stale.status == 412
+    fresh = {"If-Match": f'"{seen["seq"]}"'}
+    assert daemon.ask("POST", f"/v1/tasks/{task_id}/cancel", headers=fresh).status == 202
+    daemon.wait_for(task_id, "cancelled")
+    assert daemon.ask("POST", f"/v1/tasks/{task_id}/cancel").status == 409
+
+
+def test_only_an_ended_task_is_forgotten(daemon: DaemonProcess) -> None:
+    task_id = daemon.submit(IDLE)
+    daemon.wait_for(task_id, "waiting")
+    assert daemon.ask("DELETE", f"/v1/tasks/{task_id}").status == 409
+    daemon.ask("POST", f"/v1/tasks/{task_id}/cancel")
+    daemon.wait_for(task_id, "cancelled")
+    assert daemon.ask("DELETE", f"/v1/tasks/{task_id}").status == 204
+    assert daemon.ask("GET", f"/v1/tasks/{task_id}").status == 404
+
+
+def test_repositories_outside_of_the_roots_are_forbidden(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    for repo in (str(tmp_path), "relative/path", "/", "/etc/../root"):
+        reply = daemon.ask("POST", "/v1/tasks", {"goal": "x", "workspace": {"repo": repo}})
+        assert reply.status == 403, reply.body
+        assert "workspace_roots" in reply.json()["detail"]
