@@ -1,0 +1,1 @@
+"""What the daemon's HTTP face costs, beside the same work done by others."""
