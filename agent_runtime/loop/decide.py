@@ -2,7 +2,7 @@
 
 An outcome is recorded first; then `settle` is asked, again and again, what follows from the state
 alone, until nothing does. All of it is one append: after a crash the log holds all of a decision or
-nothing of it. Whenever the derived phase changes, `PhaseEntered` says so.
+nothing of it. When the derived phase has changed, `PhaseEntered` says so.
 """
 
 from __future__ import annotations
@@ -88,19 +88,26 @@ def advance(state: State, outcome: Outcome, at_us: int) -> tuple[Events, State]:
     """As `decide`, and the state that the events lead to."""
     decided: list[e.AnyEvent] = []
 
+    def tell_phase(state: State) -> State:
+        if not decided or state.shown is state.phase or state.ended:
+            return state
+        entered = e.PhaseEntered(phase=state.phase, previous=state.shown)
+        decided.append(entered)
+        return evolve(state, entered, at_us)
+
     def add(events: Events, state: State) -> State:
         for event in events:
+            # That a good step was evaluated first is told by its success: half the rows of a plan.
+            if type(event) is not e.StepSucceeded:
+                state = tell_phase(state)
             decided.append(event)
             state = evolve(state, event, at_us)
-            if state.shown is not state.phase and not state.ended:
-                told = e.PhaseEntered(phase=state.phase, previous=state.shown)
-                decided.append(told)
-                state = evolve(state, told, at_us)
         return state
 
     state = add(_record(state, outcome, at_us), state)
     while more := settle(state, at_us):
         state = add(more, state)
+    state = tell_phase(state)
     return tuple(decided), state
 
 
@@ -581,11 +588,10 @@ def _evaluate(state: State, step: StepState, at_us: int) -> Events:
     step_id = step.spec.id
     reason = _shortfall(step)
     if not reason:
-        why = step.result.reason if step.result.judged else ""
-        return (
-            e.StepEvaluated(step_id=step_id, verdict="good", reason=why),
-            e.StepSucceeded(step_id=step_id),
-        )
+        if step.result.judged:
+            judged = e.StepEvaluated(step_id=step_id, verdict="good", reason=step.result.reason)
+            return (judged, e.StepSucceeded(step_id=step_id))
+        return (e.StepSucceeded(step_id=step_id),)
     return (
         e.StepEvaluated(
             step_id=step_id, verdict="failed", kind=step.result.kind or "failed", reason=reason
@@ -612,7 +618,7 @@ def _evaluate_turn(state: State, step: StepState) -> Events:
         # What goes wrong in a tool is data for the model; that it goes in circles, too.
         return (found("continue", "stuck", why),)
     if step.finished and not conversation.notes:
-        return (found("good"), e.StepSucceeded(step_id=step_id))
+        return (e.StepSucceeded(step_id=step_id),)
     belt = step.wanted_toolbelt
     if belt and belt not in state.toolbelts:
         return (

@@ -440,7 +440,7 @@ class ApprovalDecided(Event, frozen=True, kw_only=True):
 
 
 class PhaseEntered(Event, frozen=True, kw_only=True):
-    """The task's derived phase changed."""
+    """The task's derived phase changed; that a good step was evaluated is not told."""
 
     phase: Phase
     previous: Phase
@@ -501,10 +501,11 @@ Verdict = Literal["good", "failed", "toolbelt", "continue"]
 
 
 class StepEvaluated(Event, frozen=True, kw_only=True):
-    """The transition rule looked at a step: good, failed, or is another toolbelt needed?
+    """The transition rule looked at a step: failed, or is another toolbelt needed?
 
-    continue: a brain's step takes its next turn; with kind `stuck`, it is told that it goes in
-    circles.
+    good: nobody knows what it came to, and a person or the policy said to go on; any other good
+    step has `StepSucceeded` alone. continue: a brain's step takes its next turn; with kind `stuck`,
+    it is told that it goes in circles.
     """
 
     step_id: str

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from agent_runtime.loop import events as e
 from agent_runtime.types import Phase, StepStatus
 
-LOOP_VERSION = 2
+LOOP_VERSION = 3
 """Changes when the same inputs may lead to other decisions: replay then says so."""
 
 P, S = Phase, StepStatus

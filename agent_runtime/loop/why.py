@@ -111,10 +111,7 @@ def _decision(past: Past, event: e.DecisionEvent) -> Grounds:
         case e.RecoveryChosen():
             return _recovery_chosen(past, event)
         case e.StepSucceeded():
-            good = past.last(
-                e.StepEvaluated, where=lambda x: (x.step_id, x.verdict) == (event.step_id, "good")
-            )
-            return Grounds((good,), "a step that is evaluated as good is done", "loop/decide.py")
+            return _step_succeeded(past, event)
         case e.StepFailed():
             chosen = past.last(e.RecoveryChosen, where=lambda x: x.step_id == event.step_id)
             rule = "no further try was left, and its fallback stands in" if event.fallback else (
@@ -216,13 +213,21 @@ def _step_evaluated(past: Past, event: e.StepEvaluated) -> Grounds:
         rule = f"its tool is one of the toolbelt {event.toolbelt!r}, which is not on yet"
         return Grounds((past.last(e.ToolsDiscovered), asked), rule, "loop/decide.py")
     rule = {
-        "good": "the result is what the step expects",
+        "good": "nobody knows what it came to: a person or the policy said to go on",
         "failed": "the result is not what the step expects",
         "continue": "the conversation goes on: what a tool says is data for the model",
     }[event.verdict]
     if event.kind == "stuck":
         rule = "the same again and again: it is told so once, and then that is a failure"
-    elif _talks(past, event.step_id) is not None and event.verdict == "good":
+    return Grounds((*past.results(event.step_id), past.plan(event.step_id)), rule, "loop/decide.py")
+
+
+def _step_succeeded(past: Past, event: e.StepSucceeded) -> Grounds:
+    judged = len(past.events)
+    if isinstance(past.event(judged), e.StepEvaluated):
+        return Grounds((judged,), "a step that is evaluated as good is done", "loop/decide.py")
+    rule = "the result is what the step expects"
+    if _talks(past, event.step_id) is not None:
         rule = "the model asked for no further call"
     return Grounds((*past.results(event.step_id), past.plan(event.step_id)), rule, "loop/decide.py")
 

@@ -21,8 +21,8 @@ def forged(fixed: Fixed, tmp_path: Path) -> Cli:
         rows = store.execute("SELECT seq, type, schema, at_us, data FROM events ORDER BY seq")
         head = codec.GENESIS
         for seq, kind, schema, at_us, data in rows.fetchall():
-            if kind == "StepEvaluated":
-                data = data.replace(b'"verdict":"good"', b'"verdict":"continue"')
+            if kind == "VerificationStarted":
+                data = data.replace(b'"attempt":1', b'"attempt":2')
             digest = codec.row_hash(head, fixed.task_id, seq, kind, schema, at_us, data)
             store.execute(
                 "UPDATE events SET data = ?, prev_hash = ?, hash = ? WHERE seq = ?",
@@ -48,14 +48,13 @@ def test_another_decision_than_the_stored_one_ends_with_1_and_is_named(
 ) -> None:
     """Nothing else can notice: the chain of hashes fits."""
     found = forged("replay", fixed.task_id)
-    first = next(r for r in map(json.loads, fixed.out.splitlines()) if r["type"] == "StepEvaluated")
+    rows = map(json.loads, fixed.out.splitlines())
+    first = next(r for r in rows if r["type"] == "VerificationStarted")
     assert found.code == 1
-    assert f'decided differently at {first["seq"]}: verdict is "continue", would be "good"' in (
-        found.out
-    )
+    assert f"decided differently at {first['seq']}: attempt is 2, would be 1" in found.out
     said = forged("replay", fixed.task_id, "--json").json()["difference"]
     assert said["seq"] == first["seq"]
-    assert said["fields"] == [{"name": "verdict", "stored": "continue", "decided": "good"}]
+    assert said["fields"] == [{"name": "attempt", "stored": 2, "decided": 1}]
 
 
 def test_why_a_task_ended_is_told_from_its_evidence_down(fixed: Fixed) -> None:

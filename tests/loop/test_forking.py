@@ -483,14 +483,14 @@ async def test_what_is_no_place_for_a_fork_is_refused_with_the_way_out() -> None
 @pytest_anyio
 async def test_a_log_that_is_decided_differently_is_forked_before_the_difference_only() -> None:
     """Nobody could tell what belongs together there."""
-    bench = Bench(Script("look"))
-    await bench.run(task(step("a", "look")))
+    bench = Bench(Script("look", answers=[NO]))
+    await bench.run(task(step("a", "look", retry=1)))
     rows = bench.shared.tasks[TASK].rows
     seq = await cut_at(bench, e.StepEvaluated)
-    bad = rows[seq - 1].data.replace(b'"good"', b'"continue"')
+    bad = rows[seq - 1].data.replace(b'"verdict":"failed"', b'"verdict":"continue"')
     forged = [msgspec.structs.replace(r, data=bad) if r.seq == seq else r for r in rows]
     bench.shared.tasks[TASK].rows[:] = codec.copied(forged, TASK)
-    begins = await cut_at(bench, e.CallReturned)
+    begins = await cut_at(bench, e.CallReturned, call_id="a.1")
     with pytest.raises(Conflict, match=f"decides the log differently after event {begins - 1}"):
         await fork(bench, ForkSpec(at=seq))
     await go_on(bench, await fork(bench, ForkSpec(at=begins - 1)))

@@ -48,20 +48,20 @@ def test_other_numbers_do(one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes"),
+    ("name", "kind", "changes"),
     [
-        (e.CallIntended, {"arguments": {"text": "another"}}),
-        (e.CallReturned, {"ok": False}),
-        (e.CallReturned, {"output": "another"}),
-        (e.StepEvaluated, {"verdict": "failed"}),
-        (e.VerificationEnded, {"ok": False}),
-        (e.TaskConcluded, {"status": Status.FAILED}),
+        ("writes", e.CallIntended, {"arguments": {"text": "another"}}),
+        ("writes", e.CallReturned, {"ok": False}),
+        ("writes", e.CallReturned, {"output": "another"}),
+        ("fallback", e.StepEvaluated, {"verdict": "continue"}),
+        ("writes", e.VerificationEnded, {"ok": False}),
+        ("writes", e.TaskConcluded, {"status": Status.FAILED}),
     ],
 )
 def test_two_logs_part_at_the_first_event_of_a_thread_that_differs(
-    kind: type[e.Event], changes: dict[str, Any]
+    name: str, kind: type[e.Event], changes: dict[str, Any]
 ) -> None:
-    events = list(recorded.scene("writes").events)
+    events = list(recorded.scene(name).events)
     at = next(n for n, event in enumerate(events) if isinstance(event, kind))
     changed = [*events[:at], replace(events[at], **changes), *events[at + 1 :]]
     [parting] = partings(events, changed)

@@ -98,10 +98,22 @@ def test_a_model_is_asked_again_because_of_what_its_calls_gave() -> None:
     assert "CallReturned" in kinds(events, again)
 
 
-def test_an_evaluation_rests_on_the_result() -> None:
-    events = scene("writes")
-    found = grounds(events, of(events, e.StepEvaluated, step_id="b"))
-    assert isinstance(found[0], e.CallReturned) and found[0].call_id == "b.1"
+@pytest.mark.parametrize(
+    ("name", "kind", "call_id"),
+    [("writes", e.StepSucceeded, "b.1"), ("fallback", e.StepEvaluated, "a.1")],
+)
+def test_an_evaluation_rests_on_the_result(name: str, kind: type[e.Event], call_id: str) -> None:
+    """A step that comes out well has succeeded; only what else is found is an event of its own."""
+    events = scene(name)
+    found = grounds(events, of(events, kind, step_id=call_id[0]))
+    assert isinstance(found[0], e.CallReturned) and found[0].call_id == call_id
+
+
+def test_a_step_whose_effect_is_unknown_rests_on_who_said_to_go_on() -> None:
+    events = scene("unknown effect goes on")
+    done = of(events, e.StepSucceeded, step_id="a")
+    [evaluated] = grounds(events, done)
+    assert isinstance(evaluated, e.StepEvaluated) and evaluated.verdict == "good"
 
 
 def test_a_recovery_counts_the_failures_before_it() -> None:
