@@ -253,8 +253,9 @@ def _for_call(state: State, call_id: str) -> Action:
 
 
 def _for_steps(state: State) -> list[Action]:
+    front = front_steps(state)
     actions: list[Action] = [
-        WaitTimer(step.timer, delay_ms=step.delay_ms) for step in front_steps(state) if step.timer
+        WaitTimer(step.timer, delay_ms=step.delay_ms) for step in front if step.timer
     ]
     actions += [
         WaitTimer(f"approval:{a.approval_id}", until_us=a.expires_at_us)
@@ -262,13 +263,13 @@ def _for_steps(state: State) -> list[Action]:
     ]
     if state.abort is not None:
         return [] if state.calls else actions
-    wanted = {s.wants_toolbelt for s in front_steps(state) if s.wants_toolbelt}
+    wanted = {s.wants_toolbelt for s in front if s.wants_toolbelt}
     actions += [ActivateToolbelt(name) for name in sorted(wanted)]
-    actions += [PrepareCall(step.spec.id, step.call_id) for step in _preparable(state)]
+    actions += [PrepareCall(step.spec.id, step.call_id) for step in _preparable(state, front)]
     return actions
 
 
-def _preparable(state: State) -> list[StepState]:
+def _preparable(state: State, front: list[StepState]) -> list[StepState]:
     """Ready steps whose next call may be made ready now.
 
     Writing calls of one workspace never overlap: a step that may write waits for the lane. A step
@@ -282,11 +283,11 @@ def _preparable(state: State) -> list[StepState]:
         free = lane_free or (next_reads(step) and not state.approvals)
         return [step] if calling and free and not step.approval_id else []
     # What a person allowed is bound to the tree: nobody may write before it has run.
-    allowed = [s for s in front_steps(state) if s.status is StepStatus.READY and s.granted]
+    allowed = [s for s in front if s.status is StepStatus.READY and s.granted]
     if allowed and (lane_free or not may_write(allowed[0])):
         return allowed[:1]
     chosen: list[StepState] = []
-    for step in front_steps(state):
+    for step in front:
         if step.spec.tool is None and runnable(state, step):
             break  # it begins when those before it have ended; later ones wait for its end
         if step.status is not StepStatus.READY or step.approval_id or not runnable(state, step):

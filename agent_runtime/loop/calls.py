@@ -265,7 +265,7 @@ async def _execute(info: ToolInfo, call: ToolCall, hands: Hands, seconds: float)
         with hands.egress.during(call.call_id):
             return await session.call(info, call, deadline_seconds=seconds + GRACE_SECONDS)
     tool = hands.ports.toolbox.get(info.name)
-    with anyio.fail_after(seconds):
+    with anyio.CancelScope(deadline=anyio.current_time() + seconds):
         try:
             return checked_result(info.name, await tool.execute(call))
         except ToolRefused as error:
@@ -278,6 +278,7 @@ async def _execute(info: ToolInfo, call: ToolCall, hands: Hands, seconds: float)
             return _defect(info, call, error)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in: it becomes data
             return _defect(info, call, error)
+    raise TimeoutError
 
 
 def _redacted(result: ToolResult, redactor: Redactor) -> ToolResult:

@@ -51,6 +51,8 @@ class _Loop:
         self._running: dict[str, anyio.CancelScope] = {}
         self._changed = anyio.Event()
         self._outside = False
+        self._asked_about: State | None = None
+        self._asked_for: tuple[Action, ...] = ()
 
     async def run(self) -> None:
         journal = self._journal
@@ -88,7 +90,13 @@ class _Loop:
             await journal.commit(e.Interrupted(reason="stopped by its owner"))
 
     def _wanted(self) -> dict[str, Action]:
-        return {action.key: action for action in next_actions(self._journal.state)}
+        return {action.key: action for action in self._actions(self._journal.state)}
+
+    def _actions(self, state: State) -> tuple[Action, ...]:
+        """What `state` wants; it is asked for more than once between two events."""
+        if self._asked_about is not state:
+            self._asked_about, self._asked_for = state, next_actions(state)
+        return self._asked_for
 
     async def _may_end(self) -> bool:
         """Nothing runs. Waiting is not running: say so, unless somebody has just answered."""
@@ -107,9 +115,12 @@ class _Loop:
             while True:
                 outcome, blobs = await perform(action, self._hands)
                 # What came back is a fact: it is stored although nobody wants it any more.
-                with anyio.fail_after(COMMIT_SECONDS_MAX, shield=True):
+                deadline = anyio.current_time() + COMMIT_SECONDS_MAX
+                with anyio.CancelScope(deadline=deadline, shield=True) as storing:
                     await self._hands.egress.store()
                     await self._journal.commit(outcome, blobs, self._follow)
+                if storing.cancelled_caught:
+                    raise TimeoutError(f"the log took nothing for {COMMIT_SECONDS_MAX:g} s")
                 following = None if scope.cancel_called else self._following(action)
                 if following is None:
                     break
@@ -121,7 +132,9 @@ class _Loop:
 
     def _follow(self, state: State) -> CallPrepared | None:
         """Calls that are ready at once are intended with what came before, unless all stops."""
-        return None if self._stop.is_set() else ready_call(state, self._hands.ports.toolbox)
+        if self._stop.is_set():
+            return None
+        return ready_call(state, self._actions(state), self._hands.ports.toolbox)
 
     def _following(self, done: Action) -> Action | None:
         """The one new thing to do, if there is nothing else for `run` to look at."""
@@ -140,6 +153,6 @@ class _Loop:
         self._changed.set()
 
     def _heard(self, seq: int) -> None:
-        if seq > self._journal.state.seq:
+        if seq > self._journal.seq:
             self._outside = True
             self._changed.set()

@@ -15,7 +15,7 @@ from agent_runtime.loop.continuing import reopened
 from agent_runtime.loop.conversation import begun, index_of
 from agent_runtime.loop.folding import clocked, moved, replace
 from agent_runtime.loop.forking import forked
-from agent_runtime.loop.front import front_of, front_steps
+from agent_runtime.loop.front import front_after, front_of, front_steps
 from agent_runtime.loop.reached import observe
 from agent_runtime.loop.state import CLIENT_TIMER, CallState, Result, State, StepState, Trouble
 from agent_runtime.types import FailureKind, Phase, StepStatus
@@ -38,7 +38,9 @@ def evolve(state: State, event: e.AnyEvent, at_us: int) -> State:
     if "usage" not in changes and state.alive and at_us > state.at_us:
         changes["usage"] = clocked(state, at_us)
     after = replace(state, **changes)
-    if isinstance(event, _FRONT_MOVES):
+    if isinstance(event, e.StepSucceeded):
+        after = replace(after, front=front_after(after, event.step_id))
+    elif isinstance(event, _FRONT_MOVES):
         after = replace(after, front=front_of(after))
     phase = after.phase
     if not changes.keys().isdisjoint(_DERIVE_PHASE):
@@ -50,7 +52,7 @@ def evolve(state: State, event: e.AnyEvent, at_us: int) -> State:
     return after
 
 
-_FRONT_MOVES = (e.StepSucceeded, e.StepSkipped, e.StepFailed, e.PlanAdopted, e.Continued)
+_FRONT_MOVES = (e.StepSkipped, e.StepFailed, e.PlanAdopted, e.Continued)
 _DERIVE_PHASE = frozenset({"steps", "stage", "trouble", "conclusion"})
 """Fields that the derived phase hangs on."""
 

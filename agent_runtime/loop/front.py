@@ -24,6 +24,21 @@ def front_of(state: State) -> tuple[str, ...]:
     )
 
 
+def front_after(state: State, step_id: str) -> tuple[str, ...]:
+    """The front of a state in which `step_id` has just succeeded, knowing the one before.
+
+    It leaves, and only what needs it may join.
+    """
+    before, front = frozenset(state.front), list[str]()
+    for other_id, step in state.steps.items():
+        if step.spec.fallback:
+            return front_of(state)  # what needs an owner waits for its fallback
+        joins = step_id in step.spec.needs and not step.ended and not _only_waits(state.steps, step)
+        if other_id != step_id and (other_id in before or joins):
+            front.append(other_id)
+    return tuple(front)
+
+
 def _only_waits(steps: Mapping[str, StepState], step: StepState) -> bool:
     if step.status is not StepStatus.READY or not step.awake:
         return False

@@ -50,12 +50,22 @@ class Journal:
         self.lease = lease
         self.state = State(task_id=lease.task_id)
         self._head = codec.GENESIS
+        self._appending_to = 0
         self._store, self._clock, self._bus = store, clock, bus
         # Whoever holds it waits for the store: nobody starves without the turn of a fair one.
         self._lock = anyio.Lock(fast_acquire=True)
         self._snapshot_seq = 0
         self.held_up: HeldUp | None = None
         """Told when the log cannot be written and when it can again: nothing goes on without it."""
+
+    @property
+    def seq(self) -> int:
+        """Number of the last event that is known here, or that is being stored from here.
+
+        A store may show an append to everybody before it answers. If another's event takes the
+        number, the append itself finds out.
+        """
+        return max(self.state.seq, self._appending_to)
 
     async def open(self) -> None:
         """Load, check and fold the log, and record that this owner took the task.
@@ -144,7 +154,11 @@ class Journal:
         await self.commit(Woken())
 
     async def _append(self, rows: list[Row], state: State, blobs: Mapping[BlobId, bytes]) -> None:
-        await _append(self._store, rows, state, blobs, self.lease.epoch, self.held_up)
+        self._appending_to = rows[-1].seq
+        try:
+            await _append(self._store, rows, state, blobs, self.lease.epoch, self.held_up)
+        finally:
+            self._appending_to = 0
 
     async def _check_head(self) -> None:
         """A chain alone does not see a cut tail: the task's row holds the last number and hash."""

@@ -7,8 +7,10 @@ is wrong with a call is left to `calls.prepare`, which can wait and says what is
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from agent_runtime import schema
-from agent_runtime.loop.actions import PrepareCall, next_actions
+from agent_runtime.loop.actions import Action, PrepareCall
 from agent_runtime.loop.discover import has_template, refusal
 from agent_runtime.loop.outcomes import CallPrepared
 from agent_runtime.loop.state import State, StepState
@@ -16,11 +18,11 @@ from agent_runtime.ports import Toolbox
 from agent_runtime.types import Effect, EffectPolicy, Phase
 
 
-def ready_call(state: State, toolbox: Toolbox) -> CallPrepared | None:
-    """The first call that is to be prepared and needs nothing for it; None if there is none."""
+def ready_call(state: State, wanted: Iterable[Action], toolbox: Toolbox) -> CallPrepared | None:
+    """The first call that `state` wants prepared and needs nothing for it; None: there is none."""
     if state.stage is not Phase.EXECUTION:
         return None
-    for action in next_actions(state):
+    for action in wanted:
         if isinstance(action, PrepareCall):
             step = state.steps[action.step_id]
             prepared = _prepared(state, step, action.call_id, toolbox)

@@ -317,8 +317,9 @@ class SqliteStore:
         await anyio.lowlevel.checkpoint_if_cancelled()
         self._require_open()
         # A caller that is cancelled from here on just leaves: the write may still happen.
+        answered = write.waiting()
         self._writer.put(write)
-        await write.done.wait()
+        await answered
         return write.answer()
 
     async def _read(self, query: Callable[[apsw.Connection], T], *, far: bool = False) -> T:

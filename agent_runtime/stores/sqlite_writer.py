@@ -54,7 +54,7 @@ class Writer:
         self._thread.start()
 
     def put(self, write: AnyWrite) -> None:
-        """Queue `write`; its `done` is set when the answer is there."""
+        """Queue `write`; it is woken when the answer is there."""
         assert not self._closed
         self._queue.put(write)
 
@@ -155,7 +155,7 @@ class Writer:
     def _deliver(self, batch: Sequence[AnyWrite]) -> None:
         self._on_commit()
         for write in batch:
-            write.done.set()
+            write.wake()
 
 
 def _may_be_one_writes_fault(error: Exception) -> bool:

@@ -8,12 +8,12 @@ interpreter lock, and under load that is what takes the time, not the rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import asyncio  # noqa: TID251  # this store runs on asyncio alone, see `Write.waiting`
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from typing import Any, Generic, TypeVar, cast
 
-import anyio
 import apsw
 import msgspec
 
@@ -35,9 +35,19 @@ class Write(Generic[T]):
     """Roughly what it adds to the transaction."""
 
     def __init__(self) -> None:
-        self.done = anyio.Event()
+        self._done: asyncio.Future[None] | None = None
         self._value: T | None = None
         self._error: BaseException | None = None
+
+    def waiting(self) -> Awaitable[None]:
+        """Over when the answer is there. Every step waits once: an `anyio.Event` costs twice."""
+        self._done = asyncio.get_running_loop().create_future()
+        return self._done
+
+    def wake(self) -> None:
+        """On the event loop: the answer is there."""
+        if self._done is not None and not self._done.done():
+            self._done.set_result(None)
 
     def run(self, db: apsw.Connection) -> T:
         """Check, then do it. Raises what the caller is to get."""

@@ -24,13 +24,41 @@ from agent_runtime.ports import SandboxLimits, SandboxSession, SandboxSpec
 from agent_runtime.sandboxes.pool import Pool
 from agent_runtime.stores.memory import MemoryStore
 from agent_runtime.testing import FakeSandbox, FakeVerifier
-from agent_runtime.types import Effect, EnvironmentSpec, ResourcesSpec, Row, Status, ToolResult
+from agent_runtime.types import (
+    Effect,
+    EnvironmentSpec,
+    ResourcesSpec,
+    Row,
+    Status,
+    TaskId,
+    ToolResult,
+)
 from tests.loop.harness import FOREVER, TASK, Bench, Script, asks, step, task
 
 pytestmark = pytest.mark.anyio
 
 
 # ---- other writers -----------------------------------------------------------------------
+
+
+async def test_a_driver_that_hears_of_its_own_append_reads_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A busy store shows each append to its own watcher before it answers."""
+    bench = Bench(Script("look"))
+    read = list[int]()
+
+    async def load(store: MemoryStore, task_id: TaskId, after: int = 0) -> list[Row]:
+        read.append(after)
+        return store._shared.tasks[task_id].rows[after:]
+
+    async def watched(rows: Sequence[Row]) -> None:
+        bench.bus.publish(TASK, rows[-1].seq)
+
+    monkeypatch.setattr(MemoryStore, "load", load)
+    bench.hook = watched
+    await bench.run(task(step("a", "look"), step("b", "look", needs=["a"])))
+    assert read == [0], "when it took the task"
 
 
 async def test_an_announcement_that_comes_after_a_cancel_is_dropped() -> None:
