@@ -26,6 +26,7 @@ from agent_runtime.types import (
     Row,
     Seq,
     ServiceSpec,
+    Snapshot,
     TaskId,
     TaskSpec,
     TaskSummary,
@@ -110,12 +111,14 @@ class Store(Protocol):
         epoch: Epoch | None,
         summary: TaskSummary,
         blobs: Mapping[BlobId, bytes] = {},
+        snapshot: Snapshot | None = None,
     ) -> Seq:
         """Store `rows` after `expected`, all or none, with blobs and projection; durable on return.
 
         Rows are numbered expected+1…, without holes. `epoch` is the writer's lease; None marks a
         fact from outside. An append whose first row is already stored with the same hash has
-        succeeded (repeat after `StoreUnavailable`). Returns the new last number.
+        succeeded (repeat after `StoreUnavailable`). `snapshot` is the state that the rows lead to;
+        it replaces an older one, and is left out if it is too large. Returns the new last number.
 
         Raises:
             Conflict: the log has moved on; reload, fold and decide again.
@@ -181,11 +184,8 @@ class Store(Protocol):
     async def get_blob(self, blob_id: BlobId) -> bytes:
         """The content. `NotFound` if it is not there, `CorruptLog` if it does not match its id."""
 
-    async def save_snapshot(self, task_id: TaskId, seq: Seq, version: int, data: bytes) -> None:
-        """Keep a folded state; the newest one replaces the older."""
-
     async def load_snapshot(self, task_id: TaskId, version: int) -> tuple[Seq, bytes] | None:
-        """The newest snapshot written with fold version `version`, else None."""
+        """The newest snapshot and its number, if it is of fold version `version`; else None."""
 
     async def delete(self, task_id: TaskId) -> None:
         """Forget a task and the blobs that nobody else names (retention).

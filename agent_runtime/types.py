@@ -355,6 +355,13 @@ class PreparedEnvironment(msgspec.Struct, frozen=True, kw_only=True):
 # ---- the log as stored -------------------------------------------------------------------
 
 
+class Snapshot(msgspec.Struct, frozen=True):
+    """A folded state as a store keeps it beside the log; `version` is that of the fold."""
+
+    version: int
+    data: bytes
+
+
 class Row(msgspec.Struct, frozen=True):
     """One stored event, exactly as it lies in the store; hashes are over these bytes."""
 

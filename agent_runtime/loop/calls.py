@@ -37,6 +37,7 @@ from agent_runtime.loop.discover import has_template, refusal
 from agent_runtime.loop.forking import call_key
 from agent_runtime.loop.hands import Hands
 from agent_runtime.loop.outcomes import CallPrepared, Outcome
+from agent_runtime.loop.recovery import OWNER_DIED
 from agent_runtime.loop.state import CallState, State, StepState
 from agent_runtime.ports import PreviewingTool, ProbingTool
 from agent_runtime.redaction import Redactor
@@ -385,15 +386,15 @@ async def resolve(action: ResolveCall, hands: Hands) -> e.CallResolved:
     await hands.end_worker()
     await hands.ports.sandbox.reap(hands.state.task_id)
 
-    def resolved(resolution: str, message: str = "") -> e.CallResolved:
-        text = message or call.message or "its owner died before the result was stored"
+    def resolved(resolution: e.Resolution, message: str = "") -> e.CallResolved:
+        text = message or call.message or OWNER_DIED
         return e.CallResolved(
             call_id=action.call_id,
-            resolution=resolution,  # type: ignore[arg-type]  # one of its literals, from below
+            resolution=resolution,
             message=text,
         )
 
-    repeat = "rerun" if action.again else "dropped"
+    repeat: e.Resolution = "rerun" if action.again else "dropped"
     match intent.effect:
         case Effect.READ:
             return resolved(repeat)

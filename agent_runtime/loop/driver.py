@@ -14,7 +14,7 @@ from agent_runtime.loop.hands import Hands
 from agent_runtime.loop.journal import Journal
 from agent_runtime.loop.outcomes import CallPrepared
 from agent_runtime.loop.perform import perform
-from agent_runtime.loop.ready import ready_call
+from agent_runtime.loop.ready import ready_call, ready_resolution
 from agent_runtime.loop.state import State
 from agent_runtime.loop.stopping import Stop
 from agent_runtime.ports import Ports
@@ -33,7 +33,7 @@ async def drive(lease: Lease, ports: Ports, stop: Stop | None = None) -> State:
         LeaseLost, StoreUnavailable, StoreBroken, CorruptLog: the task goes no further here.
     """
     journal = Journal(lease, ports.store, ports.clock, ports.bus)
-    await journal.open()
+    await journal.open(lambda state: ready_resolution(state, next_actions(state), ports.toolbox))
     async with Hands(journal, ports) as hands:
         await _Loop(journal, hands, stop or Stop()).run()
     return journal.state

@@ -184,6 +184,9 @@ class CallLost(Event, frozen=True, kw_only=True):
     message: str
 
 
+Resolution = Literal["rerun", "dropped", "happened", "not_happened", "unknown"]
+
+
 class CallResolved(Event, frozen=True, kw_only=True):
     """What the effect ledger found out about a call without a result; its sandbox is dead.
 
@@ -193,7 +196,7 @@ class CallResolved(Event, frozen=True, kw_only=True):
     """
 
     call_id: str
-    resolution: Literal["rerun", "dropped", "happened", "not_happened", "unknown"]
+    resolution: Resolution
     message: str = ""
 
 

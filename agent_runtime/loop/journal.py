@@ -8,12 +8,13 @@ everybody else.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import anyio
 import msgspec
 
-from agent_runtime.errors import Conflict, CorruptLog, LeaseLost, StoreUnavailable, UsageError
+from agent_runtime.errors import Conflict, CorruptLog, LeaseLost, StoreUnavailable
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
 from agent_runtime.loop.decide import advance
@@ -21,17 +22,20 @@ from agent_runtime.loop.evolve import evolve, fold
 from agent_runtime.loop.outcomes import CallPrepared, Outcome, Woken
 from agent_runtime.loop.state import FOLD_VERSION, State, status_of
 from agent_runtime.ports import Bus, Clock, Store
-from agent_runtime.types import BlobId, Epoch, Lease, Row, Seq, TaskId, TaskSummary
+from agent_runtime.types import BlobId, Epoch, Lease, Row, Seq, Snapshot, TaskId, TaskSummary
 
 HeldUp = Callable[[str, bool], Awaitable[None]]
-Follow = Callable[[State], CallPrepared | None]
-"""The next call that is ready as soon as a state is reached."""
+Follow = Callable[[State], CallPrepared | e.CallResolved | None]
+"""What is known about a call, the next one or a dead owner's, as soon as a state is reached."""
 
 APPEND_TRIES = 6
 """One and five more, waiting 50 ms and twice as long each time: a full disk, a long lock."""
 APPEND_DELAY_SECONDS = 0.05
-SNAPSHOT_EVENTS = 500
-"""Events between two snapshots: folding that many takes a few milliseconds."""
+SNAPSHOT_EVENTS = 32
+"""Events between two snapshots, at least: folding that many takes a quarter of a millisecond."""
+SNAPSHOT_PART = 2
+"""A new one comes when the log has grown by one such part of the last one: a long conversation must
+not be written again at every turn."""
 
 
 class _Snapshot(msgspec.Struct, frozen=True):
@@ -39,8 +43,30 @@ class _Snapshot(msgspec.Struct, frozen=True):
     state: State
 
 
-_snapshot_encode = msgspec.msgpack.Encoder().encode
-_snapshot_decode = msgspec.msgpack.Decoder(_Snapshot).decode
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Snapshot).decode
+_DIGEST_BYTES = 32
+
+
+def pack_snapshot(state: State, head: str) -> bytes:
+    """`state` and the hash of its last row, behind a digest of both.
+
+    Raises `OverflowError` for an integer of more than 64 bits.
+    """
+    data = _encode(_Snapshot(head, state))
+    return hashlib.sha256(data).digest() + data
+
+
+def unpack_snapshot(packed: bytes) -> tuple[State, str] | None:
+    """None: it is damaged, or of another shape. It is only a shortcut: the log says it all."""
+    data = memoryview(packed)[_DIGEST_BYTES:]
+    if hashlib.sha256(data).digest() != packed[:_DIGEST_BYTES]:
+        return None
+    try:
+        snapshot = _decode(data)
+    except msgspec.MsgspecError:
+        return None
+    return snapshot.state, snapshot.head
 
 
 class Journal:
@@ -54,7 +80,9 @@ class Journal:
         self._store, self._clock, self._bus = store, clock, bus
         # Whoever holds it waits for the store: nobody starves without the turn of a fair one.
         self._lock = anyio.Lock(fast_acquire=True)
-        self._snapshot_seq = 0
+        self._snapshot_seq = self._snapshot_bytes = 0
+        self._grown_bytes = 0
+        """By how much the log has grown since the last snapshot."""
         self.held_up: HeldUp | None = None
         """Told when the log cannot be written and when it can again: nothing goes on without it."""
 
@@ -67,8 +95,10 @@ class Journal:
         """
         return max(self.state.seq, self._appending_to)
 
-    async def open(self) -> None:
+    async def open(self, follow: Follow | None = None) -> None:
         """Load, check and fold the log, and record that this owner took the task.
+
+        What `follow` knows about its predecessor's calls is stored in the same append.
 
         Raises:
             CorruptLog: the log is not what was written; nothing is touched.
@@ -76,19 +106,16 @@ class Journal:
         """
         task_id = self.lease.task_id
         saved = await self._store.load_snapshot(task_id, FOLD_VERSION)
-        if saved is not None:
-            try:
-                snapshot = _snapshot_decode(saved[1])
-            except msgspec.MsgspecError:
-                pass  # a snapshot is only a shortcut: without it the whole log is folded
-            else:
-                self.state, self._head = snapshot.state, snapshot.head
-                self._snapshot_seq = self.state.seq
+        unpacked = unpack_snapshot(saved[1]) if saved is not None else None
+        if saved is not None and unpacked is not None:
+            self.state, self._head = unpacked
+            self._snapshot_seq, self._snapshot_bytes = self.state.seq, len(saved[1])
         await self._catch_up()
         await self._check_head()
         if self.state.ended:
             return  # its last owner died between the terminal event and giving the lease back
-        await self.commit(e.LeaseTaken(epoch=self.lease.epoch, owner=self.lease.owner))
+        taken = e.LeaseTaken(epoch=self.lease.epoch, owner=self.lease.owner)
+        await self.commit(taken, follow=follow)
 
     async def commit(
         self,
@@ -98,8 +125,9 @@ class Journal:
     ) -> None:
         """Decide about `outcome` on the newest state and store what follows, all or nothing.
 
-        Calls that `follow` has ready are intended in the same append: the events are those of one
-        commit after the other, and what came back is as durable as the intent before it runs.
+        Calls that `follow` has ready are intended in the same append, or settled: the events are
+        those of one commit after the other, and what came back is as durable as the intent before
+        it runs.
 
         Raises:
             LeaseLost: stop, and touch nothing of the task any more.
@@ -115,7 +143,7 @@ class Journal:
                         return
                     while follow is not None and (call := follow(state)) is not None:
                         added, after = advance(state, call, at_us)
-                        if not added or not isinstance(added[0], e.CallIntended):
+                        if not added or not isinstance(added[0], e.CallIntended | e.CallResolved):
                             break  # what asks or stops takes the usual way, beside those before it
                         events, state = events + added, after
                     rows = codec.encode(
@@ -144,7 +172,6 @@ class Journal:
                     continue
                 self.state, self._head = state, rows[-1].hash
                 self._bus.publish(self.lease.task_id, state.seq)
-                await self._keep_snapshot()
                 return
 
     async def refresh(self) -> None:
@@ -154,9 +181,10 @@ class Journal:
         await self.commit(Woken())
 
     async def _append(self, rows: list[Row], state: State, blobs: Mapping[BlobId, bytes]) -> None:
+        snapshot = self._snapshot(rows, state)
         self._appending_to = rows[-1].seq
         try:
-            await _append(self._store, rows, state, blobs, self.lease.epoch, self.held_up)
+            await _append(self._store, rows, state, blobs, self.lease.epoch, snapshot, self.held_up)
         finally:
             self._appending_to = 0
 
@@ -187,17 +215,19 @@ class Journal:
         self.state = fold(((codec.decode(row), row.at_us) for row in rows), self.state)
         return True
 
-    async def _keep_snapshot(self) -> None:
-        if self.state.seq - self._snapshot_seq < SNAPSHOT_EVENTS:
-            return
-        self._snapshot_seq = self.state.seq
+    def _snapshot(self, rows: Sequence[Row], state: State) -> Snapshot | None:
+        """The state that `rows` lead to, if it is time to keep one."""
+        self._grown_bytes += sum(len(row.data) for row in rows)
+        enough = self._grown_bytes * SNAPSHOT_PART >= self._snapshot_bytes
+        if not enough or state.seq - self._snapshot_seq < SNAPSHOT_EVENTS:
+            return None
+        self._snapshot_seq, self._grown_bytes = state.seq, 0
         try:
-            data = _snapshot_encode(_Snapshot(self._head, self.state))
-            await self._store.save_snapshot(
-                self.lease.task_id, Seq(self.state.seq), FOLD_VERSION, data
-            )
-        except (StoreUnavailable, UsageError, OverflowError):
-            pass  # a shortcut only; the next one may fit (an integer over 64 bits never does)
+            data = pack_snapshot(state, rows[-1].hash)
+        except OverflowError:
+            return None  # the next one may do without such a number
+        self._snapshot_bytes = len(data)
+        return Snapshot(FOLD_VERSION, data)
 
 
 async def _append(
@@ -206,6 +236,7 @@ async def _append(
     state: State,
     blobs: Mapping[BlobId, bytes] = {},
     epoch: Epoch | None = None,
+    snapshot: Snapshot | None = None,
     held_up: HeldUp | None = None,
 ) -> None:
     """Append `rows`, which lead to `state`; an unknown outcome is asked for again."""
@@ -213,7 +244,13 @@ async def _append(
     for attempt in range(1, APPEND_TRIES + 1):
         try:
             await store.append(
-                task_id, Seq(rows[0].seq - 1), rows, epoch=epoch, summary=summary, blobs=blobs
+                task_id,
+                Seq(rows[0].seq - 1),
+                rows,
+                epoch=epoch,
+                summary=summary,
+                blobs=blobs,
+                snapshot=snapshot,
             )
             if held_up is not None and attempt > 1:
                 await held_up("log", False)

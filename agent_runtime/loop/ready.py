@@ -1,4 +1,4 @@
-"""Calls of a plan that can be made ready without waiting for anything.
+"""Calls that can be made ready, or settled after a crash, without waiting for anything.
 
 Their intent joins the append of what came before: one durable write a step instead of two, and the
 same events in the same order. What needs the world (a condition, a template, a tree) and whatever
@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from agent_runtime import schema
-from agent_runtime.loop.actions import Action, PrepareCall
+from agent_runtime.loop import events as e
+from agent_runtime.loop.actions import Action, PrepareCall, ResolveCall
 from agent_runtime.loop.discover import has_template, refusal
 from agent_runtime.loop.outcomes import CallPrepared
+from agent_runtime.loop.recovery import OWNER_DIED
 from agent_runtime.loop.state import State, StepState
 from agent_runtime.ports import Toolbox
 from agent_runtime.types import Effect, EffectPolicy, Phase
@@ -28,6 +30,25 @@ def ready_call(state: State, wanted: Iterable[Action], toolbox: Toolbox) -> Call
             prepared = _prepared(state, step, action.call_id, toolbox)
             if prepared is not None:
                 return prepared
+    return None
+
+
+def ready_resolution(
+    state: State, wanted: Iterable[Action], toolbox: Toolbox
+) -> e.CallResolved | None:
+    """What is known at once about a call whose owner died: one that only read, in that process.
+
+    Whatever ran in a sandbox, or changed something, is for `calls.resolve`.
+    """
+    for action in wanted:
+        if not isinstance(action, ResolveCall):
+            continue
+        call = state.calls[action.call_id]
+        info = toolbox.find(call.intent.tool)
+        here = info is not None and info.where == "daemon"
+        if here and call.intent.effect is Effect.READ and not call.lost:
+            resolution: e.Resolution = "rerun" if action.again else "dropped"
+            return e.CallResolved(call_id=action.call_id, resolution=resolution, message=OWNER_DIED)
     return None
 
 

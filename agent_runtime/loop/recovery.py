@@ -29,6 +29,8 @@ RETRY_DELAY_MS_MAX = 10_000
 
 RERUNS_MAX = 5
 """Runs of one call under the same id after crashes: a call that kills its owner must end."""
+OWNER_DIED = "its owner died before the result was stored"
+"""Of a call without a result, when nothing more is known."""
 DEATHS_MAX = 3
 """Runs of one step that killed their worker."""
 

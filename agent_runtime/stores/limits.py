@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 from agent_runtime.errors import UsageError
-from agent_runtime.types import BlobId, Row, Seq, TaskId, TaskSummary
+from agent_runtime.types import BlobId, Row, Seq, Snapshot, TaskId, TaskSummary
 
 APPEND_BYTES_MAX = 64 << 20
 """Event data of one append. Large texts belong into blobs."""
@@ -48,13 +48,9 @@ def check_blobs(blobs: Mapping[BlobId, bytes]) -> None:
         assert content_id == blob_id, f"blob {blob_id!r} has the content of {content_id!r}"
 
 
-def check_snapshot(data: bytes) -> None:
-    """Refuse a snapshot that is too large."""
-    if len(data) > SNAPSHOT_BYTES_MAX:
-        raise UsageError(
-            f"a snapshot of {len(data)} bytes is too large: a store takes at most"
-            f" {SNAPSHOT_BYTES_MAX}; do without it, the log says it all"
-        )
+def fits(snapshot: Snapshot | None) -> bool:
+    """Is there one, and does a store take it?"""
+    return snapshot is not None and len(snapshot.data) <= SNAPSHOT_BYTES_MAX
 
 
 def identify(data: bytes) -> BlobId:

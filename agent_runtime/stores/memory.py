@@ -25,8 +25,18 @@ from agent_runtime.errors import (
 )
 from agent_runtime.ports import NewTask
 from agent_runtime.stores.changes import Changes
-from agent_runtime.stores.limits import check_blobs, check_rows, check_snapshot, digest, identify
-from agent_runtime.types import BlobId, Epoch, Lease, Row, Seq, Status, TaskId, TaskSummary
+from agent_runtime.stores.limits import check_blobs, check_rows, digest, fits, identify
+from agent_runtime.types import (
+    BlobId,
+    Epoch,
+    Lease,
+    Row,
+    Seq,
+    Snapshot,
+    Status,
+    TaskId,
+    TaskSummary,
+)
 
 
 @dataclass(slots=True)
@@ -144,6 +154,7 @@ class MemoryStore:
         epoch: Epoch | None,
         summary: TaskSummary,
         blobs: Mapping[BlobId, bytes] = {},
+        snapshot: Snapshot | None = None,
     ) -> Seq:
         check_rows(task_id, expected, rows, summary)
         check_blobs(blobs)
@@ -164,6 +175,8 @@ class MemoryStore:
             task.rows.extend(rows)
             shared.order += rows
             task.summary = summary
+            if snapshot is not None and fits(snapshot):
+                task.snapshot = (Seq(rows[-1].seq), snapshot.version, snapshot.data)
             self._keep_blobs(task, blobs)
             shared.changes.announce()
             return Seq(rows[-1].seq)
@@ -289,11 +302,6 @@ class MemoryStore:
             if digest(data) != blob_id:
                 raise CorruptLog(f"blob {blob_id!r} is not what was stored", task_id="")
             return data
-
-    async def save_snapshot(self, task_id: TaskId, seq: Seq, version: int, data: bytes) -> None:
-        check_snapshot(data)
-        async with self._effect() as shared:
-            shared.task(task_id).snapshot = (seq, version, data)
 
     async def load_snapshot(self, task_id: TaskId, version: int) -> tuple[Seq, bytes] | None:
         async with self._effect() as shared:

@@ -21,7 +21,7 @@ from anyio import to_thread
 from agent_runtime.errors import CorruptLog, NotFound, StoreUnavailable
 from agent_runtime.ports import NewTask
 from agent_runtime.stores.changes import Changes
-from agent_runtime.stores.limits import check_blobs, check_rows, check_snapshot, digest, identify
+from agent_runtime.stores.limits import check_blobs, check_rows, digest, fits, identify
 from agent_runtime.stores.owners import Owners
 from agent_runtime.stores.sqlite_database import open_reader, open_writer, prepare, translated
 from agent_runtime.stores.sqlite_writer import Writer
@@ -34,11 +34,10 @@ from agent_runtime.stores.sqlite_writes import (
     Probe,
     PutBlob,
     Release,
-    SaveSnapshot,
     Unclaim,
     Write,
 )
-from agent_runtime.types import BlobId, Epoch, Lease, Row, Seq, TaskId, TaskSummary
+from agent_runtime.types import BlobId, Epoch, Lease, Row, Seq, Snapshot, TaskId, TaskSummary
 
 T = TypeVar("T")
 
@@ -131,10 +130,13 @@ class SqliteStore:
         epoch: Epoch | None,
         summary: TaskSummary,
         blobs: Mapping[BlobId, bytes] = {},
+        snapshot: Snapshot | None = None,
     ) -> Seq:
         check_rows(task_id, expected, rows, summary)
         await _check_blobs(blobs)
-        return await self._write(Append(expected, rows, summary, blobs, epoch))
+        return await self._write(
+            Append(expected, rows, summary, blobs, epoch, snapshot if fits(snapshot) else None)
+        )
 
     async def load(self, task_id: TaskId, after: int = 0) -> list[Row]:
         rows, is_all = await self._read(lambda db: _rows(db, task_id, after, INLINE_BYTES_MAX))
@@ -249,10 +251,6 @@ class SqliteStore:
             raise NotFound(f"there is no blob {blob_id!r} in this store")
         far = data_bytes > INLINE_BYTES_MAX
         return await self._read(lambda db: _blob(db, blob_id), far=far)
-
-    async def save_snapshot(self, task_id: TaskId, seq: Seq, version: int, data: bytes) -> None:
-        check_snapshot(data)
-        await self._write(SaveSnapshot(task_id, seq, version, data))
 
     async def load_snapshot(self, task_id: TaskId, version: int) -> tuple[Seq, bytes] | None:
         found = await self._read(

@@ -20,7 +20,7 @@ import msgspec
 from agent_runtime.errors import Conflict, LeaseHeld, LeaseLost, NotFound
 from agent_runtime.ports import NewTask
 from agent_runtime.stores.owners import Owners
-from agent_runtime.types import BlobId, Epoch, Lease, Row, Seq, TaskId, TaskSummary
+from agent_runtime.types import BlobId, Epoch, Lease, Row, Seq, Snapshot, TaskId, TaskSummary
 
 T = TypeVar("T")
 
@@ -108,6 +108,7 @@ class LogWrite(Write[T]):
         self.summary = summary
         self.blobs = blobs
         self.idempotency_key: str | None = None
+        self.snapshot: Snapshot | None = None
         self.data_bytes = sum(len(row.data) for row in rows)
         self.data_bytes += sum(len(data) for data in blobs.values())
 
@@ -165,10 +166,14 @@ class Append(LogWrite[Seq]):
         summary: TaskSummary,
         blobs: Mapping[BlobId, bytes],
         epoch: Epoch | None,
+        snapshot: Snapshot | None,
     ) -> None:
         super().__init__(rows, summary, blobs)
         self.expected = expected
         self.epoch = epoch
+        self.snapshot = snapshot
+        if snapshot is not None:
+            self.data_bytes += len(snapshot.data)
 
     def join(self, batch: _LogBatch) -> Seq:
         if self.task_id not in batch.heads:
@@ -216,6 +221,11 @@ ON CONFLICT (task_id) DO UPDATE SET
     created_at_us = excluded.created_at_us, updated_at_us = excluded.updated_at_us,
     labels = excluded.labels, priority = excluded.priority, repo = excluded.repo
 """
+
+
+_KEEP_SNAPSHOT = (
+    "INSERT OR REPLACE INTO snapshots (task_id, seq, version, data) VALUES (?, ?, ?, ?)"
+)
 
 
 class _LogBatch:
@@ -269,6 +279,13 @@ class _LogBatch:
             key = projections.get(write.task_id, (None, write.idempotency_key))[1]
             projections[write.task_id] = (write.summary, key)
         self._db.execute(_PROJECT, (_json([_columns(*pair) for pair in projections.values()]),))
+        snapshots = {
+            write.task_id: (write.task_id, write.rows[-1].seq, s.version, s.data)
+            for write in self._added
+            if (s := write.snapshot) is not None
+        }
+        if snapshots:
+            self._db.executemany(_KEEP_SNAPSHOT, snapshots.values())
         for write in self._added:
             for blob_id, content in write.blobs.items():
                 keep_blob(self._db, blob_id, content)
@@ -388,24 +405,6 @@ class PutBlob(Write[BlobId]):
     def run(self, db: apsw.Connection) -> BlobId:
         keep_blob(db, self._blob_id, self._data)
         return self._blob_id
-
-
-class SaveSnapshot(Write[None]):
-    """Replace a task's folded state."""
-
-    def __init__(self, task_id: TaskId, seq: Seq, version: int, data: bytes) -> None:
-        super().__init__()
-        self._values = (task_id, seq, version, data)
-        self.data_bytes = len(data)
-
-    def run(self, db: apsw.Connection) -> None:
-        task_id = self._values[0]
-        if db.execute("SELECT 1 FROM tasks WHERE task_id = ?", (task_id,)).fetchone() is None:
-            raise _no_task(task_id)
-        db.execute(
-            "INSERT OR REPLACE INTO snapshots (task_id, seq, version, data) VALUES (?, ?, ?, ?)",
-            self._values,
-        )
 
 
 class Probe(Write[None]):

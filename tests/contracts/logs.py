@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from agent_runtime.ports import Store
 from agent_runtime.stores.limits import digest
-from agent_runtime.types import Epoch, Row, Seq, TaskId, TaskSummary
+from agent_runtime.types import Epoch, Row, Seq, Snapshot, TaskId, TaskSummary
 
 TASK, OTHER = TaskId("task_a"), TaskId("task_b")
 ZERO = "0" * 64
@@ -83,6 +83,7 @@ async def append(
     text: str = "",
     status: str = "running",
     blobs: Sequence[bytes] = (),
+    snapshot: Snapshot | None = None,
 ) -> Seq:
     rows = log(task_id, expected + 1, expected + count, text=text)
     return await store.append(
@@ -92,4 +93,5 @@ async def append(
         epoch=None if epoch is None else Epoch(epoch),
         summary=summary_of(rows, status=status),
         blobs={digest(data): data for data in blobs},
+        snapshot=snapshot,
     )

@@ -14,10 +14,11 @@ import pytest
 
 from agent_runtime.errors import Conflict, LeaseHeld, LeaseLost, NotFound, UsageError
 from agent_runtime.ports import Store
+from agent_runtime.stores import limits
 from agent_runtime.stores.limits import APPEND_BYTES_MAX, digest
 from agent_runtime.stores.memory import MemoryStore, SharedMemory
 from agent_runtime.stores.sqlite import SqliteStore
-from agent_runtime.types import BlobId, Epoch, Lease, Seq, Status, TaskId
+from agent_runtime.types import BlobId, Epoch, Lease, Seq, Snapshot, Status, TaskId
 from tests.contracts.logs import OTHER, TASK, ZERO, append, create, log, summary_of
 
 pytestmark = pytest.mark.anyio
@@ -271,8 +272,6 @@ async def test_what_is_not_there_is_not_found(store: Store) -> None:
         await store.owner(MISSING)
     with pytest.raises(NotFound, match="task_missing"):
         await store.delete(MISSING)
-    with pytest.raises(NotFound, match="task_missing"):
-        await store.save_snapshot(MISSING, Seq(1), 1, b"")
     with pytest.raises(NotFound, match=ZERO):
         await store.get_blob(BlobId(ZERO))
 
@@ -458,19 +457,38 @@ async def test_a_blob_under_a_wrong_id_is_a_bug(store: Store) -> None:
 async def test_the_newest_snapshot_of_the_asked_version_is_loaded(store: Store) -> None:
     await create(store)
     assert await store.load_snapshot(TASK, 1) is None
-    await store.save_snapshot(TASK, Seq(1), 1, b"one")
-    await store.save_snapshot(TASK, Seq(2), 1, b"\x00two")
-    assert await store.load_snapshot(TASK, 1) == (2, b"\x00two")
+    await append(store, 1, snapshot=Snapshot(1, b"one"))
+    await append(store, 2, count=2, snapshot=Snapshot(1, b"\x00two"))
+    assert await store.load_snapshot(TASK, 1) == (4, b"\x00two")
     assert await store.load_snapshot(TASK, 2) is None
-    await store.save_snapshot(TASK, Seq(3), 2, b"three")
+    await append(store, 4)
+    assert await store.load_snapshot(TASK, 1) == (4, b"\x00two")
+    await append(store, 5, snapshot=Snapshot(2, b"three"))
     assert await store.load_snapshot(TASK, 1) is None
     assert await store.load_snapshot(MISSING, 1) is None
+
+
+async def test_what_is_refused_leaves_no_snapshot(store: Store) -> None:
+    await create(store)
+    await append(store, 1)
+    with pytest.raises(Conflict):
+        await append(store, 1, text="other", snapshot=Snapshot(1, b"state"))
+    assert await store.load_snapshot(TASK, 1) is None
+
+
+async def test_a_snapshot_that_is_too_large_is_left_out(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "SNAPSHOT_BYTES_MAX", 3)
+    await create(store)
+    assert await append(store, 1, snapshot=Snapshot(1, b"long")) == 2
+    assert await store.load_snapshot(TASK, 1) is None
 
 
 async def test_a_deleted_task_takes_along_what_only_it_names(store: Store) -> None:
     await create(store, TASK, blobs=[b"mine", b"shared"], idempotency_key="k")
     await create(store, OTHER, blobs=[b"shared"])
-    await store.save_snapshot(TASK, Seq(1), 1, b"state")
+    await append(store, 1, snapshot=Snapshot(1, b"state"))
     await store.delete(TASK)
     with pytest.raises(NotFound):
         await store.load(TASK)

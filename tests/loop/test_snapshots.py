@@ -1,15 +1,17 @@
 """A snapshot is a shortcut: with it or without it, the state is the fold of the log."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
-from agent_runtime.errors import CorruptLog, StoreUnavailable
+from agent_runtime.errors import CorruptLog
 from agent_runtime.loop import codec, journal
-from agent_runtime.loop import events as e
 from agent_runtime.loop.evolve import fold
-from agent_runtime.loop.journal import Journal
+from agent_runtime.loop.journal import SNAPSHOT_PART, Journal
 from agent_runtime.loop.state import FOLD_VERSION, State
-from agent_runtime.types import Status
+from agent_runtime.stores.memory import MemoryStore
+from agent_runtime.types import Seq, ToolResult
 from tests.loop.harness import FOREVER, NO, TASK, Bench, Script, asks, step, task
 from tests.simulation.world import live
 
@@ -91,23 +93,36 @@ async def test_a_state_that_no_snapshot_can_hold_is_folded(
     assert state.ended and bench.state() == state
 
 
-async def test_a_snapshot_that_cannot_be_stored_holds_nothing_up(
+async def test_a_damaged_snapshot_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bits that have flipped on the disk may still be some state."""
+    monkeypatch.setattr(journal, "SNAPSHOT_EVENTS", 10)
+    bench = await _killed(_bench())
+    saved = bench.shared.tasks[TASK].snapshot
+    assert saved is not None and b"make it so" in saved[2]
+    damaged = saved[2].replace(b"make it so", b"make it no")
+    bench.shared.tasks[TASK].snapshot = (saved[0], saved[1], damaged)
+    opened = await _opened(bench)
+    assert opened.task.goal == "make it so" and opened == bench.state()
+
+
+async def test_a_long_state_is_not_stored_again_at_every_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(journal, "SNAPSHOT_EVENTS", 3)
-    bench = Bench(Script("look"))
-    await bench.submit(task(step("a", "look")))
-    store = bench.store()
+    """All snapshots together are not much longer than the log."""
+    monkeypatch.setattr(journal, "SNAPSHOT_EVENTS", 1)
+    bench = Bench(Script("look", answers=[ToolResult(ok=True, output="x" * 9000)] * 30))
+    kept = list[int]()
+    append = MemoryStore.append
 
-    async def full(*_: object) -> None:
-        raise StoreUnavailable("the disk is full")
+    async def measured(store: MemoryStore, *args: Any, **more: Any) -> Seq:
+        kept.append(len(more["snapshot"].data) if more["snapshot"] else 0)
+        return await append(store, *args, **more)
 
-    store.save_snapshot = full  # type: ignore[method-assign,assignment]
-    opened = Journal(await store.claim(TASK), store, bench.clock, bench.bus)
-    await opened.open()
-    await opened.commit(e.CancelRequested(by="me"))
-    assert opened.state.conclusion is not None
-    assert opened.state.conclusion.status is Status.CANCELLED
+    monkeypatch.setattr(MemoryStore, "append", measured)
+    await bench.run(task(*(step(f"s{n}", "look") for n in range(30))))
+    logged = sum(len(row.data) for row in bench.rows())
+    assert len([size for size in kept if size]) > 5
+    assert sum(kept) < (1 + SNAPSHOT_PART) * logged
 
 
 @pytest.mark.parametrize("seed", [3, 14, 15, 92])
@@ -117,5 +132,5 @@ def test_every_state_of_a_life_survives_a_snapshot(seed: int) -> None:
     for count in range(1, len(life.rows), 7):
         rows = life.rows[:count]
         state = fold((codec.decode(r), r.at_us) for r in rows)
-        data = journal._snapshot_encode(journal._Snapshot(rows[-1].hash, state))
-        assert journal._snapshot_decode(data).state == state
+        data = journal.pack_snapshot(state, rows[-1].hash)
+        assert journal.unpack_snapshot(data) == (state, rows[-1].hash)

@@ -15,7 +15,7 @@ from agent_runtime.ports import Store
 from agent_runtime.stores.limits import digest
 from agent_runtime.stores.memory import MemoryStore, SharedMemory
 from agent_runtime.stores.sqlite import SqliteStore
-from agent_runtime.types import Epoch, Lease, Seq, Status, TaskId
+from agent_runtime.types import Epoch, Lease, Seq, Snapshot, Status, TaskId
 from tests.contracts.logs import log, summary_of
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
@@ -77,6 +77,7 @@ async def _append(
     epoch: int | None,
     blobs: list[bytes],
     status: str,
+    snapshot: Snapshot | None,
 ) -> object:
     rows = log(task_id, expected + 1, expected + count, text=text)
     return await store.append(
@@ -86,6 +87,7 @@ async def _append(
         epoch=None if epoch is None else Epoch(epoch),
         summary=summary_of(rows, status=status),
         blobs={digest(data): data for data in blobs},
+        snapshot=snapshot,
     )
 
 
@@ -99,10 +101,6 @@ async def _release(store: Store, task_id: TaskId, epoch: int) -> None:
 
 async def _delete(store: Store, task_id: TaskId) -> None:
     await store.delete(task_id)
-
-
-async def _snapshot(store: Store, task_id: TaskId, version: int, data: bytes) -> None:
-    await store.save_snapshot(task_id, Seq(1), version, data)
 
 
 async def _put_blob(store: Store, data: bytes) -> object:
@@ -149,11 +147,11 @@ KINDS_ARGUMENTS: dict[Callable[..., Awaitable[object]], dict[str, st.SearchStrat
         "epoch": st.none() | EPOCHS,
         "blobs": BLOBS,
         "status": STATUSES,
+        "snapshot": st.none() | st.builds(Snapshot, st.integers(1, 2), st.binary(max_size=3)),
     },
     _claim: {"task_id": TASKS},
     _release: {"task_id": TASKS, "epoch": EPOCHS},
     _delete: {"task_id": TASKS},
-    _snapshot: {"task_id": TASKS, "version": st.integers(1, 2), "data": st.binary(max_size=3)},
     _put_blob: {"data": st.binary(max_size=3)},
     _read: {
         "task_id": TASKS,
