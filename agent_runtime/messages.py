@@ -13,7 +13,7 @@ import msgspec
 from agent_runtime.types import Effect, Json
 
 
-class ToolUse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ToolUse(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """One call that a brain asks for."""
 
     id: str
@@ -28,7 +28,7 @@ class ToolUse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     run at the same time. Filled in by the runtime, never by an adapter."""
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Message(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """One message of a conversation. `user` is also the runtime's own voice."""
 
     role: Literal["user", "assistant", "tool"]
@@ -49,7 +49,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `status` for a line about phase and budget."""
 
 
-class ModelUsage(msgspec.Struct, frozen=True, kw_only=True):
+class ModelUsage(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Tokens of one answer. `input` is the whole prompt, of which `cached` were read from the
     provider's cache and `cache_written` written to it; `output` includes thinking."""
 
@@ -67,7 +67,7 @@ class ModelUsage(msgspec.Struct, frozen=True, kw_only=True):
 NO_USAGE = ModelUsage()
 
 
-class ModelChoice(msgspec.Struct, frozen=True, kw_only=True):
+class ModelChoice(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A model that can be asked, and what the loop must know to reserve before it asks."""
 
     name: str
@@ -88,7 +88,7 @@ class ModelChoice(msgspec.Struct, frozen=True, kw_only=True):
 BrainKind = Literal["model", "client", "harness", "none"]
 
 
-class Brain(msgspec.Struct, frozen=True, kw_only=True):
+class Brain(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Who decides the next call of a task, as far as it needs one.
 
     model: the `models`, in the order in which they are tried; client: a connected program asks for

@@ -67,7 +67,7 @@ Command = str | list[str]
 # ---- the task file -----------------------------------------------------------------------
 
 
-class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Spec(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     """Base of the task file's parts: unknown keys are errors."""
 
 
@@ -327,7 +327,7 @@ class ForkSpec(Spec, frozen=True, kw_only=True):
 # ---- the environment as it was prepared --------------------------------------------------
 
 
-class PreparedEnvironment(msgspec.Struct, frozen=True, kw_only=True):
+class PreparedEnvironment(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What commands find around the repository, as stored; the files lie in the entry `key`.
 
     Paths begin with `~/` (below HOME), or are relative to the workspace.
@@ -355,14 +355,14 @@ class PreparedEnvironment(msgspec.Struct, frozen=True, kw_only=True):
 # ---- the log as stored -------------------------------------------------------------------
 
 
-class Snapshot(msgspec.Struct, frozen=True):
+class Snapshot(msgspec.Struct, frozen=True, gc=False):
     """A folded state as a store keeps it beside the log; `version` is that of the fold."""
 
     version: int
     data: bytes
 
 
-class Row(msgspec.Struct, frozen=True):
+class Row(msgspec.Struct, frozen=True, gc=False):
     """One stored event, exactly as it lies in the store; hashes are over these bytes."""
 
     task_id: str
@@ -375,7 +375,7 @@ class Row(msgspec.Struct, frozen=True):
     hash: str
 
 
-class TaskSummary(msgspec.Struct, frozen=True, kw_only=True):
+class TaskSummary(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """The `tasks` projection: what `ps` prints without reading a log. Written with each append."""
 
     task_id: str

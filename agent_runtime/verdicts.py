@@ -46,7 +46,7 @@ class Seen:
 NOTHING_SEEN: Final = Seen()
 
 
-class TestsSeen(msgspec.Struct, frozen=True, kw_only=True):
+class TestsSeen(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """`Seen`, as it is stored: numbers, and `blob` with a line `verdict<TAB>name` for each test."""
 
     known_by: KnownBy = "exit"
@@ -61,14 +61,14 @@ class TestsSeen(msgspec.Struct, frozen=True, kw_only=True):
     blob: str = ""
 
 
-class Named(msgspec.Struct, frozen=True):
+class Named(msgspec.Struct, frozen=True, gc=False):
     """So many tests, and the names of the first ones."""
 
     count: int = 0
     names: list[str] = []
 
 
-class TestsCompared(msgspec.Struct, frozen=True, kw_only=True):
+class TestsCompared(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """The tests before the work and after it, or in two looks at the same tree."""
 
     lost: Named = Named()

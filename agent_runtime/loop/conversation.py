@@ -30,7 +30,7 @@ replace = msgspec.structs.replace
 _encode = msgspec.json.encode
 
 
-class TurnCall(msgspec.Struct, frozen=True):
+class TurnCall(msgspec.Struct, frozen=True, gc=False):
     """One call of a turn, in the order in which the brain asked."""
 
     use: ToolUse
@@ -49,7 +49,7 @@ class TurnCall(msgspec.Struct, frozen=True):
         return self.begun and self.answer is None
 
 
-class Trace(msgspec.Struct, frozen=True):
+class Trace(msgspec.Struct, frozen=True, gc=False):
     """What a brain did and what came of it, as two short hashes."""
 
     did: str
@@ -57,7 +57,7 @@ class Trace(msgspec.Struct, frozen=True):
     failed: bool = False
 
 
-class Conversation(msgspec.Struct, frozen=True):
+class Conversation(msgspec.Struct, frozen=True, gc=False):
     """What was said so far, and what the rules of the loop must remember of it."""
 
     messages: tuple[Message, ...] = ()

@@ -28,7 +28,7 @@ from agent_runtime.types import (
 from agent_runtime.verdicts import TestsCompared, TestsSeen
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Event(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     """Base of all events. `schema` is the number of the stored form."""
 
     schema: ClassVar[int] = 1
@@ -110,7 +110,7 @@ class RequirementsAnalyzed(Event, frozen=True, kw_only=True):
     protected: list[str]
 
 
-class DiscoveredTool(msgspec.Struct, frozen=True, kw_only=True):
+class DiscoveredTool(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A tool as discovery found it: enough to decide about toolbelts."""
 
     name: str
@@ -200,7 +200,7 @@ class CallResolved(Event, frozen=True, kw_only=True):
     message: str = ""
 
 
-class EgressEntry(msgspec.Struct, frozen=True, kw_only=True):
+class EgressEntry(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """`count` facts about connections that look the same.
 
     opened: about to be made (to `address`, or `via` a company's proxy), which closed, failed or
@@ -291,7 +291,7 @@ TRANSIENT_FAULTS = frozenset({"rate", "overload", "transport", "truncated"})
 """Values of `ModelFailed.error` after which the same question may well be answered."""
 
 
-class Baseline(msgspec.Struct, frozen=True, kw_only=True):
+class Baseline(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """How a check ended before the work."""
 
     exit: int
@@ -302,7 +302,7 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     tests: TestsSeen | None = None
 
 
-class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
+class CheckResult(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One objective's check, as the runtime saw it."""
 
     id: str
@@ -345,7 +345,7 @@ class VerificationEnded(Event, frozen=True, kw_only=True):
     """The kind that the checks ran in; empty: not known."""
 
 
-class Artifact(msgspec.Struct, frozen=True, kw_only=True):
+class Artifact(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One kept file; its content is the one at `path` in the tree of its `WorkKept`."""
 
     path: str

@@ -38,7 +38,7 @@ SNAPSHOT_PART = 2
 not be written again at every turn."""
 
 
-class _Snapshot(msgspec.Struct, frozen=True):
+class _Snapshot(msgspec.Struct, frozen=True, gc=False):
     head: str
     state: State
 

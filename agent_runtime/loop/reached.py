@@ -22,7 +22,7 @@ SETUP = "setup"
 replace = msgspec.structs.replace
 
 
-class Host(msgspec.Struct, frozen=True):
+class Host(msgspec.Struct, frozen=True, gc=False):
     """One host and port. `reason` is the last one why it was refused, or could not be reached."""
 
     host: str
@@ -39,7 +39,7 @@ class Host(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-class Reached(msgspec.Struct, frozen=True):
+class Reached(msgspec.Struct, frozen=True, gc=False):
     """All that left, by `host:port`, and all that was not let out or found nobody."""
 
     hosts: Mapping[str, Host] = {}

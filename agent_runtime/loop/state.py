@@ -34,7 +34,7 @@ FOLD_VERSION = 5
 """Of the folded state's shape: a snapshot with another number is dropped."""
 
 
-class Result(msgspec.Struct, frozen=True):
+class Result(msgspec.Struct, frozen=True, gc=False):
     """What a step's last attempt came to, before it is evaluated."""
 
     ok: bool
@@ -49,7 +49,7 @@ class Result(msgspec.Struct, frozen=True):
     """A person or the policy said how to go on after an unknown effect."""
 
 
-class StepState(msgspec.Struct, frozen=True):
+class StepState(msgspec.Struct, frozen=True, gc=False):
     """One step of the plan. `known_failures`, `timeouts` and `deaths` are counted apart."""
 
     spec: StepSpec
@@ -124,7 +124,7 @@ class StepState(msgspec.Struct, frozen=True):
         return all(call.answer is not None for call in self.turn_calls)
 
 
-class CallState(msgspec.Struct, frozen=True):
+class CallState(msgspec.Struct, frozen=True, gc=False):
     """An open call: intended, not yet returned or given up."""
 
     intent: e.CallIntended
@@ -135,7 +135,7 @@ class CallState(msgspec.Struct, frozen=True):
     message: str = ""
 
 
-class Usage(msgspec.Struct, frozen=True):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """What was spent. `steps` counts attempts when they start; `running_us` running time only."""
 
     steps: int = 0
@@ -146,7 +146,7 @@ class Usage(msgspec.Struct, frozen=True):
     running_us: int = 0
 
 
-class Trouble(msgspec.Struct, frozen=True):
+class Trouble(msgspec.Struct, frozen=True, gc=False):
     """A task-wide failure that error handling has yet to deal with."""
 
     attempts: int
@@ -157,7 +157,7 @@ class Trouble(msgspec.Struct, frozen=True):
     delay_ms: int = 0
 
 
-class Run(msgspec.Struct, frozen=True):
+class Run(msgspec.Struct, frozen=True, gc=False):
     """How a run ended that was continued since: its result is superseded."""
 
     ended_seq: int
@@ -166,7 +166,7 @@ class Run(msgspec.Struct, frozen=True):
     verification: e.VerificationEnded | None
 
 
-class State(msgspec.Struct, frozen=True):
+class State(msgspec.Struct, frozen=True, gc=False):
     """Where a task stands. Two equal logs give equal states."""
 
     task_id: str = ""
