@@ -31,10 +31,13 @@ def front_after(state: State, step_id: str) -> tuple[str, ...]:
     """
     before, front = frozenset(state.front), list[str]()
     for other_id, step in state.steps.items():
-        if step.spec.fallback:
+        spec = step.spec
+        if spec.fallback:
             return front_of(state)  # what needs an owner waits for its fallback
-        joins = step_id in step.spec.needs and not step.ended and not _only_waits(state.steps, step)
-        if other_id != step_id and (other_id in before or joins):
+        if other_id in before:
+            if other_id != step_id:
+                front.append(other_id)
+        elif step_id in spec.needs and not step.ended and not _only_waits(state.steps, step):
             front.append(other_id)
     return tuple(front)
 

@@ -8,6 +8,7 @@ each run again in a transaction of its own; a full or locked disk is everybody's
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +30,10 @@ BATCH_BYTES_MAX = 64 << 20
 CLOSE_SECONDS_MAX = 30.0
 """For what is queued and a checkpoint. What is not durable by then has not been answered either."""
 
+SWITCH_SECONDS = 0.001
+"""How long a busy event loop may keep this thread from going on. It asks for the interpreter lock
+some five times a batch; with Python's 5 ms, a hundred busy tasks wait most of the time for that."""
+
 AnyWrite = Write[Any]
 
 
@@ -49,6 +54,8 @@ class Writer:
         token = anyio.lowlevel.current_token()
         loop = cast(Any, getattr(token, "native_token", token))
         self._wake_loop: Callable[..., object] = loop.call_soon_threadsafe
+        # For the whole process: there is no other. Never longer than somebody has set it.
+        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_SECONDS))
         # A daemon: a store that nobody closed must not keep its process alive.
         self._thread = threading.Thread(target=self._run, name="sqlite-writer", daemon=True)
         self._thread.start()

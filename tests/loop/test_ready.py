@@ -6,7 +6,7 @@ import pytest
 
 from agent_runtime.loop import events as e
 from agent_runtime.types import Effect, Limits, Row, Status
-from tests.loop.harness import Bench, Script, step, task
+from tests.loop.harness import FOREVER, Bench, Script, step, task
 
 pytestmark = pytest.mark.anyio
 
@@ -71,3 +71,37 @@ async def test_a_writing_call_of_the_worker_waits_for_its_tree() -> None:
     bench = Bench(Script("write", Effect.WORKSPACE, where="worker"))
     await bench.run(task(step("a", "write"), step("b", "write", needs=["a"])))
     assert all(intent.tree_before for intent in bench.of(e.CallIntended))
+
+
+async def killed(*scripts: Script) -> tuple[Bench, list[list[str]]]:
+    """Every tool's call runs when the owner is killed; the appends of the next owner."""
+    bench = Bench(*scripts)
+    await bench.submit(task(*(step(script.name, script.name) for script in scripts)))
+    await bench.drive_and_die(20)
+    appends = appends_of(bench)
+    state = await bench.drive()
+    assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
+    return bench, appends
+
+
+async def test_the_reads_of_a_dead_owner_are_settled_with_the_lease() -> None:
+    """One durable write less for each of a thousand tasks that a kill leaves behind."""
+    one, other = (Script(name, answers=[FOREVER]) for name in ("one", "other"))
+    bench, appends = await killed(one, other)
+    assert appends[0] == ["LeaseTaken", "CallResolved", "CallResolved"]
+    assert [found.resolution for found in bench.of(e.CallResolved)] == ["rerun", "rerun"]
+    assert (len(one.calls), len(other.calls)) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        Script("pure", Effect.READ, where="worker", answers=[FOREVER]),
+        Script("put", Effect.IDEMPOTENT, answers=[FOREVER]),
+    ],
+    ids=["in the sandbox", "with an effect"],
+)
+async def test_other_calls_are_settled_when_their_sandbox_is_dead(script: Script) -> None:
+    """The lease is stored before anything is done to the sandbox: a crash there is counted."""
+    _, appends = await killed(script)
+    assert "LeaseTaken" in appends[0] and "CallResolved" not in appends[0]
