@@ -11,7 +11,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from ipaddress import ip_network
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -23,6 +25,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from agent_runtime.access.callers import JWT_ALGORITHMS, ROLES
 from agent_runtime.documents import BYTES_MAX, Source, decode, load
 from agent_runtime.egress_rules import BadHost, parse_rule
 from agent_runtime.errors import ConfigError, UsageError
@@ -56,10 +59,18 @@ NOT_IN_DIRECTORY: Final = {
     "container_name": _OPENS,
     "container_network": _OPENS,
     "container_writable": _OPENS,
+    **dict.fromkeys(
+        (
+            *("behind_proxy", "proxy_addresses", "rate_limit"),
+            *("tls_cert", "tls_key", "tls_client_ca", "jwt_issuer", "jwt_audience", "jwt_jwks"),
+            *("jwt_algorithms", "jwt_claim", "jwt_roles", "jwt_leeway_seconds"),
+        ),
+        _WHO_ASKS,
+    ),
 }
 """A checkout may bring its own `agent-runtime.yaml`, and must not choose a program that is run, nor
-what of this machine is read or reached, nor who is asked with your key. Nor may it say
-`sandbox: container`."""
+what of this machine is read or reached, nor who is asked with your key, nor who may ask the daemon.
+Nor may it say `sandbox: container`."""
 REGISTRIES: Final = (
     *("pypi.org", "files.pythonhosted.org", "registry.npmjs.org", "registry.yarnpkg.com"),
     *("index.crates.io", "static.crates.io", "crates.io", "proxy.golang.org", "sum.golang.org"),
@@ -68,6 +79,8 @@ REGISTRIES: Final = (
 
 _SQLITE: Final = "sqlite:///"
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
+_HOST = re.compile(r"([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def _listed(value: object) -> object:
@@ -151,6 +164,47 @@ def _egress_rules(value: tuple[str, ...]) -> tuple[str, ...]:
             parse_rule(rule)
         except BadHost as error:
             raise ValueError(f"the rule {rule!r} {error}") from None
+    return value
+
+
+def _hosts(value: tuple[str, ...]) -> tuple[str, ...]:
+    for host in value:
+        if not _HOST.fullmatch(host):
+            raise ValueError(f"{host!r} is no name of a host: example.org, or example.org:8700")
+    return value
+
+
+def _networks(value: tuple[str, ...]) -> tuple[str, ...]:
+    for each in value:
+        try:
+            ip_network(each, strict=False)
+        except ValueError as error:
+            raise ValueError(f"{each!r} is no address or network: {error}") from None
+    return value
+
+
+def _algorithms(value: tuple[str, ...]) -> tuple[str, ...]:
+    for each in value:
+        if each not in JWT_ALGORITHMS:
+            raise ValueError(f"{each!r} is none of {', '.join(JWT_ALGORITHMS)}")
+    if not value:
+        raise ValueError("must name at least one")
+    return value
+
+
+def _jwks(value: str) -> str:
+    url = urlsplit(value)
+    if url.scheme == "https" or (url.scheme == "http" and url.hostname in _LOOPBACK):
+        return value
+    if url.scheme:
+        raise ValueError("must be an https:// URL (http:// on this machine only) or a file")
+    return _absolute(value)
+
+
+def _roles(value: dict[str, str]) -> dict[str, str]:
+    for name, role in value.items():
+        if role not in ROLES:
+            raise ValueError(f"the role of {name!r} is none of {', '.join(ROLES)}")
     return value
 
 
@@ -287,12 +341,42 @@ class Settings(BaseSettings):
     """Where the daemon listens."""
     port: Annotated[int, BeforeValidator(_no_boolean), Field(ge=0, le=65_535)] = 8700
     """0: a free one."""
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
+    allowed_hosts: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_hosts)
+    ] = ()
     """Names beside the loopback ones by which the daemon may be asked, with or without a port."""
     shutdown_seconds: Annotated[Number, Field(gt=0, le=3600, allow_inf_nan=False)] = 20
     """How long each step of the daemon's ending may take."""
     workspace_roots: Annotated[tuple[AbsolutePath, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Directories below which a daemon's tasks may name repositories."""
+    behind_proxy: bool = False
+    """TLS ends at a proxy before the daemon."""
+    proxy_addresses: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_networks)
+    ] = ()
+    """Of that proxy: who else says `X-Forwarded-For` is not believed."""
+    tls_cert: AbsolutePath | None = None
+    tls_key: AbsolutePath | None = None
+    tls_client_ca: AbsolutePath | None = None
+    """Clients must show a certificate that these have signed."""
+    rate_limit: Annotated[Number, Field(gt=0, le=1_000_000, allow_inf_nan=False)] | None = 100
+    """Requests a second of each key that has no rate of its own; twice as many at once."""
+    jwt_issuer: str | None = None
+    """Whose JWTs are taken: exactly their `iss`."""
+    jwt_audience: str | None = None
+    """What their `aud` must name."""
+    jwt_jwks: Annotated[str, AfterValidator(_jwks)] | None = None
+    """Where the issuer's public keys are: an https:// URL or a file."""
+    jwt_algorithms: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_algorithms)
+    ] = ("RS256", "ES256", "EdDSA", "Ed25519")
+    jwt_claim: str = "scope"
+    """Where a JWT says what it allows: a claim, or a path with dots."""
+    jwt_roles: Annotated[
+        dict[str, str], NoDecode, BeforeValidator(_mapped), AfterValidator(_roles)
+    ] = {}
+    """What that claim may say, and the role that this is here."""
+    jwt_leeway_seconds: Annotated[Number, Field(ge=0, le=600, allow_inf_nan=False)] = 30
 
     @classmethod
     def settings_customise_sources(

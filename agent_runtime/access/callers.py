@@ -31,6 +31,12 @@ ROLES: Final[Mapping[str, frozenset[str]]] = {
 }
 """Who submits work is not who allows what it asks for, unless a key is given both."""
 
+JWT_ALGORITHMS: Final = (
+    *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    *("ES256", "ES384", "ES512", "EdDSA", "Ed25519"),
+)
+"""By which a JWT may be signed at most: none of them with a key that both sides share."""
+
 How = Literal["token", "key", "jwt", "none"]
 
 
