@@ -30,13 +30,15 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Noun and verb: `task.submit`, `approval.approve`, `key.revoke`, `auth.refuse`."""
     target: str = ""
     """What it was done to: a task, a key."""
+    targets: tuple[str, ...] = ()
+    """Of several alike, each."""
     outcome: Outcome = "done"
     detail: str = ""
     peer: str = ""
     """The address that asked; empty for the command line."""
     key_id: str = ""
     count: int = 1
-    """How many alike this entry stands for."""
+    """How many alike this entry stands for; `at_us` is of the first."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Writes the audit record: decisions before they are answered, the rest in batches.
+"""Writes the audit record: decisions before they are answered, submissions in batches.
 
 Refusals are a stranger's to cause, so they are counted, not listed: of one reason, address and key
 the first within a minute is an entry, the others are one more entry at the minute's end. Of many
@@ -27,11 +27,17 @@ PENDING_MAX: Final = 20_000
 """Entries that wait for a disk that does not write, some 300 bytes each; then they are counted."""
 BATCH_MAX: Final = 500
 
+TARGETS_MAX: Final = 100
+"""Of one entry for several alike."""
+
 ELSEWHERE: Final = "(others)"
 
 log = logging.getLogger(__name__)
 
 _Source = tuple[str, str, str, str]
+"""Reason, address, key, caller."""
+_Alike = tuple[str, str, str, str, str]
+"""Caller, key, action, detail, address."""
 
 
 class Auditor:
@@ -41,6 +47,9 @@ class Auditor:
         self._store = store
         self._now_us = now_us
         self._pending: list[Entry] = []
+        self._noted: dict[_Alike, tuple[int, list[str]]] = {}
+        """Since when, and what was done to which."""
+        self._noted_count = 0
         self._lost = 0
         self._counts: dict[_Source, int] = {}
         """Refusals of this window beyond each one's first."""
@@ -68,8 +77,21 @@ class Auditor:
     def note(
         self, caller: Caller, action: str, target: str = "", *, detail: str = "", peer: str = ""
     ) -> None:
-        """Write down within a second what is durable elsewhere, as a submission is in its log."""
-        self._add(self.entry(caller, action, target, detail=detail, peer=peer))
+        """Write down within a second what is durable elsewhere, as a submission is in its log.
+
+        What a caller does alike within that second becomes one entry: a submission may cost
+        microseconds, and a row of its own costs ten.
+        """
+        if self._noted_count >= PENDING_MAX:
+            self._lost += 1
+            return
+        alike = (caller.by, caller.key_id, action, detail, peer)
+        noted = self._noted.get(alike)
+        if noted is None:
+            self._noted[alike] = (self._now_us(), [target])
+        else:
+            noted[1].append(target)
+        self._noted_count += 1
 
     def refused(self, reason: str, *, peer: str, key_id: str = "", by: str = "") -> None:
         """Somebody was refused; neither waits nor fails."""
@@ -84,6 +106,7 @@ class Auditor:
 
     async def flush(self) -> None:
         """Write what was noted until now. Errors as of the store; nothing is lost by them."""
+        self._take_noted()
         if self._lost and len(self._pending) < PENDING_MAX:
             lost, self._lost = self._lost, 0
             self._pending.append(self._lost_entry(lost))
@@ -124,6 +147,25 @@ class Auditor:
                 await self._store.mark_used(gate.take_used())
         except StoreUnavailable as error:
             log.warning("the audit record waits: %s", error)
+
+    def _take_noted(self) -> None:
+        noted, self._noted, self._noted_count = self._noted, {}, 0
+        for (by, key_id, action, detail, peer), (at_us, targets) in noted.items():
+            for start in range(0, len(targets), TARGETS_MAX):
+                some = targets[start : start + TARGETS_MAX]
+                self._add(
+                    Entry(
+                        at_us=at_us,
+                        by=by,
+                        action=action,
+                        target=some[0] if len(some) == 1 else "",
+                        targets=tuple(some) if len(some) > 1 else (),
+                        detail=detail[:DETAIL_CHARS_MAX],
+                        peer=peer,
+                        key_id=key_id,
+                        count=len(some),
+                    )
+                )
 
     def _add(self, entry: Entry) -> None:
         if len(self._pending) < PENDING_MAX:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-
-import anyio
 
 from agent_runtime.access.auditor import Auditor
 from agent_runtime.access.desk import Desk
@@ -27,14 +24,13 @@ class Access:
     auditor: Auditor
     desk: Desk
 
+    async def run(self) -> None:
+        """Write the record, until it is cancelled; `store` must be open for longer."""
+        await self.auditor.run(self.gate)
 
-@asynccontextmanager
-async def open_access(
-    settings: Settings, store: AccessStore, *, now_us: Callable[[], int]
-) -> AsyncIterator[Access]:
-    """Everything that `api.guard` needs; makes the local token, and writes the record meanwhile.
 
-    `store` must stay open until this has ended.
+def make_access(settings: Settings, store: AccessStore, *, now_us: Callable[[], int]) -> Access:
+    """Everything that `api.guard` needs; makes the local token if there is none.
 
     Raises:
         ConfigError: the token's file is not safe, or the JWT settings are not complete.
@@ -48,12 +44,7 @@ async def open_access(
         rate=settings.rate_limit,
     )
     auditor = Auditor(store, now_us=now_us)
-    async with anyio.create_task_group() as tg:
-        tg.start_soon(auditor.run, gate)
-        try:
-            yield Access(store, gate, auditor, Desk(store, auditor, now_us=now_us, gate=gate))
-        finally:
-            tg.cancel_scope.cancel()
+    return Access(store, gate, auditor, Desk(store, auditor, now_us=now_us, gate=gate))
 
 
 def _verifier(settings: Settings) -> Verifier | None:

@@ -33,7 +33,8 @@ OPEN: Final = PROBES | {"/openapi.json"}
 
 LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
 
-BODY_BYTES_MAX: Final = 8 << 20
+BODY_BYTES_MAX: Final = 16 << 20
+"""Of any body that has no limit of its own; operations say less."""
 
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_SITES: Final = frozenset({b"same-origin", b"none"})

@@ -1,0 +1,250 @@
+"""API keys over HTTP, and the audit record: who may ask, and who did what."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from agent_runtime.access.audit import Record
+from agent_runtime.access.keys import Key, NewKey
+from agent_runtime.access.opening import Access
+from agent_runtime.api.answers import Answer, Reply, json_answer
+from agent_runtime.api.guard import peer_of
+from agent_runtime.api.operations import Request, operation
+from agent_runtime.api.views import moment
+from agent_runtime.errors import Fault, StoreUnavailable, UsageError
+
+_NAME = Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")
+_COUNT = Meta(ge=0, lt=2**63)
+
+
+class KeyWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a key is to be. A role, scopes, or both together."""
+
+    name: Annotated[str, _NAME]
+    role: Annotated[str, Meta(max_length=32)] = ""
+    """viewer, operator, approver or admin."""
+    scopes: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=32)] = []
+    expires_seconds: Annotated[float, Meta(gt=0, le=100 * 366 * 86_400)] | None = None
+    """From now on; null: never."""
+    rate: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None
+    """Requests a second; null: the setting `rate_limit`."""
+    burst: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    """Requests at once; null: twice the rate."""
+    usd_day: Annotated[float, Meta(ge=0, le=1e9)] | None = None
+    tokens_day: Annotated[int, _COUNT] | None = None
+    tasks_day: Annotated[int, _COUNT] | None = None
+
+
+class KeyView(msgspec.Struct, frozen=True, kw_only=True):
+    """A key without its secret. Moments are null where there is none."""
+
+    id: str
+    name: str
+    role: str
+    scopes: list[str]
+    created_at: str
+    created_by: str
+    expires_at: str | None
+    revoked_at: str | None
+    revoked_by: str
+    last_used_at: str | None
+    """Rounded to a minute or so."""
+    rate: float | None
+    burst: int | None
+    usd_day: float | None
+    tokens_day: int | None
+    tasks_day: int | None
+
+
+class NewKeyView(msgspec.Struct, frozen=True, kw_only=True):
+    """A new key. `secret` is told once, and kept nowhere."""
+
+    secret: str
+    key: KeyView
+
+
+class KeyPage(msgspec.Struct, frozen=True):
+    """Keys by id, revoked ones too. `next_cursor` is the `cursor` of the next page."""
+
+    keys: list[KeyView]
+    next_cursor: str | None
+
+
+class AuditView(msgspec.Struct, frozen=True, kw_only=True):
+    """A decision, or several alike: then `count` says how many, and `targets` names them."""
+
+    seq: int
+    at: str
+    by: str
+    action: str
+    outcome: str
+    target: str
+    targets: list[str]
+    detail: str
+    peer: str
+    key_id: str
+    count: int
+    prev_hash: str
+    hash: str
+
+
+class AuditPage(msgspec.Struct, frozen=True):
+    """Entries, the newest first. `next_cursor` is the `cursor` of the next page."""
+
+    entries: list[AuditView]
+    next_cursor: str | None
+
+
+class PageQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which page."""
+
+    limit: Annotated[int, Meta(ge=1, le=500)] = 50
+    cursor: Annotated[str, Meta(max_length=64)] = ""
+    """`next_cursor` of the page before."""
+
+
+class AuditQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which entries. All filters must fit."""
+
+    limit: Annotated[int, Meta(ge=1, le=500)] = 50
+    cursor: Annotated[str, Meta(pattern=r"^[0-9]{0,18}$")] = ""
+    """`next_cursor` of the page before."""
+    by: Annotated[str, Meta(max_length=300)] = ""
+    action: Annotated[str, Meta(max_length=64)] = ""
+
+
+@operation(
+    "POST", "/v1/keys", answers={201: NewKeyView}, scope="keys:admin", errors=(409, 503),
+    body=KeyWish, recorded=True,
+)  # fmt: skip
+async def create_key(request: Request[KeyWish, None]) -> Reply:
+    """Make an API key. Its secret is told here and never again.
+
+    A key cannot be given scopes that its maker has not.
+    """
+    wish = request.body
+    if wish.role == "" and not wish.scopes:
+        raise UsageError(
+            "a key needs a role or scopes", faults=[Fault(("role",), "name a role, or scopes")]
+        )
+    fields = msgspec.structs.asdict(wish) | {"scopes": tuple(wish.scopes)}
+    key, secret = await _access(request).desk.make(
+        NewKey(**fields), caller=request.caller, peer=peer_of(request.scope)
+    )
+    location = b"/v1/keys/" + key.key_id.encode()
+    headers = ((b"location", location), (b"cache-control", b"no-store"))
+    return json_answer(NewKeyView(secret=secret, key=_view(key)), 201, headers)
+
+
+@operation(
+    "GET", "/v1/keys", answers={200: KeyPage}, scope="keys:admin", query=PageQuery, errors=(503,)
+)  # fmt: skip
+async def list_keys(request: Request[None, PageQuery]) -> Reply:
+    """List keys, revoked ones too; secrets are not known."""
+    query = request.query
+    found = await _access(request).store.keys(after=query.cursor, limit=query.limit + 1)
+    page = found[: query.limit]
+    more = len(found) > len(page)
+    return json_answer(KeyPage([_view(key) for key in page], page[-1].key_id if more else None))
+
+
+@operation("GET", "/v1/keys/{key_id}", answers={200: KeyView}, scope="keys:admin", errors=(404,))
+async def get_key(request: Request[None, None]) -> Reply:
+    """Look at a key."""
+    return json_answer(_view(await _access(request).store.key(request.path["key_id"])))
+
+
+@operation(
+    "DELETE", "/v1/keys/{key_id}", answers={204: None}, scope="keys:admin", errors=(404, 503),
+    recorded=True,
+)  # fmt: skip
+async def revoke_key(request: Request[None, None]) -> Reply:
+    """Revoke a key for good. It stays in the list, and in the record of what it did.
+
+    No request that comes after the answer is let in by it; streams that it opened end at their
+    next sign of life.
+    """
+    await _access(request).desk.revoke(
+        request.path["key_id"], caller=request.caller, peer=peer_of(request.scope)
+    )
+    return Answer(204)
+
+
+@operation(
+    "GET", "/v1/audit", answers={200: AuditPage}, scope="audit:read", query=AuditQuery,
+    errors=(503,),
+)  # fmt: skip
+async def list_audit(request: Request[None, AuditQuery]) -> Reply:
+    """Read who decided what, the newest first.
+
+    Each entry's `hash` covers its number, its content and the hash before it.
+    """
+    query, access = request.query, _access(request)
+    await access.auditor.flush()
+    found = await access.store.audit(
+        before=int(query.cursor) if query.cursor else None,
+        limit=query.limit + 1,
+        by=query.by,
+        action=query.action,
+    )
+    page = found[: query.limit]
+    more = len(found) > len(page)
+    return json_answer(
+        AuditPage([_entry(each) for each in page], str(page[-1].seq) if more else None)
+    )
+
+
+OPERATIONS = (create_key, list_keys, get_key, revoke_key, list_audit)
+
+
+def _access(request: Request[Any, Any]) -> Access:
+    access = request.daemon.access
+    if access is None:
+        raise StoreUnavailable("this server keeps no keys")
+    return access
+
+
+def _view(key: Key) -> KeyView:
+    return KeyView(
+        id=key.key_id,
+        name=key.name,
+        role=key.role,
+        scopes=list(key.scopes),
+        created_at=moment(key.made_at_us),
+        created_by=key.made_by,
+        expires_at=_moment(key.expires_at_us),
+        revoked_at=_moment(key.revoked_at_us),
+        revoked_by=key.revoked_by,
+        last_used_at=_moment(key.used_at_us),
+        rate=key.rate,
+        burst=key.burst,
+        usd_day=key.usd_day,
+        tokens_day=key.tokens_day,
+        tasks_day=key.tasks_day,
+    )
+
+
+def _entry(record: Record) -> AuditView:
+    entry = record.entry
+    return AuditView(
+        seq=record.seq,
+        at=moment(entry.at_us),
+        by=entry.by,
+        action=entry.action,
+        outcome=entry.outcome,
+        target=entry.target,
+        targets=list(entry.targets),
+        detail=entry.detail,
+        peer=entry.peer,
+        key_id=entry.key_id,
+        count=entry.count,
+        prev_hash=record.prev_hash,
+        hash=record.hash,
+    )
+
+
+def _moment(at_us: int) -> str | None:
+    return moment(at_us) if at_us else None

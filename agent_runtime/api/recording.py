@@ -1,0 +1,83 @@
+"""Has every decision that an operation or a connection carried out written into the audit record.
+
+What a task was told is also in its log, with the same `by`: the record is for who asks about a
+person, a key or a day. An operation is named by its function: `cancel_task` is `task.cancel`.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from agent_runtime.access.callers import Caller
+from agent_runtime.api.answers import Answer, Reply, Scope
+from agent_runtime.api.daemon import Daemon
+from agent_runtime.api.guard import peer_of
+from agent_runtime.errors import StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+_TASKS = b"/v1/tasks/"
+
+
+def action_of(operation_name: str) -> str:
+    """`cancel_task` -> `task.cancel`."""
+    verb, _, noun = operation_name.partition("_")
+    return f"{noun}.{verb}"
+
+
+def note_submission(daemon: Daemon, scope: Scope, task_id: str) -> None:
+    """A task was taken in. Its log has it already, so nobody waits for this."""
+    if daemon.access is not None:
+        caller: Caller = scope["caller"]
+        daemon.access.auditor.note(caller, "task.submit", task_id, peer=peer_of(scope))
+
+
+async def record_reply(
+    daemon: Daemon, scope: Scope, action: str, reply: Reply, detail: Any = ""
+) -> None:
+    """An operation was carried out; a submission is noted, everything else is durable first."""
+    if daemon.access is None or not isinstance(reply, Answer) or reply.status >= 400:
+        return
+    target = "/".join(scope.get("path_params", {}).values()) or _made(reply)
+    if action == "task.submit":
+        if (b"idempotency-replayed", b"true") not in reply.headers:
+            note_submission(daemon, scope, target)
+        return
+    await record(daemon, scope, action, target, detail=detail if isinstance(detail, str) else "")
+
+
+async def record(
+    daemon: Daemon, scope: Scope, action: str, target: str, *, detail: str = ""
+) -> None:
+    """A decision was carried out; it is in the record when this returns.
+
+    If the store does not answer just now, it is written as soon as it does: the decision stands.
+    """
+    if daemon.access is None:
+        return
+    caller: Caller = scope["caller"]
+    peer = peer_of(scope)
+    auditor = daemon.access.auditor
+    try:
+        await auditor.record(caller, action, target, detail=detail, peer=peer)
+    except StoreUnavailable as error:
+        log.warning("%s of %s is recorded later: %s", action, target, error)
+        auditor.note(caller, action, target, detail=detail, peer=peer)
+
+
+def refused(daemon: Daemon, scope: Scope, wanted: str) -> None:
+    """A caller asked for what its scopes do not hold."""
+    if daemon.access is not None:
+        caller: Caller = scope["caller"]
+        daemon.access.auditor.refused(
+            f"scope {wanted}", peer=peer_of(scope), key_id=caller.key_id, by=caller.by
+        )
+
+
+def _made(reply: Answer) -> str:
+    """The task that a 201 names."""
+    for name, value in reply.headers:
+        if name == b"location" and value.startswith(_TASKS):
+            return value[len(_TASKS) :].decode()
+    return ""
