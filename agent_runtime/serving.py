@@ -6,9 +6,8 @@ from collections.abc import Callable
 from time import monotonic
 
 from agent_runtime import __version__
-from agent_runtime.access.auditor import Auditor
-from agent_runtime.access.gate import Gate
-from agent_runtime.access.token import TokenFile
+from agent_runtime.access.binding import check_bind
+from agent_runtime.access.opening import make_access
 from agent_runtime.api.daemon import Daemon
 from agent_runtime.api.guard import Guard
 from agent_runtime.api.hub import Hub
@@ -16,6 +15,7 @@ from agent_runtime.api.metrics import Measured, Metrics
 from agent_runtime.api.presence import daemon_file
 from agent_runtime.api.routes import application
 from agent_runtime.api.server import listen, serve
+from agent_runtime.api.tls import tls_options
 from agent_runtime.app import open_access, open_runtime
 from agent_runtime.settings import Settings, state_dir
 from agent_runtime.toolbox import PluginToolbox
@@ -32,36 +32,31 @@ async def run_daemon(
     Raises:
         ConfigError, StoreBroken: it cannot start, or go on; says why.
     """
+    check_bind(settings.host, settings)
     sockets = listen(settings.host, settings.port)
     directory = state_dir(settings)
     async with open_runtime(settings, unsafe_no_sandbox=unsafe_no_sandbox) as runtime:
         clock = runtime.ports.clock
         toolbox = runtime.ports.toolbox
         assert isinstance(toolbox, PluginToolbox)
-        access = open_access(runtime.ports.store)
-        gate = Gate(
-            access, now_us=clock.now_us, monotonic=monotonic,
-            token_hash=TokenFile(directory).hash,
-        )  # fmt: skip
-        auditor = Auditor(access, now_us=clock.now_us)
+        access = make_access(settings, open_access(runtime.ports.store), now_us=clock.now_us)
         daemon = Daemon(
             runtime=runtime,
             hub=Hub(runtime.ports.store),
             metrics=Metrics(monotonic),
             modules=toolbox.modules.health,
             state_dir=directory,
+            access=access,
             workspace_roots=settings.workspace_roots,
             version=__version__,
         )
         guarded = Guard(
-            application(daemon), gate, monotonic=monotonic, journal=auditor,
-            hosts=settings.allowed_hosts,
+            application(daemon), access.gate, monotonic=monotonic, journal=access.auditor,
+            hosts=settings.allowed_hosts, proxies=settings.proxy_addresses,
         )  # fmt: skip
         port = sockets[0].getsockname()[1]
-        address = f"http://{_shown_host(settings.host)}:{port}"
-
-        async def audit() -> None:
-            await auditor.run(gate)
+        scheme = "https" if settings.tls_cert else "http"
+        address = f"{scheme}://{_shown_host(settings.host)}:{port}"
 
         with daemon_file(directory, address):
             await serve(
@@ -69,7 +64,8 @@ async def run_daemon(
                 Measured(guarded, daemon.metrics, monotonic),
                 sockets,
                 shutdown_seconds=settings.shutdown_seconds,
-                chores=[audit],
+                chores=[access.run],
+                tls=tls_options(settings),
                 on_ready=lambda: on_ready(f"agent-runtime {__version__} serves at {address}"),
             )
 

@@ -18,6 +18,7 @@ from agent_runtime.access.callers import APPROVALS_DECIDE, TASKS_READ, TASKS_WRI
 from agent_runtime.api.answers import Receive, Scope, Send
 from agent_runtime.api.daemon import Daemon
 from agent_runtime.api.problems import problem, problem_of
+from agent_runtime.api.recording import record, refused
 from agent_runtime.api.streams import OUTPUT_CHARS_MAX, OUTPUT_SECONDS
 from agent_runtime.api.views import view_of
 from agent_runtime.errors import AgentRuntimeError, NotFound
@@ -63,7 +64,7 @@ class Attach:
             await send({"type": "websocket.close", "code": NOT_FOUND, "reason": "no such task"})
             return
         await send({"type": "websocket.accept"})
-        line = _Line(self._daemon, task_id, caller, receive, send)
+        line = _Line(self._daemon, task_id, scope, receive, send)
         after = _after(scope["query_string"])
         async with anyio.create_task_group() as tg:
 
@@ -83,11 +84,12 @@ class _Line:
     """One connection."""
 
     def __init__(
-        self, daemon: Daemon, task_id: TaskId, caller: Caller, receive: Receive, send: Send
+        self, daemon: Daemon, task_id: TaskId, scope: Scope, receive: Receive, send: Send
     ) -> None:
         self._daemon = daemon
         self._task_id = task_id
-        self._caller = caller
+        self._scope = scope
+        self._caller: Caller = scope["caller"]
         self._receive = receive
         self._send = send
         self.is_open = True
@@ -153,11 +155,16 @@ class _Line:
             return {"type": "problem", "id": None, "problem": msgspec.Raw(wrong.body)}
         needed = APPROVALS_DECIDE if said.type in ("approve", "deny") else TASKS_WRITE
         if needed not in self._caller.scopes:
+            refused(self._daemon, self._scope, needed)
             detail = f"{said.type} needs the scope {needed!r}"
             wrong = problem(403, "forbidden", "Your key does not allow this", detail)
             return {"type": "problem", "id": said.id, "problem": msgspec.Raw(wrong.body)}
         try:
             await self._do(said)
+            decides = needed == APPROVALS_DECIDE
+            action = "approval.decide" if decides else f"task.{said.type}"
+            detail = said.type if decides else ""
+            await record(self._daemon, self._scope, action, self._task_id, detail=detail)
             summary = await self._daemon.runtime.ports.store.summary(self._task_id)
         except AgentRuntimeError as error:
             body = problem_of(error).body

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from agent_runtime.access.opening import Access
 from agent_runtime.api.hub import Hub
 from agent_runtime.api.metrics import Metrics
 from agent_runtime.errors import StoreUnavailable
@@ -30,6 +31,8 @@ class Daemon:
     metrics: Metrics
     modules: Callable[[], Awaitable[Sequence[ModuleHealth]]]
     state_dir: str
+    access: Access | None = None
+    """None: nothing is recorded, and no keys are given out (tests of operations alone)."""
     workspace_roots: tuple[str, ...] = ()
     version: str = ""
     document: bytes = b""

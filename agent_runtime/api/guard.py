@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from ipaddress import ip_address, ip_network
-from typing import Any, Final, Protocol
-
-import msgspec
+from typing import Final, Protocol
 
 from agent_runtime.access.callers import NOBODY, Caller
 from agent_runtime.access.gate import Gate, Refused
+from agent_runtime.api.answers import Message, Receive, Scope, Send
+from agent_runtime.api.problems import problem
 from agent_runtime.errors import AgentRuntimeError
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PROBES: Final = frozenset({"/livez", "/readyz"})
@@ -106,12 +102,20 @@ class Guard:
         host = found.get(b"host", b"")
         if host not in self._hosts_seen and path not in PROBES and not self._is_ours(host):
             await self._refuse(
-                scope, send, 421, "this server is not known by that name (setting allowed_hosts)"
+                scope,
+                send,
+                421,
+                "the header Host names another server; the setting allowed_hosts says which count",
             )
             return
         is_safe = kind == "http" and scope["method"] in _SAFE
         if not is_safe and _is_cross_site(found, host):
-            await self._refuse(scope, send, 403, "a page of another site may not ask for this")
+            await self._refuse(
+                scope,
+                send,
+                403,
+                "Origin or Sec-Fetch-Site is of another site; programs send neither",
+            )
             return
         if (query := scope["query_string"]) and _SECRET_QUERY.search(query):
             await self._refuse(
@@ -283,27 +287,26 @@ async def answer(
     scope: Scope, send: Send, status: int, detail: str, headers: Mapping[bytes, bytes] = {}
 ) -> None:
     """Refuse a request, or a WebSocket that was not accepted yet, with a problem (RFC 9457)."""
-    body = msgspec.json.encode(
-        {"type": "about:blank", "title": _TITLES[status], "status": status, "detail": detail}
-    )
-    fields = [
-        (b"content-type", b"application/problem+json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"cache-control", b"no-store"),
-        *headers.items(),
-    ]
-    if scope["type"] == "websocket":
-        if "websocket.http.response" not in scope.get("extensions", {}):
-            await send({"type": "websocket.close", "code": 1008, "reason": _TITLES[status]})
-            return
-        kind = "websocket.http.response"
+    slug, title = _WORDS[status]
+    fields = [(b"cache-control", b"no-store"), *headers.items()]
+    if scope["type"] == "http" and _has_body(scope):
+        # What is left of the body need not be read, nor believed to end where it says.
+        fields.append((b"connection", b"close"))
+    refusal = problem(status, slug, title, detail, headers=tuple(fields))
+    if scope["type"] == "http":
+        await refusal(scope, _nothing, send)
+    elif "websocket.http.response" in scope.get("extensions", {}):
+
+        async def send_instead(message: Message) -> None:
+            await send({**message, "type": f"websocket.{message['type']}"})
+
+        await refusal(scope, _nothing, send_instead)
     else:
-        kind = "http.response"
-        if _has_body(scope):
-            # What is left of the body need not be read, nor believed to end where it says.
-            fields.append((b"connection", b"close"))
-    await send({"type": f"{kind}.start", "status": status, "headers": fields})
-    await send({"type": f"{kind}.body", "body": body})
+        await send({"type": "websocket.close", "code": 1008, "reason": title})
+
+
+async def _nothing() -> Message:
+    raise AssertionError("a refusal reads nothing")
 
 
 def _has_body(scope: Scope) -> bool:
@@ -341,14 +344,14 @@ def _rate_headers(rate: float, burst: int, wait: float) -> dict[bytes, bytes]:
 
 
 _MISSING: Final = "send `Authorization: Bearer KEY`"
-_TITLES: Final = {
-    400: "Bad request",
-    401: "Who are you?",
-    403: "Not from there",
-    413: "Too large",
-    421: "Misdirected request",
-    429: "Too many requests",
-    503: "Not now",
+_WORDS: Final = {
+    400: ("malformed", "The request is malformed"),
+    401: ("unauthorized", "Credentials are missing or do not count"),
+    403: ("cross-site", "A page of another site may not ask for this"),
+    413: ("too-large", "The body is too large"),
+    421: ("misdirected", "This server is not known by that name"),
+    429: ("too-many-requests", "Too many requests"),
+    503: ("store-unavailable", "The store does not answer"),
 }
 _REASONS: Final = {
     400: "malformed",

@@ -25,6 +25,7 @@ from agent_runtime.access.callers import Caller
 from agent_runtime.api.answers import Receive, Reply, Scope, Send
 from agent_runtime.api.daemon import Daemon
 from agent_runtime.api.problems import ProblemFault, problem, problem_of
+from agent_runtime.api.recording import action_of, record_reply, refused
 from agent_runtime.errors import AgentRuntimeError
 from agent_runtime.taskfile import read_json
 
@@ -93,6 +94,8 @@ class Operation:
     body_optional: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
     """Request headers that it knows, and what each does."""
+    recorded: bool = False
+    """It has its decisions recorded by itself."""
 
     @property
     def name(self) -> str:
@@ -174,6 +177,7 @@ class Endpoint:
     async def _reply(self, prepared: _Prepared, scope: Scope, receive: Receive) -> Reply:
         wanted = prepared.operation.scope
         if wanted and wanted not in scope["caller"].scopes:
+            refused(self._daemon, scope, wanted)
             return problem(
                 403, "forbidden", "Your key does not allow this",
                 f"{prepared.operation.name} needs the scope {wanted!r}; "
@@ -182,7 +186,12 @@ class Endpoint:
         try:
             query = prepared.read_query(scope["query_string"])
             body = await prepared.read_body(scope, receive)
-            return await prepared.operation.run(Request(scope, receive, self._daemon, body, query))
+            request = Request(scope, receive, self._daemon, body, query)
+            reply = await prepared.operation.run(request)
+            if prepared.action:
+                detail = getattr(body, "decision", "")
+                await record_reply(self._daemon, scope, prepared.action, reply, detail)
+            return reply
         except Refused as refusal:
             return refusal.reply
         except AgentRuntimeError as error:
@@ -205,6 +214,9 @@ class _Prepared:
 
     def __init__(self, operation: Operation) -> None:
         self.operation = operation
+        decides = operation.method != "GET" and not operation.scope.endswith(":read")
+        self.action = action_of(operation.name) if decides and not operation.recorded else ""
+        """How the audit record names it; empty: nothing is decided."""
         typed = operation.body is not None and not operation.raw
         self._decode = msgspec.json.Decoder(operation.body).decode if typed else None
         query = operation.query

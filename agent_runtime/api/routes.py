@@ -9,7 +9,7 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.routing import Route, WebSocketRoute
 
-from agent_runtime.api import control, health, installation, results, streams, tasks
+from agent_runtime.api import control, health, installation, keys, results, streams, tasks
 from agent_runtime.api.answers import Answer, Receive, Reply, Scope, Send
 from agent_runtime.api.attach import Attach
 from agent_runtime.api.daemon import Daemon
@@ -53,6 +53,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
     installation.list_tools,
     installation.list_modules,
     installation.list_models,
+    *keys.OPERATIONS,
     health.livez,
     health.readyz,
     health.metrics,

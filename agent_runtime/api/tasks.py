@@ -14,6 +14,7 @@ from agent_runtime.api.answers import Answer, Headers, Reply, json_answer
 from agent_runtime.api.daemon import Daemon
 from agent_runtime.api.operations import Refused, Request, operation
 from agent_runtime.api.problems import Problem, problem, problem_of
+from agent_runtime.api.recording import note_submission
 from agent_runtime.api.views import StatusName, TaskPage, TaskView, etag, view_of
 from agent_runtime.errors import Fault, Forbidden, UsageError
 from agent_runtime.loop.submission import Submitted
@@ -108,6 +109,7 @@ async def _settled(daemon: Daemon, summary: TaskSummary, seconds: int) -> TaskSu
 @operation(
     "POST", "/v1/tasks:batch", answers={207: BatchAnswer}, scope="tasks:write", errors=(409, 503),
     body=TaskBatch, raw=True, body_bytes_max=BATCH_BYTES_MAX, headers=_SUBMIT_HEADERS,
+    recorded=True,
 )  # fmt: skip
 async def submit_tasks(request: Request[bytes, None]) -> Reply:
     """Hand off many tasks in one durable write.
@@ -128,6 +130,9 @@ async def submit_tasks(request: Request[bytes, None]) -> Reply:
             items.append(_refused(error))
     taken = iter(await daemon.runtime.take_in_all(wishes, submitted_by=request.caller.by))
     answered = [_item(next(taken)) if item is None else item for item in items]
+    for item in answered:
+        if item.status == 201 and item.task is not None:
+            note_submission(daemon, request.scope, item.task.id)
     return json_answer(BatchAnswer(answered), 207)
 
 

@@ -12,7 +12,8 @@ from agent_runtime.access.callers import Caller
 from agent_runtime.access.gate import Gate, Verifier
 from agent_runtime.access.keys import NewKey, digest, make
 from agent_runtime.access.ports import AccessStore
-from agent_runtime.api.guard import Guard, Message, Receive, Scope, Send
+from agent_runtime.api.answers import Message, Receive, Scope, Send
+from agent_runtime.api.guard import Guard
 from agent_runtime.stores.memory_access import MemoryAccess
 
 TOKEN = "ark_local_" + "t" * 43
