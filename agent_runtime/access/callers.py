@@ -37,7 +37,7 @@ JWT_ALGORITHMS: Final = (
 )
 """By which a JWT may be signed at most: none of them with a key that both sides share."""
 
-How = Literal["token", "key", "jwt", "none"]
+How = Literal["token", "key", "jwt", "cli", "none"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,8 +123,8 @@ def checked(wish: NewKey) -> frozenset[str]:
         ("tokens_day", wish.tokens_day),
         ("tasks_day", wish.tasks_day),
     ):
-        if value is not None and not 0 <= value < 2**63:
-            raise UsageError(f"{name}: must be 0 or more, got {value:g}")
+        if value is not None and not 0 <= value <= 2**53:
+            raise UsageError(f"{name}: must be 0 or more and at most 2^53, got {value:g}")
     return scopes
 
 

@@ -38,7 +38,7 @@ def read(state_dir: str) -> str | None:
         return None
     except OSError as error:
         raise ConfigError(f"cannot read the token {path!r}: {error.strerror}") from None
-    with open(fd, encoding="utf-8", errors="replace") as file:
+    try:
         about = os.fstat(fd)
         if not stat.S_ISREG(about.st_mode) or about.st_mode & 0o077:
             raise ConfigError(
@@ -50,7 +50,9 @@ def read(state_dir: str) -> str | None:
             raise ConfigError(
                 f"the token {path!r} belongs to user {about.st_uid}, not to you: remove it"
             )
-        token = file.read(200).strip()
+        token = os.read(fd, 200).decode("utf-8", "replace").strip()
+    finally:
+        os.close(fd)
     if keys.id_in(token) != keys.LOCAL_ID:
         raise ConfigError(
             f"{path!r} holds no token: remove it, and `agent-runtime serve` makes another"

@@ -32,6 +32,11 @@ LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
 BODY_BYTES_MAX: Final = 16 << 20
 """Of any body that has no limit of its own; operations say less."""
 
+LET_IN_SECONDS: Final = 1.0
+"""How often the credentials of an open stream are looked at, when it has something to say."""
+
+_STREAMS: Final = "/events"
+"""How paths end whose answers may last."""
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_SITES: Final = frozenset({b"same-origin", b"none"})
 _ONCE: Final = (
@@ -158,6 +163,8 @@ class Guard:
                 )
                 return
         scope["caller"] = caller
+        if (kind == "websocket" or path.endswith(_STREAMS)) and caller is not NOBODY:
+            receive, send = self._while_let_in(scope, receive, send, found[b"authorization"])
 
         length = found.get(b"content-length")
         if length is None and b"transfer-encoding" not in found:
@@ -244,6 +251,45 @@ class Guard:
             # What the application makes of a client that is gone is nobody's business.
             if not refused:
                 raise
+
+    def _while_let_in(
+        self, scope: Scope, receive: Receive, send: Send, authorization: bytes
+    ) -> tuple[Receive, Send]:
+        """Let a stream end, to both sides, when its credentials count no more."""
+        is_http = scope["type"] == "http"
+        looked_at, ended = self._monotonic(), False
+
+        async def counts() -> bool:
+            nonlocal looked_at, ended
+            now = self._monotonic()
+            if ended or now - looked_at < LET_IN_SECONDS:
+                return not ended
+            looked_at = now
+            try:
+                if self._gate.known(authorization) is None:
+                    await self._gate.admit(authorization)
+            except Refused:
+                ended = True
+                if is_http:
+                    await send({"type": "http.response.body", "body": b""})
+                else:
+                    await send({"type": "websocket.close", "code": 1008, "reason": "key ended"})
+            except AgentRuntimeError:
+                pass  # nobody can say just now: what was let in may stay until somebody can
+            return not ended
+
+        async def heard() -> Message:
+            message = await receive()
+            if message["type"] == "websocket.receive" and not await counts():
+                return {"type": "websocket.disconnect", "code": 1008}
+            return message
+
+        async def said(message: Message) -> None:
+            # The head of an answer is younger than the look at its credentials.
+            if not message["type"].endswith((".body", ".send")) or await counts():
+                await send(message)
+
+        return (receive if is_http else heard), said
 
     # ---- refusing --------------------------------------------------------------------------
 

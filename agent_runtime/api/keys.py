@@ -17,7 +17,7 @@ from agent_runtime.api.views import moment
 from agent_runtime.errors import Fault, StoreUnavailable, UsageError
 
 _NAME = Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")
-_COUNT = Meta(ge=0, lt=2**63)
+_COUNT = Meta(ge=0, le=2**53)
 
 
 class KeyWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

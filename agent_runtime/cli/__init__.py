@@ -51,6 +51,7 @@ FAMILIES: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
     },
     "The installation": {
         "serve": ("serve", "Serve tasks over HTTP, and drive them."),
+        "keys": ("keys", "Give out and take back the keys of the daemon."),
         "init": ("keep", "Write an example task file fitted to a repository."),
         "doctor": ("inspect", "Check whether tasks can run here, and say what is missing."),
         "tools": ("inspect", "List the tools that tasks can use."),

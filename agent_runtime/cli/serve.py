@@ -22,9 +22,21 @@ Examples:
     "--port", type=click.IntRange(0, 65_535), metavar="PORT",
     help="Default: 8700; 0 takes a free one.",
 )  # fmt: skip
+@click.option(
+    "--tls-cert", metavar="FILE",
+    help="The certificate chain, PEM; may be replaced while it serves.",
+)
+@click.option("--tls-key", metavar="FILE", help="Its key, without a password.")
+@click.option(
+    "--tls-client-ca", metavar="FILE", help="Clients must show a certificate of these authorities."
+)
+@click.option(
+    "--behind-proxy", is_flag=True, default=None,
+    help="TLS ends at a proxy before it; the setting proxy_addresses names that proxy.",
+)
 @unsafe_option
 @click.pass_context
-def serve(ctx: Context, host: str | None, port: int | None, unsafe_no_sandbox: bool) -> int:
+def serve(ctx: Context, /, unsafe_no_sandbox: bool, **flags: object) -> int:
     """Serve tasks over HTTP, and drive them, until SIGTERM or Ctrl-C.
 
     What is accepted is kept, whatever happens to this process: the next one goes on with it. The
@@ -34,7 +46,7 @@ def serve(ctx: Context, host: str | None, port: int | None, unsafe_no_sandbox: b
 
     from agent_runtime.cli.console import first_cause
 
-    ctx.obj = {**(ctx.obj or {}), "host": host, "port": port}
+    ctx.obj = {**(ctx.obj or {}), **flags}
     settings = settings_of(ctx)
     try:
         anyio.run(
