@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from time import monotonic
 
 from agent_runtime import __version__
@@ -35,7 +36,12 @@ async def run_daemon(
     check_bind(settings.host, settings)
     sockets = listen(settings.host, settings.port)
     directory = state_dir(settings)
-    async with open_runtime(settings, unsafe_no_sandbox=unsafe_no_sandbox) as runtime:
+    async with AsyncExitStack() as stack:
+        for each in sockets:
+            stack.callback(each.close)
+        runtime = await stack.enter_async_context(
+            open_runtime(settings, unsafe_no_sandbox=unsafe_no_sandbox)
+        )
         clock = runtime.ports.clock
         toolbox = runtime.ports.toolbox
         assert isinstance(toolbox, PluginToolbox)
