@@ -119,7 +119,9 @@ def test_relative_xdg_directory_is_ignored(monkeypatch: pytest.MonkeyPatch, plac
         ("retention_days: 0", "retention_days: should be greater than 0, got 0"),
         ("approval_wait_seconds: -1", "should be greater than or equal to 0, got -1"),
         ("plugins: 3", "plugins: should be a valid tuple, got 3"),
-        ("workspace_roots: [x]", "workspace_roots: must be an absolute path, got 'x'"),
+        ("workspace_roots: [x]", "workspace_roots: decides who reaches the daemon"),
+        ("rate_limit: 1", "rate_limit: decides who reaches the daemon"),
+        ("jwt_jwks: 'https://evil.example'", "jwt_jwks: decides who reaches the daemon"),
         ("unsafe_no_sandbox: true", "is a flag only (--unsafe-no-sandbox)"),
         (
             "bwrap: /tmp/evil",
@@ -183,6 +185,35 @@ def test_modules_are_told_texts_by_name(monkeypatch: pytest.MonkeyPatch) -> None
 def test_wrong_models_are_refused_by_name_and_not_repeated(text: str, fragment: str) -> None:
     write_user_config(text)
     assert fragment in refused() and "hidden" not in refused()
+
+
+@pytest.mark.parametrize(
+    ("text", "fragment"),
+    [
+        ("workspace_roots: [x]", "workspace_roots: must be an absolute path, got 'x'"),
+        ("allowed_hosts: ['http://a.example']", "'http://a.example' is no name of a host"),
+        ("allowed_hosts: ['*']", "'*' is no name of a host"),
+        ("proxy_addresses: [10.0.0.0/33]", "'10.0.0.0/33' is no address or network"),
+        ("jwt_algorithms: [none]", "'none' is none of RS256"),
+        ("jwt_algorithms: [HS256]", "'HS256' is none of RS256"),
+        ("jwt_algorithms: []", "must name at least one"),
+        ("jwt_jwks: 'http://id.example.org/jwks'", "must be an https:// URL"),
+        ("jwt_jwks: keys.json", "must be an absolute path"),
+        ("jwt_roles: {a: root}", "the role of 'a' is none of viewer"),
+        ("rate_limit: 0", "rate_limit: should be greater than 0"),
+    ],
+)
+def test_wrong_settings_of_access_are_refused(text: str, fragment: str) -> None:
+    write_user_config(text)
+    assert fragment in refused()
+
+
+def test_the_example_of_access_is_loaded() -> None:
+    text = (DOCS.parent / "access.md").read_text("utf-8")
+    found = re.search(r"<!-- example[^\n]*\n```yaml\n(.*?)```", text, flags=re.S)
+    assert found is not None
+    write_user_config(found[1])
+    assert load_settings().jwt_roles == {"agents-dev": "operator", "agents-leads": "admin"}
 
 
 def test_user_may_declare_that_a_container_is_the_boundary(monkeypatch: pytest.MonkeyPatch) -> None:

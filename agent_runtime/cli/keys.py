@@ -115,7 +115,15 @@ def create(
     return _at_desk(ctx, do)
 
 
-@keys.command(name="list", short_help="List keys, without their secrets.")
+@keys.command(
+    name="list",
+    short_help="List keys, without their secrets.",
+    epilog="""\b
+Examples:
+  agent-runtime keys list
+  agent-runtime keys list --all --json
+""",
+)
 @click.option("--all", "with_revoked", is_flag=True, help="Revoked and expired ones, too.")
 @json_option
 @click.pass_context
@@ -143,7 +151,14 @@ def list_(ctx: click.Context, with_revoked: bool, as_json: bool) -> int:
     return _at_desk(ctx, do)
 
 
-@keys.command(short_help="Take a key back for good.")
+@keys.command(
+    short_help="Take a key back for good.",
+    epilog="""\b
+Examples:
+  agent-runtime keys revoke ci
+  agent-runtime keys revoke xqe9ftj89u
+""",
+)
 @click.argument("key")
 @click.pass_context
 def revoke(ctx: click.Context, key: str) -> int:
@@ -159,7 +174,14 @@ def revoke(ctx: click.Context, key: str) -> int:
     return _at_desk(ctx, do)
 
 
-@keys.command(name="rotate-token", short_help="Make another local token.")
+@keys.command(
+    name="rotate-token",
+    short_help="Make another local token.",
+    epilog="""\b
+Examples:
+  agent-runtime keys rotate-token
+""",
+)
 @click.pass_context
 def rotate_token(ctx: click.Context) -> int:
     """Make another token in the state directory; the one before counts no more, at once."""

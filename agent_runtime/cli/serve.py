@@ -23,7 +23,8 @@ Examples:
     help="Default: 8700; 0 takes a free one.",
 )  # fmt: skip
 @click.option(
-    "--tls-cert", metavar="FILE",
+    "--tls-cert",
+    metavar="FILE",
     help="The certificate chain, PEM; may be replaced while it serves.",
 )
 @click.option("--tls-key", metavar="FILE", help="Its key, without a password.")
@@ -31,7 +32,9 @@ Examples:
     "--tls-client-ca", metavar="FILE", help="Clients must show a certificate of these authorities."
 )
 @click.option(
-    "--behind-proxy", is_flag=True, default=None,
+    "--behind-proxy",
+    is_flag=True,
+    default=None,
     help="TLS ends at a proxy before it; the setting proxy_addresses names that proxy.",
 )
 @unsafe_option

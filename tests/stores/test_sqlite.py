@@ -82,10 +82,10 @@ async def test_a_store_from_a_newer_version_is_refused_and_left_alone(
 ) -> None:
     await store.close()
     with apsw.Connection(str(path)) as db:
-        db.pragma("user_version", 7)
+        db.pragma("user_version", 999)
     db.close()
     before = path.read_bytes()
-    with pytest.raises(StoreBroken, match=r"store\.db.* version 7.* knows 1: .*--store"):
+    with pytest.raises(StoreBroken, match=r"store\.db.* version 999.* knows \d+: .*--store"):
         await SqliteStore.open(path)
     assert path.read_bytes() == before
 
