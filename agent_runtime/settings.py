@@ -359,7 +359,7 @@ class Settings(BaseSettings):
     tls_key: AbsolutePath | None = None
     tls_client_ca: AbsolutePath | None = None
     """Clients must show a certificate that these have signed."""
-    rate_limit: Annotated[Number, Field(gt=0, le=1_000_000, allow_inf_nan=False)] | None = 100
+    rate_limit: Annotated[Number, Field(ge=0.001, le=1_000_000, allow_inf_nan=False)] | None = 100
     """Requests a second of each key that has no rate of its own; twice as many at once."""
     jwt_issuer: str | None = None
     """Whose JWTs are taken: exactly their `iss`."""

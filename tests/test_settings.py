@@ -200,7 +200,7 @@ def test_wrong_models_are_refused_by_name_and_not_repeated(text: str, fragment: 
         ("jwt_jwks: 'http://id.example.org/jwks'", "must be an https:// URL"),
         ("jwt_jwks: keys.json", "must be an absolute path"),
         ("jwt_roles: {a: root}", "the role of 'a' is none of viewer"),
-        ("rate_limit: 0", "rate_limit: should be greater than 0"),
+        ("rate_limit: 0", "rate_limit: should be greater than or equal to 0.001"),
     ],
 )
 def test_wrong_settings_of_access_are_refused(text: str, fragment: str) -> None:

@@ -30,7 +30,9 @@ _ID_LETTERS: Final = "abcdefghijkmnpqrstuvwxyz23456789"
 _FORM: Final = re.compile(rf"ark_([a-z0-9]{{1,16}})_([A-Za-z0-9]{{{SECRET_CHARS}}})")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
+RATE_MIN: Final = 0.001
 RATE_MAX: Final = 1_000_000.0
+EXPIRES_SECONDS_MAX: Final = 100 * 366 * 86_400.0
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -111,13 +113,13 @@ def checked(wish: NewKey) -> frozenset[str]:
         raise UsageError(
             f"role: a key needs a role ({', '.join(ROLES)}) or scopes ({', '.join(SCOPES)})"
         )
-    for name, value, most in (
-        ("expires_seconds", wish.expires_seconds, 100 * 366 * 86_400.0),
-        ("rate", wish.rate, RATE_MAX),
-        ("burst", wish.burst, RATE_MAX),
+    for name, value, least, most in (
+        ("expires_seconds", wish.expires_seconds, 0.0, EXPIRES_SECONDS_MAX),
+        ("rate", wish.rate, RATE_MIN, RATE_MAX),
+        ("burst", wish.burst, 1, RATE_MAX),
     ):
-        if value is not None and not 0 < value <= most:
-            raise UsageError(f"{name}: must be above 0 and at most {most:g}, got {value:g}")
+        if value is not None and not least <= value <= most:
+            raise UsageError(f"{name}: must be from {least:g} to {most:g}, got {value:g}")
     for name, value in (
         ("usd_day", wish.usd_day),
         ("tokens_day", wish.tokens_day),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -14,22 +14,26 @@ from agent_runtime.api.answers import Answer, Reply, json_answer
 from agent_runtime.api.guard import peer_of
 from agent_runtime.api.operations import Request, operation
 from agent_runtime.api.views import moment
-from agent_runtime.errors import Fault, StoreUnavailable, UsageError
+from agent_runtime.errors import StoreUnavailable
 
+RoleName = Literal["viewer", "operator", "approver", "admin"]
+ScopeName = Literal[
+    "tasks:read", "tasks:write", "approvals:decide", "tools:admin", "keys:admin", "audit:read"
+]
+"""Both as in `access.callers`; a test compares them."""
 _NAME = Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")
 _COUNT = Meta(ge=0, le=2**53)
 
 
 class KeyWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a key is to be. A role, scopes, or both together."""
+    """What a key is to be. A role, scopes, or both together; with neither, a viewer's."""
 
     name: Annotated[str, _NAME]
-    role: Annotated[str, Meta(max_length=32)] = ""
-    """viewer, operator, approver or admin."""
-    scopes: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=32)] = []
+    role: RoleName | None = None
+    scopes: Annotated[list[ScopeName], Meta(max_length=32)] = []
     expires_seconds: Annotated[float, Meta(gt=0, le=100 * 366 * 86_400)] | None = None
     """From now on; null: never."""
-    rate: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None
+    rate: Annotated[float, Meta(ge=0.001, le=1_000_000)] | None = None
     """Requests a second; null: the setting `rate_limit`."""
     burst: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     """Requests at once; null: twice the rate."""
@@ -126,11 +130,8 @@ async def create_key(request: Request[KeyWish, None]) -> Reply:
     A key cannot be given scopes that its maker has not.
     """
     wish = request.body
-    if wish.role == "" and not wish.scopes:
-        raise UsageError(
-            "a key needs a role or scopes", faults=[Fault(("role",), "name a role, or scopes")]
-        )
-    fields = msgspec.structs.asdict(wish) | {"scopes": tuple(wish.scopes)}
+    role = wish.role or ("" if wish.scopes else "viewer")
+    fields = msgspec.structs.asdict(wish) | {"role": role, "scopes": tuple(wish.scopes)}
     key, secret = await _access(request).desk.make(
         NewKey(**fields), caller=request.caller, peer=peer_of(request.scope)
     )

@@ -7,9 +7,12 @@ import hashlib
 import hmac
 import json
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.abc
 import pytest
 from joserfc import jwk, jws
 from joserfc.errors import SecurityWarning
@@ -249,3 +252,44 @@ async def test_keys_come_from_a_file_too(tmp_path: Path) -> None:
         text = token(edwards, header={"alg": name, "kid": "ed"})
         caller, _ = await verifier.verify(text, NOW * 1_000_000)
         assert caller.subject == "alice@example.org"
+
+
+class Server:
+    """Answers every request with what it is given."""
+
+    def __init__(self, status: str, body: bytes) -> None:
+        self._answer = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n".encode()
+        self._answer += b"Location: /elsewhere\r\nConnection: close\r\n\r\n" + body
+
+    async def serve(self, stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            with suppress(anyio.BrokenResourceError):  # who has read enough, goes
+                await stream.send(self._answer)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        ("200 OK", json.dumps(public(EC)).encode(), ""),
+        ("404 Not Found", b"", "answered 404"),
+        ("302 Found", b"", "answered 302"),
+        ("200 OK", b"x" * (2 << 20), "more than 1 MiB"),
+    ],
+)
+async def test_keys_come_from_a_url_and_from_there_only(
+    status: str, body: bytes, told: str
+) -> None:
+    """A redirection would let somebody else say whose signatures count."""
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)
+    async with listener, anyio.create_task_group() as tg:
+        tg.start_soon(listener.serve, Server(status, body).serve)
+        fetch = fetched_from(f"http://127.0.0.1:{port}/jwks")
+        if told:
+            with pytest.raises(IssuerUnavailable, match=told):
+                await fetch()
+        else:
+            assert await fetch() == body
+        tg.cancel_scope.cancel()

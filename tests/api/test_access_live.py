@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import datetime
 import json
 import logging
@@ -20,6 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from joserfc import jwk, jws
 
 from agent_runtime.access import token
 from agent_runtime.access.auditor import Auditor
@@ -185,12 +187,30 @@ async def test_keys_are_given_and_taken_back_by_another_process_and_all_is_recor
 
 
 async def test_hostile_requests_are_refused_while_others_are_served(tmp_path: Path) -> None:
-    async with serving(tmp_path, allowed_hosts=("agents.example.org",)) as daemon:
+    signing = jwk.ECKey.generate_key("P-256", {"kid": "one"}, private=True)
+    keys = {"keys": [signing.as_dict(private=False)]}
+    (tmp_path / "jwks.json").write_text(json.dumps(keys), encoding="utf-8")
+    claims = {"iss": "https://id", "aud": "us", "sub": "alice", "exp": 4_000_000_000, "scope": "r"}
+    head = {"alg": "ES256", "kid": "one"}
+    alice = jws.serialize_compact(head, json.dumps(claims), signing, ["ES256"])
+    unsigned = base64.urlsafe_b64encode(b'{"alg":"none"}').decode().rstrip("=")
+    settings = {
+        "allowed_hosts": ("agents.example.org",),
+        "jwt_issuer": "https://id",
+        "jwt_audience": "us",
+        "jwt_jwks": f"{tmp_path}/jwks.json",
+        "jwt_roles": {"r": "viewer"},
+    }
+    async with serving(tmp_path, **settings) as daemon:
+        assert (await daemon.ask("GET /v1/tasks", alice))[0] == 200
         auth = f"Authorization: Bearer {daemon.token}"
         site = "Sec-Fetch-Site: cross-site"
         form = ("Content-Type: text/plain", "Content-Length: 16")
         post = ["POST /v1/tasks HTTP/1.1", "Host: localhost"]
         get = ["GET /v1/tasks HTTP/1.1", "Host: localhost"]
+        attach = ["GET /v1/tasks/x/attach HTTP/1.1", "Host: localhost", "Connection: Upgrade"]
+        attach += ["Upgrade: websocket", f"Sec-WebSocket-Key: {'A' * 22}=="]
+        attach += ["Sec-WebSocket-Version: 13"]
         large = "Content-Length: 104857600"
         cases: list[tuple[int, list[str], bytes]] = [
             (421, ["GET /v1/tasks HTTP/1.1", "Host: evil.example", auth], b""),
@@ -207,6 +227,11 @@ async def test_hostile_requests_are_refused_while_others_are_served(tmp_path: Pa
             (413, [*post, auth, large], b"x"),
             (401, [*post, large], b"x"),
             (401, [*get, f"{auth}x"], b""),
+            (401, [*get, f"Authorization: Bearer {alice[:-9]}{'A' * 9}"], b""),
+            (401, [*get, f"Authorization: Bearer {unsigned}.{alice.split('.')[1]}."], b""),
+            (403, [*post, f"Authorization: Bearer {alice}", *form], b'{"goal": "evil"}'),
+            (401, attach, b""),
+            (403, [*attach, auth, "Origin: http://evil.example"], b""),
             (400, [*get, auth, auth], b""),
         ]
         for expected, lines, body in cases:
