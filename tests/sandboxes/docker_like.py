@@ -1,8 +1,9 @@
 """A place like a container without user namespaces, for a command to run in.
 
-`docker_like.py [--user UID] [--caps docker|none] [--pod DIR…] -- COMMAND…`. The seccomp filter
-refuses what Docker's default profile refuses to who has no CAP_SYS_ADMIN, with the same errors.
-`--caps docker` leaves root the capabilities that Docker leaves it, `none` none. With `--pod` the
+`docker_like.py [--user UID] [--caps docker|users|none] [--no-landlock] [--pod DIR…] -- COMMAND…`.
+The seccomp filter refuses what Docker's default profile refuses to who has no CAP_SYS_ADMIN, with
+the same errors, and Landlock as a kernel without it. `--caps docker` leaves root the capabilities
+that Docker leaves it, `users` those that being other users takes, `none` none. With `--pod` the
 root is read-only but for the directories named, and there is no /dev/shm: a mount namespace made
 beforehand, as a container runtime makes it.
 """
@@ -32,6 +33,8 @@ REFUSED = (
 """By Docker's default profile, for want of CAP_SYS_ADMIN and its like."""
 NAMESPACES = 0x7E020000
 DOCKER_CAPABILITIES = (0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31)
+USERS_CAPABILITIES = (0, 1, 3, 5, 6, 7)
+LANDLOCK = ("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self")
 _CAPSET = {"x86_64": 126, "aarch64": 91}
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -41,12 +44,18 @@ def main() -> None:
     split = arguments.index("--")
     parser = argparse.ArgumentParser()
     parser.add_argument("--user", type=int)
-    parser.add_argument("--caps", choices=["all", "docker", "none"], default="docker")
+    parser.add_argument("--caps", choices=["all", "docker", "users", "none"], default="docker")
+    parser.add_argument("--no-landlock", action="store_true")
     parser.add_argument("--pod", action="append", default=[])
     options = parser.parse_args(arguments[:split])
     if options.pod:
         make_pod(options.pod)
-    kept = {"all": tuple(range(64)), "docker": DOCKER_CAPABILITIES, "none": ()}[options.caps]
+    kept = {
+        "all": tuple(range(64)),
+        "docker": DOCKER_CAPABILITIES,
+        "users": USERS_CAPABILITIES,
+        "none": (),
+    }[options.caps]
     if os.geteuid() == 0:
         for number in set(range(64)) - set(kept):
             _libc.prctl(24, number, 0, 0, 0)
@@ -56,7 +65,7 @@ def main() -> None:
             os.setresuid(options.user, options.user, options.user)
         else:
             keep(kept)
-    refuse()
+    refuse(LANDLOCK if options.no_landlock else ())
     command = arguments[split + 1 :]
     os.execvp(command[0], command)
 
@@ -73,12 +82,16 @@ def keep(numbers: tuple[int, ...]) -> None:
         raise OSError(ctypes.get_errno(), "capset")
 
 
-def refuse() -> None:
-    """Docker's default, as far as it concerns us. It comes with no_new_privs, in pods as here."""
+def refuse(unknown: tuple[str, ...]) -> None:
+    """Docker's default, as far as it concerns us, and calls that this kernel is not to know.
+
+    It comes with no_new_privs, in pods as here.
+    """
     rules = pyseccomp.SyscallFilter(defaction=pyseccomp.ALLOW)
     for name in REFUSED:
         rules.add_rule(pyseccomp.ERRNO(errno.EPERM), name)
-    rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")
+    for name in ("clone3", *unknown):
+        rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS), name)
     for bit in range(32):
         if NAMESPACES >> bit & 1:
             flag = 1 << bit
