@@ -1,4 +1,4 @@
-"""The image without Docker: its venv built by the Dockerfile's own lines, its command in such a view.
+"""The image without Docker: its venv made by the Dockerfile's lines, its command in such a view.
 
 What is like a container of Kubernetes: the root is read-only, /tmp is its own, the state belongs to
 root and the pod's group, the user is a number without any capability, process 1 is the command, the
@@ -25,7 +25,8 @@ UID = 10001
 POD = {"KUBERNETES_SERVICE_HOST": "10.96.0.1"}
 """What Kubernetes puts into every container's environment."""
 VENV = "/opt/agent-runtime"
-_ETC = "alternatives ca-certificates.conf ld.so.cache ld.so.conf ld.so.conf.d localtime nsswitch.conf ssl"
+_ETC = "alternatives ld.so.cache ld.so.conf ld.so.conf.d localtime nsswitch.conf ssl"
+_SOURCES = ("pyproject.toml", "uv.lock", "LICENSE", "README.md", "agent_runtime", "tools")
 _BASE = sys.base_prefix
 PYTHON = f"{_BASE}/bin/python{sys.version_info[0]}.{sys.version_info[1]}"
 
@@ -134,8 +135,7 @@ def build(place: Path, uv: str) -> Image:
     for path in (venv, source, state, etc):
         path.mkdir()
     tracked = subprocess.run(
-        ["git", "ls-files", "-z", "pyproject.toml", "uv.lock", "LICENSE", "README.md"]
-        + ["agent_runtime", "tools"],
+        ["git", "ls-files", "-z", *_SOURCES],
         cwd=ROOT,
         capture_output=True,
         check=True,

@@ -43,7 +43,7 @@ def rendered(place: str) -> tuple[Document, ...]:
     command = [KUBECTL, "kustomize", str(K8S / place)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and not done.stderr, done.stderr
-    return tuple(yaml.safe_load_all(done.stdout))
+    return tuple(yaml.load_all(done.stdout, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 
 def of_kind(place: str, kind: str) -> list[Document]:
@@ -65,12 +65,13 @@ def containers_of(place: str) -> list[Document]:
     return [*pod["containers"], *pod.get("initContainers", [])]
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_every_document_is_valid_for_the_cluster_and_for_the_official_client(place: str) -> None:
+def test_every_document_is_valid_for_the_cluster_and_for_the_official_client() -> None:
     """The schemas refuse unknown fields; the client's models drop them, so they come back as they
-    went, or not."""
+    went, or not. Most documents of an overlay are the base's."""
+    distinct = {json.dumps(document): document for place in PLACES for document in rendered(place)}
+    assert len(distinct) > len(rendered("base"))
     api = kubernetes.client.ApiClient()
-    for document in rendered(place):
+    for document in distinct.values():
         kubernetes_validate.validate(document, "1.37", strict=True)
         assert round_trip(api, document) == document
 

@@ -51,8 +51,8 @@ def test_readiness_stopping_and_places_are_those_of_the_daemon() -> None:
 
 
 def test_what_bubblewrap_cannot_do_without_is_left() -> None:
-    """Each of these covers a part of /proc, whereupon the kernel refuses a sandbox its own; or takes
-    namespaces away."""
+    """Each of these covers a part of /proc, and the kernel then refuses a sandbox its own; or it
+    takes namespaces away."""
     settings = settings_of(str(UNIT))
     assert not set(settings) & {
         "ProtectKernelTunables", "ProtectKernelLogs", "ProtectProc", "ProcSubset",

@@ -1,7 +1,7 @@
 """A command below what a unit takes away: `unit_like.py UNIT UID -- COMMAND…`, as root.
 
-The user, no new privileges, no capability, the filter of system calls and of socket families. Mounts
-are left as they are: what of /proc a unit covers is asserted by its test.
+The user, no new privileges, no capability, the filter of system calls and of socket families.
+Mounts are left as they are: what of /proc a unit covers is asserted by its test.
 """
 
 from __future__ import annotations
