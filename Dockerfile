@@ -63,4 +63,4 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=6 \
 # As process 1 it starts itself once more, and reaps what nobody else does: no tini, no --init.
 # TLS ends before the container: publish the port on 127.0.0.1, or to a proxy.
 ENTRYPOINT ["agent-runtime"]
-CMD ["serve", "--host", "0.0.0.0", "--port", "8700", "--behind-proxy"]
+CMD ["serve", "--host", "0.0.0.0", "--port", "8700"]

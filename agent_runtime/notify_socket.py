@@ -34,9 +34,9 @@ class NotifySocket:
         """Requests are answered from now on."""
         self._say("READY=1")
 
-    def stopping(self, *, seconds: float) -> None:
-        """The daemon drains, and may take so long for it."""
-        self._say(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
+    def stopping(self) -> None:
+        """The daemon drains; it need not be told to."""
+        self._say("STOPPING=1")
 
     def status(self, text: str) -> None:
         """One line for `systemctl status`."""

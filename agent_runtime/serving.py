@@ -18,6 +18,7 @@ from agent_runtime.api.routes import application
 from agent_runtime.api.server import listen, serve
 from agent_runtime.api.tls import tls_options
 from agent_runtime.app import open_access, open_runtime
+from agent_runtime.notify_socket import NotifySocket
 from agent_runtime.settings import Settings, state_dir
 from agent_runtime.toolbox import PluginToolbox
 
@@ -34,6 +35,7 @@ async def run_daemon(
         ConfigError, StoreBroken: it cannot start, or go on; says why.
     """
     check_bind(settings.host, settings)
+    systemd = NotifySocket()
     sockets = listen(settings.host, settings.port)
     directory = state_dir(settings)
     async with AsyncExitStack() as stack:
@@ -64,15 +66,20 @@ async def run_daemon(
         scheme = "https" if settings.tls_cert else "http"
         address = f"{scheme}://{_shown_host(settings.host)}:{port}"
 
+        def ready() -> None:
+            systemd.ready()
+            on_ready(f"agent-runtime {__version__} serves at {address}")
+
         with daemon_file(directory, address):
             await serve(
                 daemon,
                 Measured(guarded, daemon.metrics, monotonic),
                 sockets,
                 shutdown_seconds=settings.shutdown_seconds,
-                chores=[access.run],
+                chores=[access.run, systemd.keep_alive],
                 tls=tls_options(settings),
-                on_ready=lambda: on_ready(f"agent-runtime {__version__} serves at {address}"),
+                on_ready=ready,
+                on_stopping=systemd.stopping,
             )
 
 

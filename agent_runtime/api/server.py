@@ -86,6 +86,7 @@ async def serve(
     chores: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
     tls: dict[str, Any] | None = None,
     on_ready: Callable[[], None] = lambda: None,
+    on_stopping: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve and drive until SIGTERM or SIGINT; a second one ends it without waiting.
 
@@ -115,7 +116,7 @@ async def serve(
         daemon.readiness = Readiness.READY
         on_ready()
         async with anyio.create_task_group() as driving:
-            driving.start_soon(_stop_on_signal, daemon, server, shutdown_seconds)
+            driving.start_soon(_stop_on_signal, daemon, on_stopping)
             await supervisor.run_until_stopped()
             driving.cancel_scope.cancel()
         daemon.hub.close()
@@ -136,7 +137,7 @@ async def _until_closed(server: uvicorn.Server, seconds: float) -> None:
             await anyio.sleep(0.02)
 
 
-async def _stop_on_signal(daemon: Daemon, server: uvicorn.Server, seconds: float) -> None:
+async def _stop_on_signal(daemon: Daemon, on_stopping: Callable[[], None]) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for number in signals:
             if daemon.readiness is Readiness.DRAINING:
@@ -144,6 +145,7 @@ async def _stop_on_signal(daemon: Daemon, server: uvicorn.Server, seconds: float
                 os._exit(128 + number)
             log.info("%s: no new work is taken, calls are stopped", signal.Signals(number).name)
             daemon.readiness = Readiness.DRAINING
+            on_stopping()
             daemon.runtime.supervisor.stop.set()
 
 

@@ -45,6 +45,10 @@ def serve(ctx: Context, /, unsafe_no_sandbox: bool, **flags: object) -> int:
     What is accepted is kept, whatever happens to this process: the next one goes on with it. The
     first start makes a token, a file that only you may read; the other verbs find it there.
     """
+    from agent_runtime.first_process import leave_the_first
+
+    leave_the_first()
+
     import anyio
 
     from agent_runtime.cli.console import first_cause

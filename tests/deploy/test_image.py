@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -117,3 +118,60 @@ def test_restricted_without_landlock_is_refused(built: Image, work: list[str]) -
     command = [*words, *image.dockerfile().entrypoint, "run", "/tmp/work/task.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 3 and "there is no Landlock here" in done.stderr, done
+
+
+CLIENT = """
+import http.client, json, sys, time, yaml
+token = open("/var/lib/agent-runtime/token", encoding="ascii").read().strip()
+def ask(method, path, body=None):
+    connection = http.client.HTTPConnection("127.0.0.1", 8700, timeout=30)
+    headers = {"Authorization": "Bearer " + token, "Content-Type": "application/json"}
+    connection.request(method, path, body and json.dumps(body), headers)
+    answer = connection.getresponse()
+    return answer.status, json.loads(answer.read())
+spec = yaml.safe_load(open("/tmp/work/task.yaml", encoding="utf-8"))
+spec["workspace"]["repo"] = "/tmp/work/repo"
+status, task = ask("POST", "/v1/tasks", spec)
+assert status == 201, (status, task)
+end = time.monotonic() + 60
+while task["status"] in ("pending", "running") and time.monotonic() < end:
+    time.sleep(0.05)
+    _, task = ask("GET", "/v1/tasks/" + task["id"])
+print(task["status"])
+"""
+
+
+@pytest.mark.long
+@needs_a_view
+@needs_landlock
+def test_the_images_command_serves_is_healthy_certifies_and_ends_in_good_order(
+    built: Image, work: list[str]
+) -> None:
+    """As process 1, with the Dockerfile's own health check."""
+    said = image.dockerfile()
+    env = {**image.POD, "AGENT_RUNTIME_WORKSPACE_ROOTS": "/tmp/work"}
+    words = built.view(env=env, binds=work, gvisor=False)
+    with subprocess.Popen(
+        [*words, *said.entrypoint, *said.command], stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            assert "serves at http://0.0.0.0:8700" in line, line + process.stderr.read()
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            first = children.read_text(encoding="ascii").split()[0]
+            inside = [
+                *("nsenter", "--target", first, "--all", "--root", "--wd"),
+                *("--setuid", str(image.UID), "--setgid", str(image.UID)),
+                *("/usr/bin/env", f"PATH={said.env['PATH']}"),
+            ]
+            health = subprocess.run([*inside, *said.health], capture_output=True, timeout=60)
+            assert health.returncode == 0, health
+            client = subprocess.run(
+                [*inside, "python3", "-c", CLIENT], capture_output=True, text=True, timeout=120
+            )
+            assert client.stdout == "succeeded\n", client
+            os.kill(int(first), signal.SIGTERM)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()

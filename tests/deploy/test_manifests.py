@@ -17,7 +17,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from agent_runtime.cli.serve import serve
 from agent_runtime.settings import load_settings
+from tests.deploy.image import dockerfile
+from tests.deploy.unit_like import settings_of
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
@@ -224,6 +227,27 @@ def test_service_budget_and_policies_mean_the_pods_that_there_are(place: str) ->
         assert (request["path"], ports[request["port"]]) == (path, 8700)
 
 
+def test_manifests_image_and_unit_ask_for_what_serve_knows() -> None:
+    (container,) = containers_of("base")
+    (unit,) = settings_of(str(ROOT / "examples/systemd/agent-runtime.service"))["ExecStart"]
+    for verb, *words in (container["args"], dockerfile().command, unit.split()[1:]):
+        assert verb == "serve"
+        context = serve.make_context(verb, words)
+        assert context.params["port"] in (8700, None)
+
+
+def test_the_daemon_is_given_more_time_than_it_takes_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`shutdown_seconds` bounds each of its three steps: calls, streams and requests, the store."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    needed = 3 * load_settings().shutdown_seconds
+    assert pod_of("base")["terminationGracePeriodSeconds"] > needed
+    (stop,) = settings_of(str(ROOT / "examples/systemd/agent-runtime.service"))["TimeoutStopSec"]
+    assert int(stop) > needed
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_the_runtime_class_is_the_overlays(place: str) -> None:
     assert pod_of(place).get("runtimeClassName") == CLASSES.get(place)
@@ -249,11 +273,20 @@ def test_the_settings_are_settings(
     monkeypatch.chdir(tmp_path)
     settings = load_settings()
     assert settings.sandbox == "container"
+    names = {rule["host"] for each in of_kind(place, "Ingress") for rule in each["spec"]["rules"]}
+    assert {one(place, "Service")["metadata"]["name"], *names} <= set(settings.allowed_hosts)
     limit = container["resources"]["limits"]["memory"]
     assert limit.endswith("Gi") and settings.sandbox_memory_bytes is not None
     assert settings.sandbox_memory_bytes < int(limit[:-2]) << 30
     keys = [source for source in settings.model_keys.values() if source.startswith("file:")]
     assert all(source.startswith(f"file:{mounts['secrets']}/") for source in keys)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_overlays_settings_are_the_bases_and_more(place: str) -> None:
+    """They are a copy, which could stay behind."""
+    base, own = (one(each, "ConfigMap")["data"]["config.yaml"] for each in ("base", place))
+    assert own.startswith(base)
 
 
 def test_every_overlay_is_documented() -> None:

@@ -14,8 +14,6 @@ import socket
 import subprocess
 import sys
 
-import pyseccomp
-
 
 def settings_of(path: str) -> dict[str, list[str]]:
     """Key -> its values, of all sections; comments and continued lines are not used there."""
@@ -47,6 +45,8 @@ def calls_of(words: list[str]) -> set[str]:
 
 
 def main() -> None:
+    import pyseccomp  # who only reads units may have no libseccomp
+
     unit, uid, _, *command = sys.argv[1:]
     settings = settings_of(unit)
     rules = pyseccomp.SyscallFilter(defaction=pyseccomp.ERRNO(errno.EPERM))
