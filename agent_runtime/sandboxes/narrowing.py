@@ -1,8 +1,9 @@
 """A second seccomp filter, made for one sandbox: what the shipped one cannot know beforehand.
 
 It holds for the `container` kind, which has no namespaces: whether there are connections at all,
-and that the mark of a sandbox's processes stays (`marks`). Written as a program of the classic BPF
-by hand, for users need not have libseccomp. Nothing but the standard library: see `launcher`.
+that the mark of a sandbox's processes stays (`marks`), that other processes keep their limits and
+priorities. Written as a program of the classic BPF by hand, for users need not have libseccomp.
+Nothing but the standard library: see `launcher`.
 """
 
 from __future__ import annotations
@@ -25,17 +26,22 @@ _MODE_FILTER: Final = 2
 NUMBERS: Final = {
     "x86_64": {
         "socket": 41, "sendto": 44, "sendmsg": 46, "sendmmsg": 307, "truncate": 76,
-        "setrlimit": 160, "prlimit64": 302,
+        "setrlimit": 160, "prlimit64": 302, "setpriority": 141, "ioprio_set": 251,
+        "sched_setparam": 142, "sched_setscheduler": 144, "sched_setaffinity": 203,
+        "sched_setattr": 314,
     },
     "aarch64": {
         "socket": 198, "sendto": 206, "sendmsg": 211, "sendmmsg": 269, "truncate": 45,
-        "setrlimit": 164, "prlimit64": 261,
+        "setrlimit": 164, "prlimit64": 261, "setpriority": 140, "ioprio_set": 30,
+        "sched_setparam": 118, "sched_setscheduler": 119, "sched_setaffinity": 122,
+        "sched_setattr": 274,
     },
 }  # fmt: skip
 _ARCHITECTURE: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _AF_INET, _AF_INET6, _SOCK_STREAM, _TCP = 2, 10, 1, 6
 _MSG_FASTOPEN: Final = 0x20000000
 RLIMIT_RTTIME: Final = 15
+_PRIO_USER, _IOPRIO_WHO_USER = 2, 3
 _LOAD, _AND, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x54, 0x15, 0x06
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _NUMBER_OFFSET, _ARCH_OFFSET, _ARGUMENTS_OFFSET = 0, 4, 16
@@ -79,6 +85,15 @@ def rules(*, network: str, truncate: bool) -> list[Deny]:
         # Nor is another process of the same user to be limited, such as the runtime.
         Deny("prlimit64", errno.EPERM, (others, Is(2, 0, equal=False))),
         Deny("prlimit64", errno.EPERM, (others, Is(2, 0, equal=False, high=True))),
+        # Nor to be made slow: by its number, or as one of the user's. Zero is whoever asks.
+        Deny("setpriority", errno.EPERM, (Is(1, 0, equal=False),)),
+        Deny("setpriority", errno.EPERM, (Is(0, _PRIO_USER),)),
+        Deny("ioprio_set", errno.EPERM, (Is(1, 0, equal=False),)),
+        Deny("ioprio_set", errno.EPERM, (Is(0, _IOPRIO_WHO_USER),)),
+        Deny("sched_setparam", errno.EPERM, (others,)),
+        Deny("sched_setscheduler", errno.EPERM, (others,)),
+        Deny("sched_setaffinity", errno.EPERM, (others,)),
+        Deny("sched_setattr", errno.EPERM, (others,)),
     ]
     if truncate:
         denied.append(Deny("truncate", errno.EACCES))

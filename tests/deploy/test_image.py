@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -141,16 +142,64 @@ print(task["status"])
 """
 
 
-@pytest.mark.long
-@needs_a_view
-@needs_landlock
-def test_the_images_command_serves_is_healthy_certifies_and_ends_in_good_order(
-    built: Image, work: list[str]
-) -> None:
-    """As process 1, with the Dockerfile's own health check."""
+ATTACK = """
+import ctypes, os, resource, signal, socket, sys
+libc, uid, daemons = ctypes.CDLL(None, use_errno=True), os.getuid(), []
+for name in os.listdir("/proc"):
+    if name.isdigit() and b"serve" in open(f"/proc/{name}/cmdline", "rb").read().split(bytes(1)):
+        daemons.append(int(name))
+print("daemons", len(daemons))
+ioprio, best_effort = {"x86_64": 251, "aarch64": 30}[os.uname().machine], 2 << 13 | 4
+def ask(number, *arguments):
+    if libc.syscall(number, *arguments) != 0: raise OSError(ctypes.get_errno(), "refused")
+def connect(family, host):
+    with socket.socket(family) as one: one.connect((host, 8700))
+def group_of(pid):
+    # 0: one from outside, which has no number here, and would mean our own.
+    os.setpriority(os.PRIO_PGRP, os.getpgid(pid) or 1, 0)
+tries = {
+    "token": lambda: open("/var/lib/agent-runtime/token"),
+    "store": lambda: open("/var/lib/agent-runtime/store.db", "rb"),
+    "state": lambda: os.listdir("/var/lib/agent-runtime"),
+    "settings": lambda: open("/etc/agent-runtime/config.yaml"),
+    "secret": lambda: open("/run/secrets/agent-runtime/KEY"),
+    "tmp": lambda: open("/tmp/new", "w"),
+    "api": lambda: connect(socket.AF_INET, "127.0.0.1"),
+    "api6": lambda: connect(socket.AF_INET6, "::1"),
+    "renice all": lambda: os.setpriority(os.PRIO_USER, 0, 0),
+    "renice user": lambda: os.setpriority(os.PRIO_USER, uid, 0),
+    "disks": lambda: ask(ioprio, 3, uid, best_effort),
+}
+for pid in daemons:
+    tries |= {
+        f"environ {pid}": lambda pid=pid: open(f"/proc/{pid}/environ", "rb").read(),
+        f"memory {pid}": lambda pid=pid: open(f"/proc/{pid}/mem", "rb"),
+        f"descriptor {pid}": lambda pid=pid: os.readlink(f"/proc/{pid}/fd/0"),
+        f"limit {pid}": lambda pid=pid: resource.prlimit(pid, resource.RLIMIT_CPU, (9, 9)),
+        f"renice {pid}": lambda pid=pid: os.setpriority(os.PRIO_PROCESS, pid, 0),
+        f"group {pid}": lambda pid=pid: group_of(pid),
+        f"affinity {pid}": lambda pid=pid: os.sched_setaffinity(pid, {0}),
+        f"scheduler {pid}": lambda pid=pid: os.sched_setscheduler(
+            pid, os.SCHED_BATCH, os.sched_param(0)),
+        f"parameters {pid}": lambda pid=pid: os.sched_setparam(pid, os.sched_param(0)),
+        f"disk {pid}": lambda pid=pid: ask(ioprio, 1, pid, best_effort),
+    }
+    if SCOPES:
+        tries[f"signal {pid}"] = lambda pid=pid: os.kill(pid, signal.SIGCONT)
+for name, what in tries.items():
+    try: what(); print("reached", name)
+    except OSError: pass
+os.setpriority(os.PRIO_PROCESS, 0, 5)          # its own it may change
+os.sched_setaffinity(0, os.sched_getaffinity(0))
+"""
+
+
+@contextmanager
+def served(built: Image, binds: Sequence[str], **env: str) -> Iterator[tuple[int, list[str]]]:
+    """The image's command, listening; its process 1, and the words that put a command beside it."""
     said = image.dockerfile()
-    env = {**image.POD, "AGENT_RUNTIME_WORKSPACE_ROOTS": "/tmp/work"}
-    words = built.view(env=env, binds=work, gvisor=False)
+    variables = {**image.POD, **env}
+    words = built.view(env=variables, binds=binds, gvisor=False)
     with subprocess.Popen(
         [*words, *said.entrypoint, *said.command], stderr=subprocess.PIPE, text=True
     ) as process:
@@ -159,19 +208,54 @@ def test_the_images_command_serves_is_healthy_certifies_and_ends_in_good_order(
             line = process.stderr.readline()
             assert "serves at http://0.0.0.0:8700" in line, line + process.stderr.read()
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-            first = children.read_text(encoding="ascii").split()[0]
+            first = int(children.read_text(encoding="ascii").split()[0])
             inside = [
-                *("nsenter", "--target", first, "--all", "--root", "--wd"),
-                *("--setuid", str(image.UID), "--setgid", str(image.UID)),
-                *("/usr/bin/env", f"PATH={said.env['PATH']}"),
+                *("nsenter", "--target", str(first), "--all", "--root", "--wd"),
+                *("--setuid", str(image.UID), "--setgid", str(image.UID), "/usr/bin/env", "-i"),
+                *(f"{name}={value}" for name, value in {**said.env, **variables}.items()),
             ]
-            health = subprocess.run([*inside, *said.health], capture_output=True, timeout=60)
-            assert health.returncode == 0, health
-            client = subprocess.run(
-                [*inside, "python3", "-c", CLIENT], capture_output=True, text=True, timeout=120
-            )
-            assert client.stdout == "succeeded\n", client
-            os.kill(int(first), signal.SIGTERM)
+            yield first, inside
+            os.kill(first, signal.SIGTERM)
             assert process.wait(60) == 0
         finally:
             process.kill()
+
+
+@pytest.mark.long
+@needs_a_view
+@needs_landlock
+def test_the_images_command_serves_is_healthy_certifies_and_ends_in_good_order(
+    built: Image, work: list[str]
+) -> None:
+    """As process 1, with the Dockerfile's own health check."""
+    with served(built, work, AGENT_RUNTIME_WORKSPACE_ROOTS="/tmp/work") as (_, inside):
+        health = [*inside, *image.dockerfile().health]
+        done = subprocess.run(health, capture_output=True, timeout=60)
+        assert done.returncode == 0, done
+        client = subprocess.run(
+            [*inside, "python3", "-c", CLIENT], capture_output=True, text=True, timeout=120
+        )
+        assert client.stdout == "succeeded\n", client
+
+
+@pytest.mark.long
+@needs_a_view
+@needs_landlock
+def test_what_runs_in_the_pods_sandbox_does_not_reach_the_daemon(built: Image) -> None:
+    """Tool and daemon are one user in one container there."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        secret = Path(name) / "KEY"
+        secret.write_text("canary", encoding="utf-8")
+        os.chown(secret, 0, image.UID)
+        secret.chmod(0o440)
+        Path(name).chmod(0o755)
+        code = f"SCOPES = {landlock.abi() >= landlock.SCOPES_ABI}\n{ATTACK}"
+        with served(built, ["--ro-bind", name, "/run/secrets/agent-runtime"]) as (_, inside):
+            script = 'mkdir /tmp/ws && exec agent-runtime sandbox exec --workspace /tmp/ws -- "$@"'
+            done = subprocess.run(
+                [*inside, "sh", "-c", script, "sh", "python3", "-c", code],
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+    assert (done.stdout, done.stderr) == ("daemons 2\n", "")
