@@ -27,6 +27,7 @@ K8S = ROOT / "k8s"
 OVERLAYS = sorted(path.parent.name for path in K8S.glob("overlays/*/kustomization.yaml"))
 PLACES = ["base", *(f"overlays/{name}" for name in OVERLAYS)]
 CLASSES = {
+    "overlays/example": "kata-qemu",
     "overlays/gvisor": "gvisor",
     "overlays/kata-clh": "kata-clh",
     "overlays/kata-fc": "kata-fc",
@@ -271,6 +272,8 @@ def test_the_settings_are_settings(
         (tmp_path / "agent-runtime" / name).write_text(text, encoding="utf-8")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    for variable in container.get("env", []):
+        monkeypatch.setenv(variable["name"], variable["value"])
     settings = load_settings()
     assert settings.sandbox == "container"
     names = {rule["host"] for each in of_kind(place, "Ingress") for rule in each["spec"]["rules"]}
@@ -282,11 +285,20 @@ def test_the_settings_are_settings(
     assert all(source.startswith(f"file:{mounts['secrets']}/") for source in keys)
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_an_overlays_settings_are_the_bases_and_more(place: str) -> None:
-    """They are a copy, which could stay behind."""
-    base, own = (one(each, "ConfigMap")["data"]["config.yaml"] for each in ("base", place))
-    assert own.startswith(base)
+def test_every_component_has_an_overlay_and_several_go_together() -> None:
+    """The example is some of them at once: what each adds is there."""
+    components = {path.parent.name for path in K8S.glob("components/*/kustomization.yaml")}
+    assert components == {*OVERLAYS} - {"example"}
+    example = yaml.safe_load((K8S / "overlays/example/kustomization.yaml").read_text("utf-8"))
+    (container,) = containers_of("overlays/example")
+    for name in (os.path.basename(path) for path in example["components"]):
+        (alone,) = containers_of(f"overlays/{name}")
+        assert all(each in container.get("env", []) for each in alone.get("env", [])), name
+        kinds = {(each["kind"], each["metadata"]["name"]) for each in rendered(f"overlays/{name}")}
+        assert kinds <= {
+            (each["kind"], each["metadata"]["name"]) for each in rendered("overlays/example")
+        }
+    assert container["image"].startswith("registry.example.com/agent-runtime:")
 
 
 def test_every_overlay_is_documented() -> None:
