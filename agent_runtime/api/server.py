@@ -21,7 +21,7 @@ import uvicorn
 from anyio.to_thread import run_sync
 
 from agent_runtime.api.daemon import Daemon, Readiness
-from agent_runtime.errors import AgentRuntimeError, ConfigError, StoreBroken
+from agent_runtime.errors import AgentRuntimeError, ConfigError, SandboxUnavailable, StoreBroken
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ BACKLOG: Final = 4096
 KEEP_ALIVE_SECONDS: Final = 75
 WATCH_SECONDS: Final = 1.0
 """Between two looks whether the store takes writes and the clock goes on."""
+SANDBOX_SECONDS: Final = 30.0
+"""Between two looks for a sandbox where there was none."""
 DISK_BYTES_MIN: Final = 64 << 20
 """Free room below which no new work is taken: what runs needs it."""
 
@@ -111,7 +113,9 @@ async def serve(
             await server.serve(sockets=list(sockets))
 
         await tg.start(serving)
-        for chore in (daemon.hub.run, daemon_watch(daemon), *chores):
+        works = await _look_at_sandbox(daemon)
+        watches = [daemon_watch(daemon)] if works else [daemon_watch(daemon), sandbox_watch(daemon)]
+        for chore in (daemon.hub.run, *watches, *chores):
             tg.start_soon(chore)
         daemon.readiness = Readiness.READY
         on_ready()
@@ -170,6 +174,26 @@ def daemon_watch(daemon: Daemon) -> Callable[[], Coroutine[Any, Any, None]]:
             await anyio.sleep(WATCH_SECONDS)
 
     return watch
+
+
+def sandbox_watch(daemon: Daemon) -> Callable[[], Coroutine[Any, Any, None]]:
+    """Looks until a sandbox works: a task that is taken without one would only wait."""
+
+    async def watch() -> None:
+        while not await _look_at_sandbox(daemon):
+            await anyio.sleep(SANDBOX_SECONDS)
+
+    return watch
+
+
+async def _look_at_sandbox(daemon: Daemon) -> bool:
+    try:
+        await daemon.runtime.ports.sandbox.probe()
+    except SandboxUnavailable as error:
+        _fault(daemon, "sandbox", str(error))
+        return False
+    _well(daemon, "sandbox")
+    return True
 
 
 def _free_bytes(path: str) -> int:

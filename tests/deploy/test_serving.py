@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 import subprocess
 import sys
@@ -47,3 +48,39 @@ def test_systemd_hears_ready_when_requests_are_answered_and_stopping_at_the_end(
                 assert heard == {"READY=1", "WATCHDOG=1", "STOPPING=1"}
             finally:
                 process.kill()
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="local sandboxes need Linux")
+def test_without_a_sandbox_the_daemon_is_not_ready_and_takes_no_work(tmp_path: Path) -> None:
+    """What it took would wait for ever; a pod that is not ready is seen."""
+    cli = Cli(tmp_path)
+    script = Path(__file__).parents[1] / "sandboxes" / "docker_like.py"
+    command = [
+        *(sys.executable, str(script), "--caps", "none", "--"),
+        *(sys.executable, "-m", "agent_runtime", "serve", "--port", "0"),
+    ]
+    with subprocess.Popen(
+        command, env=cli.environment(), cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stderr is not None
+            lines = iter(process.stderr.readline, "")
+            address = next(line.split("http://")[1].strip() for line in lines if "serves" in line)
+            token = (cli.state / "token").read_text(encoding="ascii").strip()
+            headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+            goal = json.dumps({"goal": "Wait for ever"})
+            for method, path, body in (("GET", "/readyz", None), ("POST", "/v1/tasks", goal)):
+                connection = http.client.HTTPConnection(address, timeout=SECONDS_MAX)
+                connection.request(method, path, body, headers)
+                answer = connection.getresponse()
+                assert (answer.status, b"sandbox" in answer.read()) == (503, True), path
+                connection.close()
+            connection = http.client.HTTPConnection(address, timeout=SECONDS_MAX)
+            connection.request("GET", "/livez")
+            assert connection.getresponse().status == 200, "it is not to be restarted for that"
+            connection.close()
+            process.terminate()
+            assert process.wait(SECONDS_MAX) == 0
+        finally:
+            process.kill()
