@@ -44,7 +44,9 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def one(port: int, requests: list[bytes], seconds: list[float], statuses: dict[int, int]) -> None:
+async def one(
+    port: int, requests: list[bytes], seconds: list[float], statuses: dict[int, int]
+) -> None:
     """One connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for data in requests:
@@ -60,7 +62,9 @@ async def one(port: int, requests: list[bytes], seconds: list[float], statuses: 
     writer.close()
 
 
-async def main(port: int, pid: int, kind: str, path: str, count: int, lines: int, token: str) -> None:
+async def main(
+    port: int, pid: int, kind: str, path: str, count: int, lines: int, token: str
+) -> None:
     """Warm up, then measure."""
     nonce = f"{os.getpid()}-{time.time_ns()}"
     seconds: list[float] = []
