@@ -19,7 +19,7 @@ from agent_runtime.access.callers import ROLES, Caller
 from agent_runtime.access.ports import AccessStore
 from agent_runtime.errors import AgentRuntimeError, NotFound
 
-LOOK_SECONDS: Final = 0.01
+LOOK_SECONDS: Final = 0.05
 """How long a key that another process revokes may still be believed. A look takes 3 us."""
 
 USED_SECONDS: Final = 60.0

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-from starlette.applications import Starlette
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import Route, Router, WebSocketRoute
 
 from agent_runtime.api import control, health, installation, keys, results, streams, tasks
 from agent_runtime.api.answers import Answer, Receive, Reply, Scope, Send
@@ -61,7 +60,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
 )
 
 
-def application(daemon: Daemon, more: Sequence[Operation] = ()) -> Starlette:
+def application(daemon: Daemon, more: Sequence[Operation] = ()) -> Router:
     """The operations as an ASGI application, without what stands before it."""
     by_path: dict[str, list[Operation]] = {}
     for each in (*OPERATIONS, *more):
@@ -71,10 +70,8 @@ def application(daemon: Daemon, more: Sequence[Operation] = ()) -> Starlette:
         Route(path, Endpoint(each, daemon)) for path, each in by_path.items()
     ]
     routes.append(WebSocketRoute("/v1/tasks/{task_id}/attach", Attach(daemon)))
-    app = Starlette(routes=routes)
-    app.router.default = _not_found
-    app.router.redirect_slashes = False
-    return app
+    # A router alone: what Starlette puts around it (errors, middleware) is done by `Endpoint`.
+    return Router(routes=routes, redirect_slashes=False, default=_not_found)
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -56,8 +57,13 @@ def view_of(summary: TaskSummary) -> TaskView:
 
 def moment(at_us: int) -> str:
     """RFC 3339, in UTC, to the millisecond."""
-    at = datetime.fromtimestamp(at_us / 1e6, UTC)
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds, rest_us = divmod(at_us, 1_000_000)
+    return f"{_second(seconds)}.{rest_us // 1000:03}Z"
+
+
+@lru_cache(maxsize=4096)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def etag(seq: int) -> bytes:

@@ -9,12 +9,9 @@ from typing import Final
 
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
-from agent_runtime.loop.evolve import evolve
-from agent_runtime.loop.journal import summarize
 from agent_runtime.loop.phases import LOOP_VERSION
-from agent_runtime.loop.state import State
 from agent_runtime.ports import Clock, Store
-from agent_runtime.types import Row, TaskId, TaskSpec, TaskSummary
+from agent_runtime.types import Phase, Row, Status, TaskId, TaskSpec, TaskSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +56,23 @@ def first_event(
     """A task before it is stored: the first row of its log and its projection."""
     new_id = task_id or new_task_id(at_us)
     event = e.TaskSubmitted(spec=spec, submitted_by=submitted_by, loop_version=LOOP_VERSION)
-    state = evolve(State(task_id=new_id), event, at_us)
     rows = codec.encode(new_id, [event], after=0, head=codec.GENESIS, at_us=at_us)
-    return Submitted(summarize(state, rows[-1].hash), rows, idempotency_key)
+    # What `summarize` makes of the folded event, without folding it: every submission pays for it.
+    summary = TaskSummary(
+        task_id=new_id,
+        status=Status.PENDING,
+        phase=Phase.IDLE,
+        reason="",
+        goal=spec.goal,
+        seq=1,
+        head_hash=rows[0].hash,
+        created_at_us=at_us,
+        updated_at_us=at_us,
+        labels=spec.labels,
+        priority=spec.priority,
+        repo=spec.workspace.repo if spec.workspace else "",
+    )
+    return Submitted(summary, rows, idempotency_key)
 
 
 def new_task_id(at_us: int) -> TaskId:

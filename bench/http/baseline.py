@@ -1,4 +1,4 @@
-"""The least that Starlette costs: one GET with a small JSON body. `python -m bench.http.baseline`."""
+"""The least that Starlette costs: a GET with a small JSON body (`-m bench.http.baseline`)."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def request(kind: str, path: str, token: str, key: str) -> bytes:
 
 def cpu_seconds(pid: int) -> float:
     """Of a process, user and system, with its threads."""
-    with open(f"/proc/{pid}/stat") as file:
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
         fields = file.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
