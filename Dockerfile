@@ -42,6 +42,7 @@ RUN apt-get update \
     && chown 10001:10001 /var/lib/agent-runtime
 
 COPY --from=build /opt/agent-runtime /opt/agent-runtime
+COPY examples/container/config.yaml /etc/agent-runtime/config.yaml
 
 # State in /var/lib/agent-runtime, settings in /etc/agent-runtime/config.yaml.
 ENV PATH=/opt/agent-runtime/bin:/usr/local/bin:/usr/bin:/bin \
@@ -61,6 +62,6 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=6 \
     CMD ["python3", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8700, timeout=4); c.request('GET', '/livez'); raise SystemExit(c.getresponse().status != 200)"]
 
 # As process 1 it starts itself once more, and reaps what nobody else does: no tini, no --init.
-# TLS ends before the container: publish the port on 127.0.0.1, or to a proxy.
+# TLS ends before the container (config.yaml): publish the port on 127.0.0.1, or to a proxy.
 ENTRYPOINT ["agent-runtime"]
 CMD ["serve", "--host", "0.0.0.0", "--port", "8700"]

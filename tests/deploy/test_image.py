@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from agent_runtime.access.binding import check_bind
 from agent_runtime.sandboxes import landlock
+from agent_runtime.settings import load_settings
 from tests.cli.conftest import FIX, make_repository
 from tests.deploy import image
 from tests.deploy.image import Image
@@ -55,6 +57,21 @@ def test_the_image_is_built_from_what_is_named() -> None:
     }
     assert let_in == copied
     assert image.dockerfile().user == f"{image.UID}:{image.UID}"
+
+
+def test_the_images_own_settings_let_it_listen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`docker run` with a published port and nothing else."""
+    words = image.dockerfile().command
+    assert words[:3] == ["serve", "--host", "0.0.0.0"]
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert "COPY examples/container/config.yaml /etc/agent-runtime/config.yaml" in text
+    (tmp_path / "agent-runtime").mkdir()
+    shutil.copy(ROOT / "examples/container/config.yaml", tmp_path / "agent-runtime")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    check_bind(words[2], load_settings())
 
 
 # ---- in such a view --------------------------------------------------------------------------

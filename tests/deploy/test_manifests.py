@@ -17,6 +17,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from agent_runtime.access.binding import check_bind
 from agent_runtime.cli.serve import serve
 from agent_runtime.settings import load_settings
 from tests.deploy.image import dockerfile
@@ -278,6 +279,7 @@ def test_the_settings_are_settings(
     assert settings.sandbox == "container"
     names = {rule["host"] for each in of_kind(place, "Ingress") for rule in each["spec"]["rules"]}
     assert {one(place, "Service")["metadata"]["name"], *names} <= set(settings.allowed_hosts)
+    check_bind("0.0.0.0", settings)
     limit = container["resources"]["limits"]["memory"]
     assert limit.endswith("Gi") and settings.sandbox_memory_bytes is not None
     assert settings.sandbox_memory_bytes < int(limit[:-2]) << 30
