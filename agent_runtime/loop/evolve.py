@@ -89,6 +89,31 @@ def _without(calls: Mapping[str, CallState], call_id: str) -> dict[str, CallStat
 def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
     """What one event changes. Long, because it is the one place that says it."""
     match event:
+        # What every step writes comes first: each case above costs the ones below.
+        case e.CallReturned():
+            return _returned(state, event)
+        case e.StepSucceeded():
+            return moved(state, event.step_id, event, StepStatus.DONE, satisfied=True)
+        case e.CallIntended():
+            step = state.steps[event.step_id]
+            usage = replace(state.usage, steps=state.usage.steps + 1)
+            calls = step.turn_calls
+            if step.spec.tool is None:
+                calls = begun(calls, index_of(event.call_id))
+            return {
+                **moved(
+                    state, event.step_id, event, StepStatus.RUNNING, turn_calls=calls,
+                    attempt=event.attempt, granted=None, result=None, last_effect=event.effect,
+                ),
+                "calls": {**state.calls, event.call_id: CallState(event, state.epoch)},
+                "tree": event.tree_before or state.tree,
+                "usage": clocked(state, at_us, usage),
+                "worker_used": state.worker_used or _in_worker(state, step.tool),
+            }  # fmt: skip
+        case e.PhaseEntered():
+            if event.phase is not state.phase:
+                raise IllegalEvent(f"PhaseEntered tells {event.phase}, the fold {state.phase}")
+            return {"shown": event.phase}
         case e.TaskSubmitted():
             return {
                 "spec": event.spec,
@@ -147,28 +172,6 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
             }
         case e.PlanAdopted():
             return _adopted(state, event)
-        case e.PhaseEntered():
-            if event.phase is not state.phase:
-                raise IllegalEvent(f"PhaseEntered tells {event.phase}, the fold {state.phase}")
-            return {"shown": event.phase}
-        case e.CallIntended():
-            step = state.steps[event.step_id]
-            usage = replace(state.usage, steps=state.usage.steps + 1)
-            calls = step.turn_calls
-            if step.spec.tool is None:
-                calls = begun(calls, index_of(event.call_id))
-            return {
-                **moved(
-                    state, event.step_id, event, StepStatus.RUNNING, turn_calls=calls,
-                    attempt=event.attempt, granted=None, result=None, last_effect=event.effect,
-                ),
-                "calls": {**state.calls, event.call_id: CallState(event, state.epoch)},
-                "tree": event.tree_before or state.tree,
-                "usage": clocked(state, at_us, usage),
-                "worker_used": state.worker_used or _in_worker(state, step.tool),
-            }  # fmt: skip
-        case e.CallReturned():
-            return _returned(state, event)
         case e.CallLost():
             call = state.calls[event.call_id]
             given_up = replace(call, lost=event.reason, message=event.message)
@@ -215,8 +218,6 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
             return _recovery(state, event)
         case e.TimerFired():
             return _timer(state, event)
-        case e.StepSucceeded():
-            return moved(state, event.step_id, event, StepStatus.DONE, satisfied=True)
         case e.StepSkipped():
             return {
                 **moved(
