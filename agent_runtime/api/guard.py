@@ -46,7 +46,8 @@ _ONCE: Final = (
 """Headers that two servers in a row would read differently if they came twice."""
 _HOST: Final = re.compile(rb"([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
 _SECRET_QUERY: Final = re.compile(
-    rb"ark_|(?:^|&)(?:access_token|api_?key|apikey|key|token|authorization)=", re.IGNORECASE
+    rb"ark_[a-z0-9]{1,16}_[A-Za-z0-9]{20}|(?:^|&)(?:access_token|api_?key|apikey|key|token|authorization)=",
+    re.IGNORECASE,
 )
 _HOSTS_MAX: Final = 1000
 

@@ -97,10 +97,11 @@ async def serve(
     Raises:
         StoreBroken: the store is damaged: the process must end.
     """
+    # Whatever the setting log_level: at debug, the handshakes of WebSockets are printed with keys.
     config = uvicorn.Config(
         app, loop="none", http="httptools", ws="websockets-sansio", lifespan="off",
-        log_config=None, access_log=False, server_header=False, proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS, ws_max_size=1 << 20,
+        log_config=None, log_level="info", access_log=False, server_header=False,
+        proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_SECONDS, ws_max_size=1 << 20,
         timeout_graceful_shutdown=max(1, round(shutdown_seconds)), backlog=BACKLOG,
         **(tls or {}),
     )  # fmt: skip

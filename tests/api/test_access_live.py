@@ -35,6 +35,7 @@ from agent_runtime.stores.sqlite import SqliteStore
 from agent_runtime.stores.sqlite_access import SqliteAccess
 
 pytestmark = pytest.mark.anyio
+_V13 = ["Sec-WebSocket-Version: 13"]
 BOSS = Caller("boss", ROLES["admin"], "cli")
 
 
@@ -174,6 +175,12 @@ async def test_keys_are_given_and_taken_back_by_another_process_and_all_is_recor
         assert await daemon.access.audit_fault() is None
         assert page["entries"][-1]["by"] == "cli:boss"
 
+        # A library that prints headers when it debugs would print this key.
+        attach = ["GET /v1/tasks/x/attach HTTP/1.1", "Host: localhost", "Connection: Upgrade"]
+        attach += ["Upgrade: websocket", f"Sec-WebSocket-Key: {'A' * 22}==", *_V13]
+        status, _, _ = await daemon.send(*attach, f"Authorization: Bearer {operator}")
+        assert status == 101
+
         secrets = [operator, viewer, clerk, given["secret"], daemon.token]
         for secret in secrets:
             status, _ = await daemon.ask(f"GET /v1/tasks?key={secret}", operator)
@@ -209,8 +216,7 @@ async def test_hostile_requests_are_refused_while_others_are_served(tmp_path: Pa
         post = ["POST /v1/tasks HTTP/1.1", "Host: localhost"]
         get = ["GET /v1/tasks HTTP/1.1", "Host: localhost"]
         attach = ["GET /v1/tasks/x/attach HTTP/1.1", "Host: localhost", "Connection: Upgrade"]
-        attach += ["Upgrade: websocket", f"Sec-WebSocket-Key: {'A' * 22}=="]
-        attach += ["Sec-WebSocket-Version: 13"]
+        attach += ["Upgrade: websocket", f"Sec-WebSocket-Key: {'A' * 22}==", *_V13]
         large = "Content-Length: 104857600"
         cases: list[tuple[int, list[str], bytes]] = [
             (421, ["GET /v1/tasks HTTP/1.1", "Host: evil.example", auth], b""),
