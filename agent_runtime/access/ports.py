@@ -25,8 +25,10 @@ class AccessStore(Protocol):
     async def key(self, key_id: str) -> Key:
         """Raises `NotFound` if there is none."""
 
-    async def keys(self, *, after: str = "", limit: int = 100) -> list[Key]:
-        """By id, those behind `after`; revoked ones too."""
+    async def keys(
+        self, *, after: str = "", limit: int = 100, with_revoked: bool = True
+    ) -> list[Key]:
+        """By id, those behind `after`."""
 
     async def revoke_key(self, key_id: str, *, at_us: int, by: str, entry: Entry) -> Key:
         """Revoke it for good and record `entry`, both or neither, durable.

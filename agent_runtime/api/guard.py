@@ -25,7 +25,7 @@ PROBES: Final = frozenset({"/livez", "/readyz"})
 """Asked by whatever address a prober knows, so their Host is not looked at."""
 
 OPEN: Final = PROBES | {"/openapi.json"}
-"""Read without credentials."""
+"""Asked without credentials. Nothing can be changed there, by whatever method."""
 
 LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
 
@@ -134,7 +134,7 @@ class Guard:
             return
 
         caller = NOBODY
-        if not (is_safe and path in OPEN) and not path.startswith(self._open_prefixes or "\0"):
+        if path not in OPEN and not path.startswith(self._open_prefixes or "\0"):
             authorization = found.get(b"authorization")
             if authorization is None:
                 await self._refuse_credentials(scope, send, Refused("missing", _MISSING))

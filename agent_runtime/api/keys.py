@@ -14,7 +14,7 @@ from agent_runtime.api.answers import Answer, Reply, json_answer
 from agent_runtime.api.guard import peer_of
 from agent_runtime.api.operations import Request, operation
 from agent_runtime.api.views import moment
-from agent_runtime.errors import StoreUnavailable
+from agent_runtime.errors import NotFound, StoreUnavailable
 
 RoleName = Literal["viewer", "operator", "approver", "admin"]
 ScopeName = Literal[
@@ -71,7 +71,7 @@ class NewKeyView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeyPage(msgspec.Struct, frozen=True):
-    """Keys by id, revoked ones too. `next_cursor` is the `cursor` of the next page."""
+    """Keys by id. `next_cursor` is the `cursor` of the next page."""
 
     keys: list[KeyView]
     next_cursor: str | None
@@ -102,12 +102,14 @@ class AuditPage(msgspec.Struct, frozen=True):
     next_cursor: str | None
 
 
-class PageQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which page."""
+class KeysQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which keys."""
 
     limit: Annotated[int, Meta(ge=1, le=500)] = 50
     cursor: Annotated[str, Meta(max_length=64)] = ""
     """`next_cursor` of the page before."""
+    revoked: bool = False
+    """Those that were revoked, too."""
 
 
 class AuditQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -141,12 +143,14 @@ async def create_key(request: Request[KeyWish, None]) -> Reply:
 
 
 @operation(
-    "GET", "/v1/keys", answers={200: KeyPage}, scope="keys:admin", query=PageQuery, errors=(503,)
+    "GET", "/v1/keys", answers={200: KeyPage}, scope="keys:admin", query=KeysQuery, errors=(503,)
 )  # fmt: skip
-async def list_keys(request: Request[None, PageQuery]) -> Reply:
-    """List keys, revoked ones too; secrets are not known."""
+async def list_keys(request: Request[None, KeysQuery]) -> Reply:
+    """List keys; their secrets are known to nobody here."""
     query = request.query
-    found = await _access(request).store.keys(after=query.cursor, limit=query.limit + 1)
+    found = await _access(request).store.keys(
+        after=query.cursor, limit=query.limit + 1, with_revoked=query.revoked
+    )
     page = found[: query.limit]
     more = len(found) > len(page)
     return json_answer(KeyPage([_view(key) for key in page], page[-1].key_id if more else None))
@@ -154,8 +158,8 @@ async def list_keys(request: Request[None, PageQuery]) -> Reply:
 
 @operation("GET", "/v1/keys/{key_id}", answers={200: KeyView}, scope="keys:admin", errors=(404,))
 async def get_key(request: Request[None, None]) -> Reply:
-    """Look at a key."""
-    return json_answer(_view(await _access(request).store.key(request.path["key_id"])))
+    """Look at a key that is not revoked."""
+    return json_answer(_view(await _in_force(request)))
 
 
 @operation(
@@ -163,13 +167,14 @@ async def get_key(request: Request[None, None]) -> Reply:
     recorded=True,
 )  # fmt: skip
 async def revoke_key(request: Request[None, None]) -> Reply:
-    """Revoke a key for good. It stays in the list, and in the record of what it did.
+    """Revoke a key for good. The list still has it with `revoked=true`.
 
     No request that comes after the answer is let in by it; streams that it opened end at their
     next sign of life.
     """
+    key = await _in_force(request)
     await _access(request).desk.revoke(
-        request.path["key_id"], caller=request.caller, peer=peer_of(request.scope)
+        key.key_id, caller=request.caller, peer=peer_of(request.scope)
     )
     return Answer(204)
 
@@ -206,6 +211,13 @@ def _access(request: Request[Any, Any]) -> Access:
     if access is None:
         raise StoreUnavailable("this server keeps no keys")
     return access
+
+
+async def _in_force(request: Request[Any, Any]) -> Key:
+    key = await _access(request).store.key(request.path["key_id"])
+    if key.revoked_at_us:
+        raise NotFound(f"the key {key.key_id!r} is revoked")
+    return key
 
 
 def _view(key: Key) -> KeyView:

@@ -41,9 +41,15 @@ class MemoryAccess:
         await anyio.lowlevel.checkpoint()
         return self._key(key_id)
 
-    async def keys(self, *, after: str = "", limit: int = 100) -> list[Key]:
+    async def keys(
+        self, *, after: str = "", limit: int = 100, with_revoked: bool = True
+    ) -> list[Key]:
         await anyio.lowlevel.checkpoint()
-        return [key for key_id, key in sorted(self._shared.keys.items()) if key_id > after][:limit]
+        return [
+            key
+            for key_id, key in sorted(self._shared.keys.items())
+            if key_id > after and (with_revoked or not key.revoked_at_us)
+        ][:limit]
 
     async def revoke_key(self, key_id: str, *, at_us: int, by: str, entry: Entry) -> Key:
         await anyio.lowlevel.checkpoint()

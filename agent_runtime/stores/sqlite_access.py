@@ -36,11 +36,14 @@ class SqliteAccess:
     async def key(self, key_id: str) -> Key:
         return await self._store.read(lambda db: _key(db, key_id))
 
-    async def keys(self, *, after: str = "", limit: int = 100) -> list[Key]:
+    async def keys(
+        self, *, after: str = "", limit: int = 100, with_revoked: bool = True
+    ) -> list[Key]:
         found = await self._store.read(
             lambda db: db.execute(
-                "SELECT data, used_at_us FROM access_keys WHERE key_id > ? ORDER BY key_id LIMIT ?",
-                (after, limit),
+                """SELECT data, used_at_us FROM access_keys
+                WHERE key_id > ? AND (revoked_at_us = 0 OR ?) ORDER BY key_id LIMIT ?""",
+                (after, int(with_revoked), limit),
             ).fetchall()
         )
         return [_to_key(*columns) for columns in found]

@@ -161,6 +161,10 @@ async def test_keys_are_given_and_taken_back_by_another_process_and_all_is_recor
         assert "secret" not in shown and shown["created_by"] == "key:clerk"
         assert (await daemon.ask(f"DELETE {key_path}", clerk))[0] == 204
         assert (await daemon.ask("GET /v1/tasks", given["secret"]))[0] == 401
+        assert (await daemon.ask(f"GET {key_path}", clerk))[0] == 404
+        _, listed = await daemon.ask("GET /v1/keys?revoked=true", clerk)
+        revoked = {key["name"] for key in listed["keys"] if key["revoked_at"]}
+        assert revoked == {"eyes", "too-much"}
 
         await daemon.ask(f"POST /v1/tasks/{made['id']}/cancel", operator, body={"reason": "enough"})
         status, page = await daemon.ask("GET /v1/audit?limit=500", daemon.token)

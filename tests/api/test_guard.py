@@ -16,7 +16,6 @@ async def test_only_probes_and_the_description_are_open() -> None:
     place = Place()
     for path in ("/livez", "/readyz", "/openapi.json"):
         assert (await place.ask("GET", path)).status == 200
-        assert (await place.ask("POST", path)).status == 401
     assert [caller.how for caller in place.callers] == ["none"] * 3
     for path in ("/", "/metrics", "/v1/tasks", "/livez/", "//livez", "/v1/../livez", "/LIVEZ"):
         answer = await place.ask("GET", path)

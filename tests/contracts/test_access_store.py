@@ -73,6 +73,7 @@ async def test_a_name_stands_for_one_key_until_that_is_revoked(world: World) -> 
     await store.revoke_key(first.key_id, at_us=9, by="key:boss", entry=entry("key.revoke"))
     await store.add_key(second, entry("key.create"))
     assert {key.key_id for key in await store.keys()} == {first.key_id, second.key_id}
+    assert await store.keys(with_revoked=False) == [second]
     # What was refused is not in the record either.
     assert [record.entry.action for record in await store.audit()] == [
         "key.create",
