@@ -31,11 +31,6 @@ def check_bind(host: str, settings: Settings) -> None:
         raise ConfigError("tls_cert and tls_key belong together: name both files, or none")
     if settings.tls_client_ca is not None and settings.tls_cert is None:
         raise ConfigError("tls_client_ca needs TLS: name tls_cert and tls_key, too")
-    if settings.behind_proxy and not settings.proxy_addresses:
-        raise ConfigError(
-            "behind_proxy needs proxy_addresses: whose word counts about who asks,"
-            " such as 10.0.0.0/8"
-        )
     if settings.proxy_addresses and not settings.behind_proxy:
         raise ConfigError("proxy_addresses count only behind a proxy: set behind_proxy, too")
     if is_loopback(host):
@@ -46,7 +41,8 @@ def check_bind(host: str, settings: Settings) -> None:
             " text: name tls_cert and tls_key, or put a proxy with TLS before the server"
             " (--behind-proxy), or listen on 127.0.0.1"
         )
-    if not settings.allowed_hosts:
+    # Behind a proxy it may be asked by a loopback name: a container whose port is published here.
+    if not settings.allowed_hosts and not settings.behind_proxy:
         raise ConfigError(
             f"on {host!r} the server must know the names that it is asked by: set allowed_hosts,"
             " such as agents.example.org"

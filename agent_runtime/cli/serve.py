@@ -35,7 +35,7 @@ Examples:
     "--behind-proxy",
     is_flag=True,
     default=None,
-    help="TLS ends at a proxy before it; the setting proxy_addresses names that proxy.",
+    help="TLS ends at a proxy before it; see the setting proxy_addresses.",
 )
 @unsafe_option
 @click.pass_context
