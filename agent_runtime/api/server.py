@@ -21,6 +21,7 @@ import uvicorn
 from anyio.to_thread import run_sync
 
 from agent_runtime.api.daemon import Daemon, Readiness
+from agent_runtime.api.protocol import GuardedProtocol, connections_max
 from agent_runtime.errors import AgentRuntimeError, ConfigError, SandboxUnavailable, StoreBroken
 
 log = logging.getLogger(__name__)
@@ -99,12 +100,13 @@ async def serve(
     """
     # Whatever the setting log_level: at debug, the handshakes of WebSockets are printed with keys.
     config = uvicorn.Config(
-        app, loop="none", http="httptools", ws="websockets-sansio", lifespan="off",
+        app, loop="none", http=GuardedProtocol, ws="websockets-sansio", lifespan="off",
         log_config=None, log_level="info", access_log=False, server_header=False,
         proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_SECONDS, ws_max_size=1 << 20,
         timeout_graceful_shutdown=max(1, round(shutdown_seconds)), backlog=BACKLOG,
         **(tls or {}),
     )  # fmt: skip
+    connections_max()
     server = _Server(config)
     supervisor = daemon.runtime.supervisor
     async with anyio.create_task_group() as tg:
@@ -121,7 +123,9 @@ async def serve(
         daemon.readiness = Readiness.READY
         on_ready()
         async with anyio.create_task_group() as driving:
-            driving.start_soon(_stop_on_signal, daemon, on_stopping)
+            driving.start_soon(
+                _stop_on_signal, daemon, on_stopping, driving.cancel_scope, shutdown_seconds
+            )
             await supervisor.run_until_stopped()
             driving.cancel_scope.cancel()
         daemon.hub.close()
@@ -142,7 +146,9 @@ async def _until_closed(server: uvicorn.Server, seconds: float) -> None:
             await anyio.sleep(0.02)
 
 
-async def _stop_on_signal(daemon: Daemon, on_stopping: Callable[[], None]) -> None:
+async def _stop_on_signal(
+    daemon: Daemon, on_stopping: Callable[[], None], driving: anyio.CancelScope, seconds: float
+) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for number in signals:
             if daemon.readiness is Readiness.DRAINING:
@@ -152,6 +158,8 @@ async def _stop_on_signal(daemon: Daemon, on_stopping: Callable[[], None]) -> No
             daemon.readiness = Readiness.DRAINING
             on_stopping()
             daemon.runtime.supervisor.stop.set()
+            # Whoever hangs is left to the next process: what it did is known from the log.
+            driving.deadline = anyio.current_time() + seconds
 
 
 def daemon_watch(daemon: Daemon) -> Callable[[], Coroutine[Any, Any, None]]:

@@ -1,0 +1,135 @@
+"""uvicorn's HTTP protocol with what it leaves to a proxy: heads that never end, and their number.
+
+A daemon must stand without a proxy before it, and one line of netcat must not cost it a connection
+for ever. A head has a time and a size; connections have a number.
+"""
+
+from __future__ import annotations
+
+import asyncio  # noqa: TID251 - a protocol of uvicorn's, which knows nothing else
+import logging
+import resource
+from functools import lru_cache
+from typing import Any, Final
+
+import httptools
+import msgspec
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_SECONDS_MAX: Final = 15.0
+"""For a request's head, from its first byte; and for the first byte of a connection."""
+HEAD_BYTES_MAX: Final = 64 << 10
+LINGER_SECONDS: Final = 1.0
+CONNECTIONS_MAX: Final = 20_000
+"""Some 10 KB each. Beyond, a connection is closed before it says anything."""
+FILES_KEPT: Final = 512
+"""Of the files that a process may open: for the store, the sandboxes and their pipes."""
+
+log = logging.getLogger(__name__)
+
+
+@lru_cache(maxsize=1)
+def connections_max() -> int:
+    """How many connections may be open at once; raises the process's limit of files first."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS_MAX + FILES_KEPT
+    if soft < wanted and (hard == resource.RLIM_INFINITY or hard > soft):
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(64, min(CONNECTIONS_MAX, soft - FILES_KEPT))
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_since: float | None = None
+        """When the head that is coming began; None: none is."""
+        self._head_bytes = 0
+        self._looking: asyncio.TimerHandle | None = None
+        self._is_refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Somebody is there."""
+        super().connection_made(transport)
+        if len(self.connections) > connections_max():
+            self.transport.abort()
+            return
+        self._head_since = self.loop.time()
+        self._looking = self.loop.call_later(HEAD_SECONDS_MAX, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody is there any more."""
+        self._stop_looking()
+        super().connection_lost(exc)
+
+    def _stop_looking(self) -> None:
+        self._head_since = None
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes of a request."""
+        if self._is_refused:
+            return
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            if self._should_upgrade():
+                self._stop_looking()
+                self.handle_websocket_upgrade()
+        except httptools.HttpParserError:
+            # Not a line in the log for each: a stranger's to cause.
+            log.debug("a request is malformed")
+            self.send_400_response("the request is malformed")
+            return
+        if self._head_since is not None:  # a head is still coming
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self._refuse(431, "Request Header Fields Too Large", "the head has too many bytes")
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        self._head_since = self.loop.time()
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """A head has come whole."""
+        self._head_since = None
+        super().on_headers_complete()
+
+    def _look(self) -> None:
+        """One timer a connection, not one a request."""
+        self._looking = self.loop.call_later(HEAD_SECONDS_MAX, self._look)
+        since = self._head_since
+        if since is not None and self.loop.time() - since >= HEAD_SECONDS_MAX - 0.01:
+            self._refuse(408, "Request Timeout", "the head of the request did not come in time")
+
+    def send_400_response(self, msg: str) -> None:
+        """As every other refusal: a problem."""
+        self._refuse(400, "Bad Request", msg)
+
+    def _refuse(self, status: int, phrase: str, detail: str) -> None:
+        if self.transport.is_closing():
+            return
+        body = msgspec.json.encode(
+            {"type": "/problems/malformed", "title": phrase, "status": status, "detail": detail}
+        )
+        head = (
+            f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/problem+json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self._stop_looking()
+        self._is_refused = True
+        self.transport.write(head.encode() + body)
+        # Closing at once would reset the connection while data come, and the answer with it
+        # (RFC 9112, 9.6).
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self._looking = self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        else:
+            self.transport.close()
