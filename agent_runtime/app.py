@@ -11,9 +11,11 @@ from contextlib import asynccontextmanager
 
 from agent_runtime import plugins
 from agent_runtime.access.ports import AccessStore
+from agent_runtime.admission import Bounds
 from agent_runtime.bus import LocalBus, LocalListeners
 from agent_runtime.clock import SystemClock
 from agent_runtime.errors import ConfigError
+from agent_runtime.loop.supervisor import Supervisor
 from agent_runtime.models import open_model
 from agent_runtime.ports import (
     ArtifactLimits,
@@ -90,7 +92,19 @@ async def open_runtime(
                     files=settings.artifact_files, bytes=settings.artifact_bytes
                 ),
             )
-            yield Runtime(ports, state_dir=directory)
+            yield Runtime(
+                ports,
+                state_dir=directory,
+                supervisor=Supervisor(
+                    ports,
+                    tasks_max=settings.tasks_max,
+                    submitter_tasks_max=settings.submitter_tasks_max,
+                    hibernate_seconds=settings.hibernate_seconds,
+                ),
+                bounds=Bounds(
+                    pending=settings.pending_tasks_max, memory_bytes=settings.memory_bytes_max
+                ),
+            )
     finally:
         await store.close()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,44 @@ class StoreUnavailable(AgentRuntimeError):
     """Nothing is known about the write: repeat it with the same `expected` (BUSY, FULL)."""
 
     exit_code = 7
+
+
+class Overloaded(AgentRuntimeError):
+    """No room for one more task just now. Nothing was stored; try again after those seconds."""
+
+    exit_code = 7
+
+    def __init__(self, message: str, *, retry_after_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class AllowanceSpent(AgentRuntimeError):
+    """A submitter has used up what is allowed for today (UTC). Nothing was stored.
+
+    `limit` is `tasks`, `tokens` or `usd`; it counts from 0 again at `resets_at_us`.
+    """
+
+    exit_code = 6
+
+    def __init__(
+        self,
+        limit: str,
+        *,
+        submitted_by: str,
+        used: float,
+        allowed: float,
+        resets_at_us: int,
+        now_us: int,
+    ) -> None:
+        at = datetime.fromtimestamp(resets_at_us / 1e6, UTC).isoformat().replace("+00:00", "Z")
+        super().__init__(
+            f"{submitted_by!r} has used {used:g} of the {allowed:g} {limit} that are allowed for "
+            f"a day: that begins again at {at}"
+        )
+        self.limit, self.used, self.allowed = limit, used, allowed
+        self.resets_at_us = resets_at_us
+        self.retry_after_seconds = max(1.0, (resets_at_us - now_us) / 1e6)
 
 
 class StoreBroken(AgentRuntimeError):

@@ -82,7 +82,7 @@ async def fork_task(
         for fact in facts:
             state = evolve(state, fact, at_us)
         made = codec.encode(fork_id, facts, after=len(prefix), head=prefix[-1].hash, at_us=at_us)
-        summary = summarize(state, made[-1].hash)
+        summary = summarize(state, made[-1].hash, submitted_by=by)
         await ports.store.create(summary, [*prefix, *made], blobs=blobs)
     except BaseException:
         await _forget_unless_stored(fork_id, ports)

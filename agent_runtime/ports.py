@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 from agent_runtime.egress_rules import NetworkMode
 from agent_runtime.messages import NO_USAGE, Brain, Message, ModelChoice, ModelUsage
 from agent_runtime.types import (
+    Backlog,
     BlobId,
     Effect,
     EffectPolicy,
@@ -23,10 +24,12 @@ from agent_runtime.types import (
     Objective,
     Origin,
     PreparedEnvironment,
+    Ready,
     Row,
     Seq,
     ServiceSpec,
     Snapshot,
+    Spent,
     TaskId,
     TaskSpec,
     TaskSummary,
@@ -86,6 +89,8 @@ class Store(Protocol):
         idempotency_key: str | None = None,
     ) -> TaskId:
         """Store a new task with its first rows and return its id, durable.
+
+        Its goal, labels, priority, repository, submitter and time are kept as they are said here.
 
         A known `idempotency_key` stores nothing and returns the id of the task it made.
 
@@ -147,13 +152,25 @@ class Store(Protocol):
         *,
         statuses: Sequence[str] = (),
         labels: Mapping[str, str] = {},
+        submitted_by: str | None = None,
         before: TaskId | None = None,
         limit: int = 100,
     ) -> list[TaskSummary]:
-        """Newest first, those created before `before`; filters are conjunctive."""
+        """Newest first, those created before `before`; filters are conjunctive.
+
+        The last id of a page is the cursor of the next one: what was there when the first page was
+        read is neither skipped nor repeated, whatever arrives or changes meanwhile.
+        """
 
     async def counts(self) -> dict[str, int]:
-        """How many tasks there are of each status."""
+        """How many tasks have each status; those that none has are left out."""
+
+    async def waiting(self, task_ids: Sequence[TaskId]) -> dict[TaskId, int]:
+        """Those of them whose status is `waiting`, and since when (microseconds since 1970)."""
+
+    async def spent(self, submitted_by: str, day: int) -> Spent:
+        """What one submitter has used up on `day` (days since 1970, UTC), of tasks that were
+        forgotten since, too. What a fork or an imported task had used before counts for nobody."""
 
     async def probe(self) -> None:
         """Write nothing, durably: raises what a write would raise now, if that can be known."""
@@ -175,8 +192,15 @@ class Store(Protocol):
     async def heads(self, task_ids: Sequence[TaskId]) -> dict[TaskId, int]:
         """The last event number of each known task: one cheap query for many."""
 
-    async def claimable(self, limit: int = 100) -> list[TaskId]:
-        """Tasks that are pending or running and that nobody alive holds; by priority, then age."""
+    async def ready(
+        self, *, now_us: int, of_each: int = 100, limit: int = 1000, without: Sequence[TaskId] = ()
+    ) -> list[Ready]:
+        """Tasks that nobody alive holds and that can go on: pending, running, or waiting for a time
+        that has come (`now_us`).
+
+        First at most `limit` that had begun or whose time has come, then at most `of_each` of every
+        submitter and priority, the oldest; by priority, then age. Those in `without` are left out.
+        """
 
     async def put_blob(self, data: bytes) -> BlobId:
         """Keep `data` under its SHA-256, durable on return; the same content is kept once."""
@@ -193,6 +217,21 @@ class Store(Protocol):
         Raises:
             LeaseHeld: it is being driven.
         """
+
+    async def ended(
+        self, before_us: int, *, after: TaskSummary | None = None, limit: int = 100
+    ) -> list[TaskSummary]:
+        """Tasks that ended before `before_us`, those that ended first before the others; the next
+        page begins after the last one of the page before, which may be gone by then."""
+
+    async def kept_bytes(self) -> int:
+        """What logs and blobs take, without room that is free for new ones."""
+
+    async def give_back(self, bytes_max: int) -> int:
+        """Return about so many bytes of free room to the disk; the number returned, 0: no more."""
+
+    def backlog(self) -> Backlog:
+        """What waits to be written now: the same object each time."""
 
     async def wait_changed(self, seconds_max: float) -> None:
         """Return when another process, or this one, may have written, or after `seconds_max`."""

@@ -9,12 +9,16 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 
 import anyio.to_thread
 import msgspec
 
+from agent_runtime.access.callers import UNBOUNDED, DayBudget
+from agent_runtime.admission import Admission, Bounds
+from agent_runtime.allowances import Allowances
 from agent_runtime.certificate import (
     Result,
     VerifyReport,
@@ -59,6 +63,7 @@ from agent_runtime.redaction import Redactor
 from agent_runtime.report import Report, report_of
 from agent_runtime.resources import above
 from agent_runtime.results import ResultFiles, RunFiles
+from agent_runtime.retention import Policy, Retention
 from agent_runtime.transfer import Imported, export_task, import_task
 from agent_runtime.types import (
     TERMINAL_STATUSES,
@@ -84,9 +89,20 @@ FOLLOW_SECONDS = 0.5
 class Runtime:
     """One store and what drives its tasks in this process. `state_dir` is where results are put."""
 
-    def __init__(self, ports: Ports, *, state_dir: str) -> None:
+    def __init__(
+        self,
+        ports: Ports,
+        *,
+        state_dir: str,
+        supervisor: Supervisor | None = None,
+        bounds: Bounds | None = None,
+    ) -> None:
         self.ports = ports
-        self.supervisor = Supervisor(ports)
+        self.supervisor = supervisor or Supervisor(ports)
+        self.admission = Admission(ports.store, bounds or Bounds())
+        """For whoever takes tasks of others in: ask it first."""
+        self.allowances = Allowances(ports.store, ports.clock, time.monotonic)
+        self._state_dir = state_dir
         self._files = ResultFiles(state_dir)
 
     # ---- tasks ---------------------------------------------------------------------------
@@ -99,7 +115,12 @@ class Runtime:
         return taken.task_id
 
     async def take_in(
-        self, spec: TaskSpec, *, submitted_by: str, idempotency_key: str | None = None
+        self,
+        spec: TaskSpec,
+        *,
+        submitted_by: str,
+        idempotency_key: str | None = None,
+        budget: DayBudget = UNBOUNDED,
     ) -> Submitted:
         """As `submit`, and the task as it was stored; `is_new` is false if the key was known.
 
@@ -108,7 +129,16 @@ class Runtime:
                 operator allows, a secret is not known, or the repository is missing or none;
                 nothing was stored. Or the key made another task than this one.
             ConfigError: a model is named, and no adapter can reach it.
+            AllowanceSpent: `budget` is what the submitter may use on a day, and it is used up.
         """
+        if budget == UNBOUNDED:
+            return await self._take_in(spec, submitted_by, idempotency_key)
+        async with self.allowances.taking(submitted_by, budget):
+            return await self._take_in(spec, submitted_by, idempotency_key)
+
+    async def _take_in(
+        self, spec: TaskSpec, submitted_by: str, idempotency_key: str | None
+    ) -> Submitted:
         await self.refuse_what_cannot_run(spec)
         made = self._first_event(spec, submitted_by, idempotency_key)
         task_id = await self.ports.store.create(
@@ -117,12 +147,27 @@ class Runtime:
         return await self._as_taken(made, task_id, spec)
 
     async def take_in_all(
-        self, wishes: Sequence[tuple[TaskSpec, str | None]], *, submitted_by: str
+        self,
+        wishes: Sequence[tuple[TaskSpec, str | None]],
+        *,
+        submitted_by: str,
+        budget: DayBudget = UNBOUNDED,
     ) -> list[Submitted | AgentRuntimeError]:
         """Many tasks, each with its idempotency key or None, in one durable write.
 
         What one is refused for stands in its place and keeps no other from being stored.
+
+        Raises:
+            AllowanceSpent: not all of them fit into `budget`; nothing was stored.
         """
+        if budget == UNBOUNDED:
+            return await self._take_in_all(wishes, submitted_by)
+        async with self.allowances.taking(submitted_by, budget, len(wishes)):
+            return await self._take_in_all(wishes, submitted_by)
+
+    async def _take_in_all(
+        self, wishes: Sequence[tuple[TaskSpec, str | None]], submitted_by: str
+    ) -> list[Submitted | AgentRuntimeError]:
         made: list[Submitted | AgentRuntimeError] = []
         for spec, key in wishes:
             try:
@@ -193,7 +238,9 @@ class Runtime:
                     f"{key}{error}", faults=[Fault(("workspace", "repo"), str(error))]
                 ) from error
 
-    async def continue_task(self, task_id: TaskId, wish: ContinuationSpec, *, by: str) -> State:
+    async def continue_task(
+        self, task_id: TaskId, wish: ContinuationSpec, *, by: str, budget: DayBudget = UNBOUNDED
+    ) -> State:
         """Re-open an ended task with a new allotment, durable on return; nothing of it runs yet.
 
         Of several at once one wins. The result that it had is superseded: its files get the number
@@ -204,7 +251,10 @@ class Runtime:
                 began with are gone.
             UsageError: there is nothing to do, the plan does not fit, the repository is missing.
             ConfigError: a model is named, and no adapter can reach it.
+            AllowanceSpent: `by` may use no more tokens or money today. What the task uses counts
+                for who submitted it.
         """
+        await self.allowances.require(by, budget)
         state = await self.state(task_id)
         await self.refuse_what_cannot_run(continuation(state, wish))
         if state.workspace is not None and state.workspace.path:
@@ -226,7 +276,9 @@ class Runtime:
         await self._files.supersede(task_id, _ends(after))
         return after
 
-    async def fork(self, task_id: TaskId, wish: ForkSpec, *, by: str) -> TaskId:
+    async def fork(
+        self, task_id: TaskId, wish: ForkSpec, *, by: str, budget: DayBudget = UNBOUNDED
+    ) -> TaskId:
         """Store another task that begins with the first events of this one; see `forks`.
 
         Nothing of it runs yet, and nothing of this one changes.
@@ -234,9 +286,11 @@ class Runtime:
         Raises:
             NotFound, Conflict, UsageError, CorruptLog, ConfigError, WorkspaceError: as
                 `forks.fork_task`; nothing is stored.
+            AllowanceSpent: as `take_in`.
         """
         check = self.refuse_what_cannot_run
-        return await fork_task(task_id, wish, self.ports, by=by, check=check)
+        async with self.allowances.taking(by, budget):
+            return await fork_task(task_id, wish, self.ports, by=by, check=check)
 
     async def drive(self, task_id: TaskId) -> State:
         """Drive one task here as far as it goes: to its end, or until it waits or is paused.
@@ -279,12 +333,13 @@ class Runtime:
         *,
         statuses: Sequence[str] = (),
         labels: Mapping[str, str] = {},
+        submitted_by: str | None = None,
         before: TaskId | None = None,
         limit: int = 100,
     ) -> list[TaskSummary]:
         """Newest first; filters are conjunctive."""
         return await self.ports.store.tasks(
-            statuses=statuses, labels=labels, before=before, limit=limit
+            statuses=statuses, labels=labels, submitted_by=submitted_by, before=before, limit=limit
         )
 
     async def state(self, task_id: TaskId) -> State:
@@ -745,6 +800,17 @@ class Runtime:
             await self.ports.workspaces.forget(task_id)
         await self._files.remove(task_id)
         await self.ports.store.delete(task_id)
+
+    def retention(self, policy: Policy, **more: float) -> Retention:
+        """Forgets ended tasks by age and by size; see `retention`."""
+        return Retention(
+            self.ports.store,
+            self.ports.clock,
+            policy,
+            state_dir=self._state_dir,
+            forget=self.forget,
+            **more,
+        )
 
     async def _load(self, task_id: TaskId) -> tuple[State, list[Row], list[e.AnyEvent]]:
         rows = await self.ports.store.load(task_id)

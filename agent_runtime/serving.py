@@ -19,6 +19,7 @@ from agent_runtime.api.server import listen, serve
 from agent_runtime.api.tls import tls_options
 from agent_runtime.app import open_access, open_runtime
 from agent_runtime.notify_socket import NotifySocket
+from agent_runtime.retention import Policy
 from agent_runtime.settings import Settings, state_dir
 from agent_runtime.toolbox import PluginToolbox
 
@@ -70,13 +71,14 @@ async def run_daemon(
             systemd.ready()
             on_ready(f"agent-runtime {__version__} serves at {address}")
 
+        retention = runtime.retention(Policy(settings.retention_days, settings.retention_bytes))
         with daemon_file(directory, address):
             await serve(
                 daemon,
                 Measured(guarded, daemon.metrics, monotonic),
                 sockets,
                 shutdown_seconds=settings.shutdown_seconds,
-                chores=[access.run, systemd.keep_alive],
+                chores=[access.run, systemd.keep_alive, runtime.admission.run, retention.run],
                 tls=tls_options(settings),
                 on_ready=ready,
                 on_stopping=systemd.stopping,

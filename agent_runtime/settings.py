@@ -303,6 +303,24 @@ class Settings(BaseSettings):
     """How long a command waits for a person before it ends with exit code 9."""
     retention_days: Annotated[Number, Field(gt=0, le=36_500, allow_inf_nan=False)] = 30
     """How long a finished task's log, blobs and trees are kept."""
+    retention_bytes: (
+        Annotated[int, BeforeValidator(_no_boolean), Field(ge=1 << 20, le=1 << 50)] | None
+    ) = None
+    """Of the store and all ended tasks' files; beyond it the oldest go first. None: no bound."""
+    tasks_max: Annotated[int, BeforeValidator(_no_boolean), Field(ge=1, le=100_000)] = 1000
+    """Tasks that the daemon drives at the same time; the others wait, as rows in the store."""
+    submitter_tasks_max: (
+        Annotated[int, BeforeValidator(_no_boolean), Field(ge=1, le=100_000)] | None
+    ) = None
+    """Of one submitter at the same time; None: no bound of its own."""
+    pending_tasks_max: Annotated[int, BeforeValidator(_no_boolean), Field(ge=1, le=10_000_000)] = (
+        100_000
+    )
+    """Tasks that may wait for their turn; beyond it the daemon takes no more in."""
+    memory_bytes_max: Bytes | None = None
+    """Of the daemon itself: above it no more is taken in; None: four fifths of what there is."""
+    hibernate_seconds: Annotated[Number, Field(ge=1, le=86_400, allow_inf_nan=False)] = 300
+    """How long a task that waits for somebody keeps its worker; sooner if others need its place."""
     setup_egress: Annotated[
         tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_egress_rules)
     ] = REGISTRIES

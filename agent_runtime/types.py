@@ -390,6 +390,42 @@ class TaskSummary(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     labels: dict[str, str] = {}
     priority: int = 5
     repo: str = ""
+    submitted_by: str = ""
+    """Said when a task is made; the store keeps it, whatever later ones say."""
+    wake_at_us: int = 0
+    """Of a task that waits: when it goes on without an answer. 0: it does not."""
+    tokens: int = 0
+    """Of all runs, with what is reserved for the turn that goes on; likewise `microusd`."""
+    microusd: int = 0
+    """Millionths of a US dollar."""
+
+
+class Ready(msgspec.Struct, frozen=True, array_like=True):
+    """A task that may be driven now, and what decides whose turn it is."""
+
+    task_id: TaskId
+    submitted_by: str
+    priority: int
+    since_us: int
+    """When its log grew last: since then it can go on."""
+    begun: bool
+    """It had an owner already, who died, or a time that it waited for has come: it goes first."""
+
+
+class Spent(msgspec.Struct, frozen=True):
+    """What one submitter has used up on one day (UTC); a turn that goes on counts as reserved."""
+
+    tasks: int = 0
+    tokens: int = 0
+    microusd: int = 0
+
+
+@dataclass(slots=True)
+class Backlog:
+    """What waits to be written; kept up to date by the store that it belongs to."""
+
+    writes: int = 0
+    bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,7 +148,8 @@ async def continue_task(request: Request[bytes, None]) -> Reply:
     state = await daemon.runtime.state(task_id)
     refuse_unless_ended(state)
     wish = parse_continuation(document, task=state.task, earlier=earlier_steps(state))
-    await daemon.runtime.continue_task(task_id, wish, by=request.caller.by)
+    caller = request.caller
+    await daemon.runtime.continue_task(task_id, wish, by=caller.by, budget=caller.budget)
     return await _after(request, task_id)
 
 
@@ -168,12 +169,12 @@ async def fork_task(request: Request[ForkWish, None]) -> Reply:
         at=wish.at, answer=changed.answer, result=changed.result, model=changed.model,
         policy=changed.policy, message=changed.message,
     )  # fmt: skip
-    parent = TaskId(request.path["task_id"])
+    caller, parent = request.caller, TaskId(request.path["task_id"])
     newest = (await daemon.runtime.ports.store.summary(parent)).seq
     if wish.at > newest:
         said = f"must be the number of an event, at most {newest}, got {wish.at}"
         raise UsageError(f"at: {said}", faults=[Fault(("at",), said)])
-    forked = await daemon.runtime.fork(parent, spec, by=request.caller.by)
+    forked = await daemon.runtime.fork(parent, spec, by=caller.by, budget=caller.budget)
     summary = await daemon.runtime.ports.store.summary(forked)
     location = b"/v1/tasks/" + forked.encode()
     return json_answer(

@@ -41,16 +41,17 @@ class Daemon:
     faults: dict[str, str] = field(default_factory=dict)
     """What is wrong just now, by what it is about; `/readyz` says it, and no work is taken."""
 
-    def refuse_unless_ready(self) -> None:
+    def refuse_unless_ready(self, tasks: int = 1) -> None:
         """New work is not taken by a daemon that is about to end or cannot keep it.
 
         Raises:
-            Draining, StoreUnavailable: the caller tries again, or another daemon.
+            Draining, StoreUnavailable, Overloaded: the caller tries again, or another daemon.
         """
         if self.readiness is not Readiness.READY:
             raise Draining(f"the daemon is {self.readiness}: try again in a moment")
         if self.faults:
             raise StoreUnavailable("; ".join(self.faults.values()))
+        self.runtime.admission.require(tasks)
 
 
 class Draining(StoreUnavailable):

@@ -9,6 +9,7 @@ import msgspec
 from agent_runtime.api.answers import Answer
 from agent_runtime.errors import (
     AgentRuntimeError,
+    AllowanceSpent,
     ConfigError,
     Conflict,
     CorruptLog,
@@ -18,6 +19,7 @@ from agent_runtime.errors import (
     IdempotencyMismatch,
     MalformedJson,
     NotFound,
+    Overloaded,
     SandboxUnavailable,
     StoreBroken,
     StoreUnavailable,
@@ -54,6 +56,8 @@ _KINDS: Final[tuple[tuple[type[AgentRuntimeError], int, str, str], ...]] = (
     (Forbidden, 403, "forbidden", "This is not allowed"),
     (NotFound, 404, "not-found", "There is no such thing"),
     (Conflict, 409, "conflict", "The state does not allow this"),
+    (Overloaded, 503, "overloaded", "There is too much to do just now"),
+    (AllowanceSpent, 429, "allowance-spent", "The day's allowance is used up"),
     (DiskFull, 503, "disk-full", "There is no room left"),
     (StoreUnavailable, 503, "store-unavailable", "The store does not answer"),
     (StoreBroken, 503, "store-broken", "The store is damaged"),

@@ -77,8 +77,8 @@ async def submit_task(request: Request[bytes, None]) -> Reply:
     key = _idempotency_key(request)
     wait_seconds = _wait_seconds(request)
     taken = await daemon.runtime.take_in(
-        spec, submitted_by=request.caller.by, idempotency_key=key
-    )  # fmt: skip
+        spec, submitted_by=request.caller.by, idempotency_key=key, budget=request.caller.budget
+    )
     return await _created(daemon, taken, wait_seconds)
 
 
@@ -118,17 +118,21 @@ async def submit_tasks(request: Request[bytes, None]) -> Reply:
     an Idempotency-Key, each task's key is that and its number in the batch.
     """
     daemon = request.daemon
-    daemon.refuse_unless_ready()
+    raws = _batch(request.body)
+    daemon.refuse_unless_ready(len(raws))
     key = _idempotency_key(request)
     items: list[BatchItem | None] = []
     wishes: list[tuple[TaskSpec, str | None]] = []
-    for at, raw in enumerate(_batch(request.body)):
+    for at, raw in enumerate(raws):
         try:
             wishes.append((_read(bytes(raw), daemon), None if key is None else f"{key}#{at}"))
             items.append(None)
         except (UsageError, Forbidden) as error:
             items.append(_refused(error))
-    taken = iter(await daemon.runtime.take_in_all(wishes, submitted_by=request.caller.by))
+    caller = request.caller
+    taken = iter(
+        await daemon.runtime.take_in_all(wishes, submitted_by=caller.by, budget=caller.budget)
+    )
     answered = [_item(next(taken)) if item is None else item for item in items]
     for item in answered:
         if item.status == 201 and item.task is not None:
@@ -169,6 +173,8 @@ class TasksQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     status: list[StatusName] = []
     label: list[Annotated[str, Meta(pattern="^[^=]+=", max_length=130)]] = []
     """KEY=VALUE; may be given several times."""
+    submitted_by: Annotated[str, Meta(max_length=300)] = ""
+    """As events name who submitted a task: `key:ci`."""
 
 
 @operation(
@@ -185,7 +191,11 @@ async def list_tasks(request: Request[None, TasksQuery]) -> Reply:
     before = TaskId(query.cursor) if query.cursor else None
     # One more tells whether there is another page.
     found = await request.daemon.runtime.tasks(
-        statuses=query.status, labels=labels, before=before, limit=query.limit + 1
+        statuses=query.status,
+        labels=labels,
+        submitted_by=query.submitted_by or None,
+        before=before,
+        limit=query.limit + 1,
     )
     page = found[: query.limit]
     more = len(found) > len(page)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import Awaitable, Iterator
 
 import anyio.to_thread
 import click
@@ -23,9 +23,10 @@ from agent_runtime.cli.console import (
 )
 from agent_runtime.errors import AgentRuntimeError, Conflict, NotFound, UsageError
 from agent_runtime.loop.analyze import TEST_COMMANDS
+from agent_runtime.retention import Policy, Swept
 from agent_runtime.runtime import Runtime
 from agent_runtime.settings import state_dir, store_path
-from agent_runtime.types import TERMINAL_STATUSES, Json, Status, TaskId, TaskSummary
+from agent_runtime.types import TERMINAL_STATUSES, Json, Status, TaskId
 from agent_runtime.workspaces.environment.entries import Entries
 
 DAY_SECONDS = 86_400
@@ -144,8 +145,9 @@ def gc(ctx: click.Context, older_than: float | None, dry_run: bool, as_json: boo
     """Remove old tasks and leftovers.
 
     An ended task is forgotten with its log, its versions of the workspace, its patch and its
-    certificate. Environments that nobody has used for as long go too. Leftovers are files of
-    tasks that the store does not know. A task that has not ended is never touched.
+    certificate: when it is old enough, and, beyond the setting retention_bytes, those that ended
+    first. Environments that nobody has used for as long go too. Leftovers are files of tasks that
+    the store does not know. A task that has not ended is never touched.
     """
     settings = settings_of(ctx)
     days = settings.retention_days if older_than is None else older_than
@@ -153,25 +155,25 @@ def gc(ctx: click.Context, older_than: float | None, dry_run: bool, as_json: boo
 
     async def do(runtime: Runtime) -> int:
         before_us = time.time_ns() // 1000 - int(days * DAY_SECONDS * 1e6)
-        old = [task async for task in _ended(runtime) if task.updated_at_us <= before_us]
+        retention = runtime.retention(Policy(days, settings.retention_bytes), pause_seconds=0)
         leftovers, problems = await _leftovers(runtime, directory, store_path(settings) or "")
         entries = Entries(os.path.join(directory, "environments"))
         unused = await _unused(runtime, entries, before_us / 1e6)
+        swept = await retention.sweep(dry_run=dry_run)
+        problems += swept.problems
         if not dry_run:
             for key in unused:
                 await _try(anyio.to_thread.run_sync(entries.remove, key), key, problems)
-            for task in old:
-                await _try(runtime.forget(TaskId(task.task_id)), task.task_id, problems)
             for name in leftovers:
                 await _try(_remove(runtime, directory, name), name, problems)
-        _tell(old, leftovers, unused, problems, dry_run=dry_run, as_json=as_json)
+        _tell(swept, leftovers, unused, problems, dry_run=dry_run, as_json=as_json)
         return 1 if problems else 0
 
     return with_runtime(ctx, do)
 
 
 def _tell(
-    old: list[TaskSummary],
+    swept: Swept,
     leftovers: list[str],
     unused: list[str],
     problems: list[str],
@@ -182,7 +184,8 @@ def _tell(
     if as_json:
         value: Json = {
             "dry_run": dry_run,
-            "forgotten": [task.task_id for task in old],
+            "forgotten": [task.task_id for task in swept.forgotten],
+            "given_back_bytes": swept.given_back_bytes,
             "leftovers": leftovers,
             "environments": unused,
             "problems": problems,
@@ -191,7 +194,7 @@ def _tell(
         return
     now_us = time.time_ns() // 1000
     verb = "would forget" if dry_run else "forgot"
-    for task in old:
+    for task in swept.forgotten:
         age = lasted((now_us - task.updated_at_us) / 1e6)
         say(f"{verb} {short(task.task_id)}  {task.status}, ended {age} ago: {task.goal}")
     for name in leftovers:
@@ -201,17 +204,10 @@ def _tell(
         say(f"{what} {len(unused)} environments that nobody has used")
     for problem in problems:
         note(f"! {problem}")
-    if not old and not leftovers and not unused:
+    if swept.given_back_bytes:
+        say(f"gave {swept.given_back_bytes:,} bytes of the store back to the disk")
+    if not swept.forgotten and not leftovers and not unused:
         say("nothing to remove")
-
-
-async def _ended(runtime: Runtime) -> AsyncIterator[TaskSummary]:
-    before: TaskId | None = None
-    statuses = sorted(TERMINAL_STATUSES)
-    while page := await runtime.tasks(statuses=statuses, before=before, limit=_PAGE):
-        for task in page:
-            yield task
-        before = TaskId(page[-1].task_id)
 
 
 async def _unused(runtime: Runtime, entries: Entries, before: float) -> list[str]:

@@ -87,7 +87,7 @@ class _Loop:
             deaf()
             unsubscribe()
         if self._stop.is_set() and journal.state.alive:
-            await journal.commit(e.Interrupted(reason="stopped by its owner"))
+            await journal.commit(e.Interrupted(reason=self._stop.reason))
 
     def _wanted(self) -> dict[str, Action]:
         return {action.key: action for action in self._actions(self._journal.state)}

@@ -22,7 +22,17 @@ from agent_runtime.loop.evolve import evolve, fold
 from agent_runtime.loop.outcomes import CallPrepared, Outcome, Woken
 from agent_runtime.loop.state import FOLD_VERSION, State, status_of
 from agent_runtime.ports import Bus, Clock, Store
-from agent_runtime.types import BlobId, Epoch, Lease, Row, Seq, Snapshot, TaskId, TaskSummary
+from agent_runtime.types import (
+    BlobId,
+    Epoch,
+    Lease,
+    Row,
+    Seq,
+    Snapshot,
+    Status,
+    TaskId,
+    TaskSummary,
+)
 
 HeldUp = Callable[[str, bool], Awaitable[None]]
 Follow = Callable[[State], CallPrepared | e.CallResolved | None]
@@ -294,10 +304,11 @@ async def append_fact(
         return after
 
 
-def summarize(state: State, head_hash: str) -> TaskSummary:
-    """The row of `ps` for a state."""
+def summarize(state: State, head_hash: str, *, submitted_by: str = "") -> TaskSummary:
+    """The row of `ps` for a state. Only the one that makes a task says who submitted it."""
     status, reason = status_of(state)
-    task = state.task
+    task, usage = state.task, state.usage
+    spent = state.total if state.earlier else usage
     return TaskSummary(
         task_id=state.task_id,
         status=status,
@@ -311,4 +322,13 @@ def summarize(state: State, head_hash: str) -> TaskSummary:
         labels=task.labels,
         priority=task.priority,
         repo=task.workspace.repo if task.workspace else "",
+        submitted_by=submitted_by,
+        wake_at_us=_wakes_at(state) if status is Status.WAITING else 0,
+        tokens=spent.tokens + usage.reserved_tokens,
+        microusd=round((spent.usd + usage.reserved_usd) * 1e6),
     )
+
+
+def _wakes_at(state: State) -> int:
+    """When a task that waits goes on without an answer; 0: it does not."""
+    return min((asked.expires_at_us for asked in state.approvals.values()), default=0)

@@ -13,6 +13,8 @@ class Stop:
     def __init__(self) -> None:
         self._event = anyio.Event()
         self._heard: dict[Callable[[], None], None] = {}
+        self.reason = "stopped by its owner"
+        """For the log."""
 
     def set(self) -> None:
         """Whoever subscribed hears of it at once."""

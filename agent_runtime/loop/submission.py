@@ -71,6 +71,7 @@ def first_event(
         labels=spec.labels,
         priority=spec.priority,
         repo=spec.workspace.repo if spec.workspace else "",
+        submitted_by=submitted_by,
     )
     return Submitted(summary, rows, idempotency_key)
 

@@ -1,7 +1,9 @@
 """Many drivers in one process: claim a task, drive it, give it back.
 
-One watcher serves them all: when another process has written, drivers whose log has grown are told
-through the bus.
+Which tasks, when there are more than may be driven at once, is decided in `fairness`. One watcher
+serves them all: when another process has written, drivers whose log has grown are told through the
+bus. A task that waits is let go after a while, or as soon as others need its place: it is rows in
+the store then, and comes back when its answer, or the time that it waits for, is there.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from agent_runtime.errors import (
     StoreUnavailable,
 )
 from agent_runtime.loop.driver import drive
+from agent_runtime.loop.fairness import Turns
 from agent_runtime.loop.state import State, status_of
 from agent_runtime.loop.stopping import Stop
 from agent_runtime.ports import Ports
@@ -42,16 +45,41 @@ behind a snapshot: a thousand tasks of a killed daemon must not keep everything 
 may they start too slowly: the first ones would run far ahead of those that nobody has looked at."""
 TASKS_MAX = 1000
 """Tasks that one supervisor drives at the same time."""
+OF_EACH_QUEUE = 100
+"""Tasks of one queue that are looked at in one go; if that was not enough, it looks again."""
+HIBERNATE_SECONDS = 300.0
+"""How long a task that waits keeps its driver and its worker while there is room."""
+LOOK_SECONDS = 1.0
+"""Between two looks for tasks that wait and are still driven: 1 us of a query for each."""
+HIBERNATED = "hibernated"
+"""Reason of the `Interrupted` of a task that waits and was let go."""
 
 
 class Supervisor:
     """Drives tasks of one store in this process."""
 
-    def __init__(self, ports: Ports, *, tasks_max: int = TASKS_MAX) -> None:
+    def __init__(
+        self,
+        ports: Ports,
+        *,
+        tasks_max: int = TASKS_MAX,
+        submitter_tasks_max: int | None = None,
+        hibernate_seconds: float = HIBERNATE_SECONDS,
+    ) -> None:
         self._ports = ports
         self._tasks_max = tasks_max
-        self._driven: dict[TaskId, int] = {}
+        self._hibernate_us = int(hibernate_seconds * 1e6)
+        self._turns = Turns(submitter_max=submitter_tasks_max)
+        self._driven: set[TaskId] = set()
+        """With those that rest after a failure."""
+        self._resting: set[TaskId] = set()
+        self._unreleased: list[Lease] = []
+        """The store did not take them back; it is asked again."""
+        self._stops: dict[TaskId, Stop] = {}
+        """Of each task that is driven: to let it go alone."""
         self._failures: dict[TaskId, int] = {}
+        self._crowded = False
+        """A task could go on, and there is no place for it."""
         self.stop = Stop()
         """Set it to stop gracefully: calls are stopped, `Interrupted` is stored."""
 
@@ -71,7 +99,7 @@ class Supervisor:
         try:
             async with anyio.create_task_group() as tg:
                 tg.start_soon(self._watch)
-                state = await self._drive(lease)
+                state = await self._drive(lease, Stop())
                 tg.cancel_scope.cancel()
             return state
         except BaseExceptionGroup as group:
@@ -90,45 +118,56 @@ class Supervisor:
         async with anyio.create_task_group() as tg:
             tg.start_soon(self._watch)
             tg.start_soon(self._wake_on_stop)
+            tg.start_soon(self._hibernate)
             while not self.stop.is_set():
                 try:
-                    started = await self._start_claimable(tg, tried)
+                    started, more = await self._start_ready(tg, tried)
                 except StoreUnavailable as error:
                     log.warning("cannot look for tasks: %s", error)
-                    started = True  # there may be some
+                    started, more = True, False  # there may be some
                 if until_idle and not started and not self._driven:
                     break
-                await self._wait_for_work()
+                if not more:
+                    await self._wait_for_work()
             while self._driven:
                 await self._wait_for_work()
             tg.cancel_scope.cancel()
 
-    async def _start_claimable(self, tg: TaskGroup, tried: dict[TaskId, int]) -> bool:
-        """False: there was room, and nothing was found that can go on."""
+    async def _start_ready(self, tg: TaskGroup, tried: dict[TaskId, int]) -> tuple[bool, bool]:
+        """Begin with what has its turn.
+
+        First: False if there was room, and nothing was found that can go on. Second: there is room
+        for more than was looked at.
+        """
         room = self._tasks_max - len(self._driven)
         if room <= 0:
-            return True  # there may be some: whoever ends while one looks must not end the search
-        store = self._ports.store
-        found = [task for task in await store.claimable(room) if task not in self._driven]
-        heads = await store.heads(found)
-        # What came to nothing is left alone as long as nobody has written since.
-        fresh = [task for task in found if tried.get(task) != heads.get(task, 0)]
-        started = False
-        leases = await self._claim(fresh) if fresh else []
-        for lease in leases:
-            self._driven[lease.task_id] = heads.get(lease.task_id, 0)
-        waiting = list(leases)
+            return True, False  # whoever ends while one looks must not end the search
+        store, now_us = self._ports.store, self._ports.clock.now_us()
+        await _forget_moved(tried, self._ports)
+        of_each = min(OF_EACH_QUEUE, room)
+        found = await store.ready(
+            now_us=now_us, of_each=of_each, limit=room, without=[*self._resting, *tried]
+        )
+        chosen = self._turns.choose(found, room, now_us)
+        self._crowded = len(chosen) < len(found)
+        leases = await self._claim([task.task_id for task in chosen]) if chosen else []
+        claimed = {lease.task_id: lease for lease in leases}
+        for task in chosen:
+            if task.task_id in claimed:
+                self._driven.add(task.task_id)
+                self._turns.begin(task, now_us)
+        waiting = [claimed[task.task_id] for task in chosen if task.task_id in claimed]
         try:
             while waiting:
                 for lease in waiting[:STARTS_A_TURN]:
-                    started = True
                     tg.start_soon(self._drive_one, lease, tried)
                 del waiting[:STARTS_A_TURN]
                 await anyio.lowlevel.checkpoint()
         except BaseException:
             await self._give_back(waiting)
             raise
-        return started
+        more = len(found) >= of_each and 0 < len(leases) < room
+        return bool(leases), more
 
     async def _claim(self, task_ids: Sequence[TaskId]) -> list[Lease]:
         """Leases of those that are free, in one transaction if the store has such.
@@ -162,28 +201,36 @@ class Supervisor:
         """Nobody is going to drive these: nobody else would release them."""
         with anyio.move_on_after(RELEASE_SECONDS_MAX, shield=True):
             for lease in leases:
-                self._driven.pop(lease.task_id, None)
-                await _release(self._ports, lease)
+                self._let_go(lease.task_id)
+                await self._release(lease)
+
+    def _let_go(self, task_id: TaskId) -> None:
+        self._driven.discard(task_id)
+        self._resting.discard(task_id)
+        self._turns.end(task_id)
 
     async def _drive_one(self, lease: Lease, tried: dict[TaskId, int]) -> None:
         """The border of one task: whatever happens in it leaves the others alone."""
+        task_id = lease.task_id
         try:
-            state = await self._drive(lease)
-            if status_of(state)[0] is not Status.PENDING:  # somebody has just continued it
-                tried[lease.task_id] = state.seq
-            self._failures.pop(lease.task_id, None)
+            stop = Stop()
+            state = await self._drive(lease, stop)
+            # One that ended or waits is not found as ready before somebody has written. One that
+            # was let go may have got its answer in the same moment.
+            if status_of(state)[0] is Status.RUNNING and not stop.is_set():
+                tried[task_id] = state.seq
+            self._failures.pop(task_id, None)
         except CorruptLog as error:
-            log.error("task %s stopped here: %s", lease.task_id, error)
-            tried[lease.task_id] = await self._head(lease.task_id)
+            log.error("task %s stopped here: %s", task_id, error)
+            tried[task_id] = await self._head(task_id)
         except AgentRuntimeError as error:
-            log.error("task %s stopped here: %s", lease.task_id, error)
-            tried[lease.task_id] = -1
-            await self._back_off(lease.task_id)
+            log.error("task %s stopped here: %s", task_id, error)
+            await self._back_off(task_id)
         except Exception:
-            log.exception("task %s stopped here by a defect", lease.task_id)
-            tried[lease.task_id] = await self._head(lease.task_id)
+            log.exception("task %s stopped here by a defect", task_id)
+            tried[task_id] = await self._head(task_id)
         finally:
-            self._driven.pop(lease.task_id, None)
+            self._let_go(task_id)
             self._ports.bus.publish(_WORK, 0)
 
     async def _head(self, task_id: TaskId) -> int:
@@ -195,20 +242,63 @@ class Supervisor:
     async def _back_off(self, task_id: TaskId) -> None:
         """What fails now may work later, but not at once: a full disk, a sandbox that lives on."""
         failures = self._failures[task_id] = self._failures.get(task_id, 0) + 1
-        self._driven[task_id] = 0
+        self._driven.add(task_id)
+        self._resting.add(task_id)
         with anyio.move_on_after(min(IDLE_SECONDS * 2 ** (failures - 1), BACK_OFF_SECONDS_MAX)):
             await self.stop.wait()
 
-    async def _drive(self, lease: Lease) -> State:
-        self._driven[lease.task_id] = 0
+    async def _drive(self, lease: Lease, stop: Stop) -> State:
+        task_id = lease.task_id
+        self._driven.add(task_id)
+        self._stops[task_id] = stop
+        deaf = self.stop.subscribe(stop.set)
+        if self.stop.is_set():
+            stop.set()
         try:
-            return await drive(lease, self._ports, self.stop)
+            return await drive(lease, self._ports, stop)
         except BaseExceptionGroup as group:
             raise _first_cause(group) from group
         finally:
-            self._driven.pop(lease.task_id, None)
+            deaf()
+            del self._stops[task_id]
+            self._let_go(task_id)
             with anyio.move_on_after(RELEASE_SECONDS_MAX, shield=True):
-                await _release(self._ports, lease)
+                await self._release(lease)
+
+    async def _release(self, lease: Lease) -> None:
+        try:
+            await self._ports.store.release(lease)
+        except AgentRuntimeError as error:
+            # The lock on the owner's file goes with this process at the latest.
+            log.warning("lease of %s was not given back: %s", lease.task_id, error)
+            self._unreleased.append(lease)
+
+    async def _hibernate(self) -> None:
+        """Let tasks go that wait for somebody: soon if others need the place, else after a while.
+
+        Their worker ends, and `WorkerRestarted` will say so; nothing else of them is lost.
+        """
+        store, clock = self._ports.store, self._ports.clock
+        while True:
+            await anyio.sleep(LOOK_SECONDS)
+            again, self._unreleased = self._unreleased, []
+            for lease in again:
+                await self._release(lease)
+            if not self._stops:
+                continue
+            try:
+                waiting = await store.waiting(list(self._stops))
+                if waiting and len(self._driven) >= self._tasks_max:
+                    next_ones = await store.ready(now_us=clock.now_us(), of_each=1, limit=1)
+                    self._crowded = bool(next_ones)
+            except AgentRuntimeError as error:
+                log.warning("cannot look for tasks that wait: %s", error)
+                continue
+            keep_us = 0 if self._crowded else self._hibernate_us
+            for task_id, since_us in waiting.items():
+                if clock.now_us() - since_us >= keep_us and task_id in self._stops:
+                    self._stops[task_id].reason = HIBERNATED
+                    self._stops[task_id].set()
 
     async def _wait_for_work(self) -> None:
         """Until a driver ended, somebody wrote, or `stop` was set; at most `IDLE_SECONDS`."""
@@ -244,16 +334,16 @@ class Supervisor:
             await anyio.sleep(WATCH_SECONDS)
 
 
+async def _forget_moved(tried: dict[TaskId, int], ports: Ports) -> None:
+    """What came to nothing is left alone as long as nobody has written since."""
+    if tried:
+        heads = await ports.store.heads(list(tried))
+        for task_id in [task_id for task_id, seq in tried.items() if heads.get(task_id) != seq]:
+            del tried[task_id]
+
+
 _WORK = TaskId("")
 """Bus topic on which a supervisor hears that a driver has ended or that somebody has written."""
-
-
-async def _release(ports: Ports, lease: Lease) -> None:
-    try:
-        await ports.store.release(lease)
-    except AgentRuntimeError as error:
-        # The lock on the owner's file goes with this process at the latest.
-        log.warning("lease of %s was not given back: %s", lease.task_id, error)
 
 
 def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

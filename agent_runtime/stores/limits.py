@@ -64,6 +64,22 @@ def fits(snapshot: Snapshot | None) -> bool:
     return snapshot is not None and len(snapshot.data) <= SNAPSHOT_BYTES_MAX
 
 
+_DAY_MS = 86_400_000
+
+
+def first_id_of_day(day: int) -> str:
+    """No task of that day (since 1970, UTC) has a smaller id: each begins with its time in ms."""
+    return f"task_{day * _DAY_MS:012x}"
+
+
+def day_of(task_id: str) -> int | None:
+    """The day on which a task was made; None: its id does not say."""
+    try:
+        return int(task_id.removeprefix("task_")[:12], 16) // _DAY_MS
+    except ValueError:
+        return None
+
+
 def identify(data: bytes) -> BlobId:
     """The content's SHA-256. `UsageError` if no store takes that much."""
     if len(data) > BLOB_BYTES_MAX:

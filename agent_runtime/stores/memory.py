@@ -7,13 +7,14 @@ method waits once before and once after its effect, so that a cancellation hits 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 
 import anyio.lowlevel
+import msgspec
 
 from agent_runtime.errors import (
     Conflict,
@@ -25,18 +26,26 @@ from agent_runtime.errors import (
 )
 from agent_runtime.ports import NewTask
 from agent_runtime.stores.changes import Changes
-from agent_runtime.stores.limits import check_blobs, check_rows, digest, fits, identify
+from agent_runtime.stores.limits import check_blobs, check_rows, day_of, digest, fits, identify
 from agent_runtime.types import (
+    TERMINAL_STATUSES,
+    Backlog,
     BlobId,
     Epoch,
     Lease,
+    Ready,
     Row,
     Seq,
     Snapshot,
+    Spent,
     Status,
     TaskId,
     TaskSummary,
 )
+
+_DAY_US = 86_400_000_000
+_KEPT = ("goal", "labels", "priority", "repo", "submitted_by", "created_at_us")
+_NO_BACKLOG = Backlog()
 
 
 @dataclass(slots=True)
@@ -61,6 +70,15 @@ class SharedMemory:
         self.order: list[Row | None] = []
         """Every event ever stored, at its position less one; None: deleted."""
         self.changes = Changes()
+        self.spent: dict[tuple[str, int], Counter[str]] = defaultdict(Counter)
+        """By submitter and day, of tasks that go on; `tasks` counts forgotten ones."""
+
+    def charge(self, before: TaskSummary, after: TaskSummary) -> None:
+        """Add what a task has used since."""
+        if (before.tokens, before.microusd) != (after.tokens, after.microusd):
+            spent = self.spent[before.submitted_by, after.updated_at_us // _DAY_US]
+            spent["tokens"] += after.tokens - before.tokens
+            spent["microusd"] += after.microusd - before.microusd
 
     def task(self, task_id: TaskId) -> _Task:
         try:
@@ -174,7 +192,9 @@ class MemoryStore:
                 )
             task.rows.extend(rows)
             shared.order += rows
-            task.summary = summary
+            shared.charge(task.summary, summary)
+            kept = {name: getattr(task.summary, name) for name in _KEPT}
+            task.summary = msgspec.structs.replace(summary, **kept)
             if snapshot is not None and fits(snapshot):
                 task.snapshot = (Seq(rows[-1].seq), snapshot.version, snapshot.data)
             self._keep_blobs(task, blobs)
@@ -209,6 +229,7 @@ class MemoryStore:
         *,
         statuses: Sequence[str] = (),
         labels: Mapping[str, str] = {},
+        submitted_by: str | None = None,
         before: TaskId | None = None,
         limit: int = 100,
     ) -> list[TaskSummary]:
@@ -218,9 +239,39 @@ class MemoryStore:
                 for task_id, task in sorted(shared.tasks.items(), reverse=True)
                 if (not statuses or task.summary.status in statuses)
                 and labels.items() <= task.summary.labels.items()
+                and submitted_by in (None, task.summary.submitted_by)
                 and (before is None or task_id < before)
             ]
             return found[:limit]
+
+    async def counts(self) -> dict[str, int]:
+        async with self._effect() as shared:
+            return dict(Counter(task.summary.status for task in shared.tasks.values()))
+
+    async def waiting(self, task_ids: Sequence[TaskId]) -> dict[TaskId, int]:
+        async with self._effect() as shared:
+            found = [
+                shared.tasks[task_id].summary for task_id in task_ids if task_id in shared.tasks
+            ]
+            return {
+                TaskId(summary.task_id): summary.updated_at_us
+                for summary in found
+                if summary.status == Status.WAITING
+            }
+
+    async def spent(self, submitted_by: str, day: int) -> Spent:
+        async with self._effect() as shared:
+            spent = shared.spent[submitted_by, day]
+            here = [
+                task_id
+                for task_id, task in shared.tasks.items()
+                if task.summary.submitted_by == submitted_by and day_of(task_id) == day
+            ]
+            return Spent(
+                tasks=spent["tasks"] + len(here),
+                tokens=max(spent["tokens"], 0),
+                microusd=max(spent["microusd"], 0),
+            )
 
     async def heads(self, task_ids: Sequence[TaskId]) -> dict[TaskId, int]:
         async with self._effect() as shared:
@@ -229,10 +280,6 @@ class MemoryStore:
                 for task_id in task_ids
                 if task_id in shared.tasks
             }
-
-    async def counts(self) -> dict[str, int]:
-        async with self._effect() as shared:
-            return dict(Counter(task.summary.status for task in shared.tasks.values()))
 
     async def probe(self) -> None:
         async with self._effect():
@@ -276,15 +323,34 @@ class MemoryStore:
             holder = shared.holder(shared.task(task_id))
             return None if holder is None else _name(holder)
 
-    async def claimable(self, limit: int = 100) -> list[TaskId]:
+    async def ready(
+        self, *, now_us: int, of_each: int = 100, limit: int = 1000, without: Sequence[TaskId] = ()
+    ) -> list[Ready]:
         async with self._effect() as shared:
-            free = [
-                (-task.summary.priority, task_id)
-                for task_id, task in shared.tasks.items()
-                if task.summary.status in (Status.PENDING, Status.RUNNING)
-                and shared.holder(task) is None
-            ]
-            return [task_id for _, task_id in sorted(free)[:limit]]
+            begun, queued = list[Ready](), list[Ready]()
+            queues = Counter[tuple[int, str]]()
+            for task_id, task in sorted(shared.tasks.items()):
+                summary, due_us = task.summary, task.summary.wake_at_us
+                runs = summary.status in (Status.PENDING, Status.RUNNING)
+                due = summary.status == Status.WAITING and 0 < due_us <= now_us
+                if not (runs or due) or shared.holder(task) is not None or task_id in without:
+                    continue
+                is_begun = due or task.owner is not None
+                found = Ready(
+                    task_id,
+                    summary.submitted_by,
+                    summary.priority,
+                    summary.updated_at_us,
+                    is_begun,
+                )
+                queue = (summary.priority, summary.submitted_by)
+                if is_begun:
+                    begun.append(found)
+                elif queues[queue] < of_each:
+                    queues[queue] += 1
+                    queued.append(found)
+            queued.sort(key=lambda task: (-task.priority, task.task_id))
+            return begun[:limit] + queued
 
     # ---- blobs, snapshots, retention -----------------------------------------------------
 
@@ -317,10 +383,40 @@ class MemoryStore:
             del shared.tasks[task_id]
             order = shared.order
             order[:] = [row if row and row.task_id != task_id else None for row in order]
+            if (day := day_of(task_id)) is not None:
+                shared.spent[task.summary.submitted_by, day]["tasks"] += 1
             for blob_id in task.blob_ids:
                 if not any(blob_id in other.blob_ids for other in shared.tasks.values()):
                     del shared.blobs[blob_id]
             shared.changes.announce()
+
+    async def ended(
+        self, before_us: int, *, after: TaskSummary | None = None, limit: int = 100
+    ) -> list[TaskSummary]:
+        def place(summary: TaskSummary) -> tuple[int, str]:
+            return summary.updated_at_us, summary.task_id
+
+        async with self._effect() as shared:
+            found = [
+                task.summary
+                for task in shared.tasks.values()
+                if task.summary.status in TERMINAL_STATUSES
+                and task.summary.updated_at_us < before_us
+                and (after is None or place(task.summary) > place(after))
+            ]
+            return sorted(found, key=place)[:limit]
+
+    async def kept_bytes(self) -> int:
+        async with self._effect() as shared:
+            rows = (row for task in shared.tasks.values() for row in task.rows)
+            return sum(len(row.data) for row in rows) + sum(map(len, shared.blobs.values()))
+
+    async def give_back(self, bytes_max: int) -> int:
+        async with self._effect():
+            return 0
+
+    def backlog(self) -> Backlog:
+        return _NO_BACKLOG
 
     # ---- life ----------------------------------------------------------------------------
 

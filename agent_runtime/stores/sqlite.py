@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -20,6 +20,7 @@ from anyio import to_thread
 
 from agent_runtime.errors import CorruptLog, NotFound, StoreUnavailable
 from agent_runtime.ports import NewTask
+from agent_runtime.stores import sqlite_queries as queries
 from agent_runtime.stores.changes import Changes
 from agent_runtime.stores.limits import check_blobs, check_rows, digest, fits, identify
 from agent_runtime.stores.owners import Owners
@@ -31,13 +32,26 @@ from agent_runtime.stores.sqlite_writes import (
     Create,
     CreateAll,
     Delete,
+    GiveBack,
     Probe,
     PutBlob,
     Release,
     Unclaim,
     Write,
 )
-from agent_runtime.types import BlobId, Epoch, Lease, Row, Seq, Snapshot, TaskId, TaskSummary
+from agent_runtime.types import (
+    Backlog,
+    BlobId,
+    Epoch,
+    Lease,
+    Ready,
+    Row,
+    Seq,
+    Snapshot,
+    Spent,
+    TaskId,
+    TaskSummary,
+)
 
 T = TypeVar("T")
 
@@ -47,11 +61,11 @@ BUSY_SECONDS = 5.0
 POLL_SECONDS = 0.01
 """How often `wait_changed` looks for other processes' writes. A look takes 2 us."""
 
+PAGE_INLINE_MAX = 100
+"""So many tasks are read on the event loop, in half a millisecond."""
+
 INLINE_BYTES_MAX = 256 << 10
 """What may be read or hashed on the event loop: well below a millisecond."""
-
-_SUMMARY_COLUMNS = TaskSummary.__struct_fields__
-_SUMMARY = ", ".join(_SUMMARY_COLUMNS)
 
 _HEADS = """SELECT json_group_object(task_id, seq) FROM tasks
     WHERE task_id IN (SELECT value FROM json_each(?))"""
@@ -156,53 +170,48 @@ class SqliteStore:
     # ---- the projection ------------------------------------------------------------------
 
     async def summary(self, task_id: TaskId) -> TaskSummary:
-        found = await self._read(
-            lambda db: db.execute(
-                f"SELECT {_SUMMARY} FROM tasks WHERE task_id = ?", (task_id,)
-            ).fetchone()
-        )
+        found = await self._read(lambda db: queries.summary(db, task_id))
         if found is None:
             raise _no_task(task_id)
-        return _to_summary(found)
+        return found
 
     async def tasks(
         self,
         *,
         statuses: Sequence[str] = (),
         labels: Mapping[str, str] = {},
+        submitted_by: str | None = None,
         before: TaskId | None = None,
         limit: int = 100,
     ) -> list[TaskSummary]:
-        conditions = ["true"]
-        values: list[str] = []
-        if statuses:
-            conditions.append(f"status IN ({', '.join('?' * len(statuses))})")
-            values += statuses
-        for key, value in labels.items():
-            conditions.append(
-                "EXISTS (SELECT 1 FROM json_each(labels) AS l WHERE l.key = ? AND l.value = ?)"
+        def query(db: apsw.Connection) -> list[TaskSummary]:
+            return queries.listed(
+                db,
+                statuses=statuses,
+                labels=labels,
+                submitted_by=submitted_by,
+                before=before,
+                limit=limit,
             )
-            values += [key, value]
-        if before is not None:
-            conditions.append("task_id < ?")
-            values.append(before)
-        # A task id sorts by creation.
-        query = f"""SELECT {_SUMMARY} FROM tasks WHERE {" AND ".join(conditions)}
-            ORDER BY task_id DESC LIMIT ?"""
-        found = await self._read(lambda db: db.execute(query, (*values, limit)).fetchall())
-        return [_to_summary(columns) for columns in found]
+
+        # Two filters may have to look at many tasks for a few, and a large page takes its time.
+        several = len(labels) + bool(statuses) + (submitted_by is not None) > 1
+        return await self._read(query, far=several or limit > PAGE_INLINE_MAX)
+
+    async def counts(self) -> dict[str, int]:
+        return await self._read(queries.counts, far=True)
+
+    async def waiting(self, task_ids: Sequence[TaskId]) -> dict[TaskId, int]:
+        return await self._read(lambda db: queries.waiting(db, task_ids))
+
+    async def spent(self, submitted_by: str, day: int) -> Spent:
+        return await self._read(lambda db: queries.spent(db, submitted_by, day), far=True)
 
     async def heads(self, task_ids: Sequence[TaskId]) -> dict[TaskId, int]:
         found = await self._read(
             lambda db: db.execute(_HEADS, (msgspec.json.encode(task_ids).decode(),)).get
         )
         return msgspec.json.decode(found, type=dict[TaskId, int])
-
-    async def counts(self) -> dict[str, int]:
-        found = await self._read(
-            lambda db: db.execute("SELECT status, count(*) FROM tasks GROUP BY status").fetchall()
-        )
-        return {str(status): cast(int, count) for status, count in found}
 
     async def probe(self) -> None:
         await self._write(Probe())
@@ -231,8 +240,15 @@ class SqliteStore:
             return None
         return self._owners.describe(found)
 
-    async def claimable(self, limit: int = 100) -> list[TaskId]:
-        return await self._read(lambda db: _claimable(db, self._owners, limit))
+    async def ready(
+        self, *, now_us: int, of_each: int = 100, limit: int = 1000, without: Sequence[TaskId] = ()
+    ) -> list[Ready]:
+        def query(db: apsw.Connection) -> list[Ready]:
+            return queries.ready(
+                db, self._owners, now_us=now_us, of_each=of_each, limit=limit, without=without
+            )
+
+        return await self._read(query)
 
     # ---- blobs, snapshots, retention -----------------------------------------------------
 
@@ -263,6 +279,24 @@ class SqliteStore:
 
     async def delete(self, task_id: TaskId) -> None:
         await self._write(Delete(task_id, self._owners))
+
+    async def ended(
+        self, before_us: int, *, after: TaskSummary | None = None, limit: int = 100
+    ) -> list[TaskSummary]:
+        return await self._read(lambda db: queries.ended(db, before_us, after, limit))
+
+    async def kept_bytes(self) -> int:
+        def used(db: apsw.Connection) -> int:
+            pages = db.pragma("page_count") - db.pragma("freelist_count")
+            return int(pages * db.pragma("page_size"))
+
+        return await self._read(used)
+
+    async def give_back(self, bytes_max: int) -> int:
+        return await self._write(GiveBack(bytes_max))
+
+    def backlog(self) -> Backlog:
+        return self._writer.backlog
 
     # ---- life ----------------------------------------------------------------------------
 
@@ -405,27 +439,6 @@ def _tail(db: apsw.Connection, after: int, limit: int) -> list[tuple[int, Row]]:
 
 _ROW_BYTES = 512
 """What a row costs besides its data, in the same coin."""
-
-
-def _to_summary(columns: Sequence[Any]) -> TaskSummary:
-    values = dict(zip(_SUMMARY_COLUMNS, columns, strict=True))
-    values["labels"] = msgspec.json.decode(values["labels"])
-    return TaskSummary(**values)
-
-
-def _claimable(db: apsw.Connection, owners: Owners, limit: int) -> list[TaskId]:
-    named = db.execute(
-        """SELECT DISTINCT owner FROM tasks
-        WHERE status IN ('pending', 'running') AND owner <> ''"""
-    ).fetchall()
-    living = [owner for (owner,) in named if owners.is_alive(str(owner))]
-    found = db.execute(
-        """SELECT task_id FROM tasks WHERE status IN ('pending', 'running')
-        AND owner NOT IN (SELECT value FROM json_each(?))
-        ORDER BY priority DESC, task_id LIMIT ?""",
-        (msgspec.json.encode(living).decode(), limit),
-    )
-    return [task_id for (task_id,) in found]
 
 
 def _data_version(db: apsw.Connection) -> int:

@@ -90,6 +90,9 @@ def open_writer(
         db = _connect(path, busy_seconds)
         try:
             _require_ours(db, path)
+            if db.pragma("page_count") == 0:
+                # So that room comes back in small steps; only a new file can be told.
+                db.execute("PRAGMA auto_vacuum = INCREMENTAL")
             _switch_to_wal(db, path, busy_seconds)
             # FULL is what makes a commit durable in WAL mode; the fullfsyncs matter on macOS only.
             db.execute("PRAGMA synchronous = FULL; PRAGMA fullfsync = 1")

@@ -20,6 +20,7 @@ import apsw
 from agent_runtime.errors import AgentRuntimeError, StoreBroken
 from agent_runtime.stores.sqlite_database import translate
 from agent_runtime.stores.sqlite_writes import Write, run_all
+from agent_runtime.types import Backlog
 
 BATCH_WRITES_MAX = 1000
 """Beyond this, a larger transaction saves nothing and the first caller waits for the last."""
@@ -45,7 +46,10 @@ class Writer:
         self._db = db
         self._path = path
         self._on_commit = on_commit
-        # Not bounded: every write has a caller who waits for its answer.
+        self.backlog = Backlog()
+        """Changed on the event loop only."""
+        # Not bounded: every write has a caller who waits for its answer. Whoever takes new work in
+        # looks at the backlog first.
         self._queue: queue.SimpleQueue[AnyWrite | None] = queue.SimpleQueue()
         self._closed = False
         self._broken: str | None = None
@@ -63,6 +67,8 @@ class Writer:
     def put(self, write: AnyWrite) -> None:
         """Queue `write`; it is woken when the answer is there."""
         assert not self._closed
+        self.backlog.writes += 1
+        self.backlog.bytes += write.data_bytes
         self._queue.put(write)
 
     def finish(self) -> None:
@@ -160,6 +166,8 @@ class Writer:
     # ---- on the event loop ---------------------------------------------------------------
 
     def _deliver(self, batch: Sequence[AnyWrite]) -> None:
+        self.backlog.writes -= len(batch)
+        self.backlog.bytes -= sum(write.data_bytes for write in batch)
         self._on_commit()
         for write in batch:
             write.wake()

@@ -37,6 +37,9 @@ def summary_of(
     status: str = "running",
     priority: int = 5,
     labels: dict[str, str] | None = None,
+    submitted_by: str = "",
+    wake_at_us: int = 0,
+    tokens: int = 0,
 ) -> TaskSummary:
     return TaskSummary(
         task_id=rows[0].task_id,
@@ -51,6 +54,10 @@ def summary_of(
         labels=labels or {},
         priority=priority,
         repo="/repo",
+        submitted_by=submitted_by,
+        wake_at_us=wake_at_us,
+        tokens=tokens,
+        microusd=tokens * 3,
     )
 
 
@@ -61,12 +68,21 @@ async def create(
     status: str = "running",
     priority: int = 5,
     labels: dict[str, str] | None = None,
+    submitted_by: str = "",
+    wake_at_us: int = 0,
     blobs: Sequence[bytes] = (),
     idempotency_key: str | None = None,
 ) -> TaskId:
     rows = log(task_id, 1, 1)
     return await store.create(
-        summary_of(rows, status=status, priority=priority, labels=labels),
+        summary_of(
+            rows,
+            status=status,
+            priority=priority,
+            labels=labels,
+            submitted_by=submitted_by,
+            wake_at_us=wake_at_us,
+        ),
         rows,
         blobs={digest(data): data for data in blobs},
         idempotency_key=idempotency_key,
@@ -82,6 +98,7 @@ async def append(
     epoch: int | None = None,
     text: str = "",
     status: str = "running",
+    tokens: int = 0,
     blobs: Sequence[bytes] = (),
     snapshot: Snapshot | None = None,
 ) -> Seq:
@@ -91,7 +108,7 @@ async def append(
         Seq(expected),
         rows,
         epoch=None if epoch is None else Epoch(epoch),
-        summary=summary_of(rows, status=status),
+        summary=summary_of(rows, status=status, tokens=tokens),
         blobs={digest(data): data for data in blobs},
         snapshot=snapshot,
     )

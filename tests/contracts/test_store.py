@@ -6,6 +6,7 @@ A *world* is one shared set of data; each store opened in it is one process on t
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -18,7 +19,7 @@ from agent_runtime.stores import limits
 from agent_runtime.stores.limits import APPEND_BYTES_MAX, digest
 from agent_runtime.stores.memory import MemoryStore, SharedMemory
 from agent_runtime.stores.sqlite import SqliteStore
-from agent_runtime.types import BlobId, Epoch, Lease, Seq, Snapshot, Status, TaskId
+from agent_runtime.types import BlobId, Epoch, Lease, Seq, Snapshot, Spent, Status, TaskId
 from tests.contracts.logs import OTHER, TASK, ZERO, append, create, log, summary_of
 
 pytestmark = pytest.mark.anyio
@@ -292,6 +293,21 @@ async def test_tasks_are_listed_newest_first_and_by_page(store: Store) -> None:
     assert await page(task_ids[1]) == task_ids[:1]
 
 
+async def test_pages_neither_skip_nor_repeat_while_tasks_come_and_change(store: Store) -> None:
+    """Our contract: the cursor is an id, and no id ever moves."""
+    for number in range(10, 30):
+        await create(store, TaskId(f"task_{number}"), labels={"k": str(number % 2)})
+    wishes: list[dict[str, Any]] = [{}, {"labels": {"k": "0"}}, {"submitted_by": ""}]
+    for times, wish in enumerate(wishes):
+        before = {summary.task_id for summary in await store.tasks(**wish)}
+        seen: list[str] = []
+        while page := await store.tasks(**wish, before=TaskId(seen[-1]) if seen else None, limit=3):
+            seen += [summary.task_id for summary in page]
+            await create(store, TaskId(f"task_9{times}{len(seen):02}"))
+            await append(store, page[-1].seq, task_id=seen[-1], status="failed")
+        assert seen == sorted(before, reverse=True)
+
+
 async def test_filters_of_the_list_are_conjunctive(store: Store) -> None:
     async def found(statuses: Sequence[str], labels: dict[str, str]) -> list[str]:
         return [summary.task_id for summary in await store.tasks(statuses=statuses, labels=labels)]
@@ -338,7 +354,7 @@ async def test_a_lease_is_dead_with_its_process(world: World) -> None:
     await dying.claim(TASK)
     await dying.close()
     assert await heir.owner(TASK) is None
-    assert await heir.claimable() == [TASK]
+    assert [(task.task_id, task.begun) for task in await heir.ready(now_us=0)] == [(TASK, True)]
     assert (await heir.claim(TASK)).epoch == 2
 
 
@@ -412,7 +428,7 @@ async def test_a_claim_whose_caller_is_cancelled_holds_nothing(store: Store) -> 
     assert await store.owner(TASK) is None
 
 
-async def test_claimable_are_free_tasks_that_want_to_run_most_urgent_and_oldest_first(
+async def test_ready_are_free_tasks_that_want_to_run_most_urgent_and_oldest_first(
     store: Store,
 ) -> None:
     for status in Status:
@@ -421,9 +437,111 @@ async def test_claimable_are_free_tasks_that_want_to_run_most_urgent_and_oldest_
     await create(store, TaskId("task_3"), priority=1)
     await create(store, TaskId("task_4"))
     await store.claim(TaskId("task_1_running"))
-    expected = ["task_2", "task_1_pending", "task_4", "task_3"]
-    assert await store.claimable() == expected
-    assert await store.claimable(limit=2) == expected[:2]
+
+    async def found(**wish: Any) -> list[str]:
+        return [task.task_id for task in await store.ready(now_us=0, **wish)]
+
+    assert await found() == ["task_2", "task_1_pending", "task_4", "task_3"]
+    assert await found(without=[TaskId("task_2"), TaskId("task_4")]) == ["task_1_pending", "task_3"]
+
+
+async def test_of_every_submitter_and_priority_the_oldest_are_ready(store: Store) -> None:
+    """However many one has queued, the others are found."""
+    for number in range(9):
+        await create(store, TaskId(f"task_{number}"), submitted_by="many")
+    for submitter, priority in (("few", 5), ("few", 0), ("", 5), ("many", 6)):
+        task_id = TaskId(f"task_x_{submitter}_{priority}")
+        await create(store, task_id, submitted_by=submitter, priority=priority, status="pending")
+    assert [task.task_id for task in await store.ready(now_us=0, of_each=2)] == [
+        *("task_x_many_6", "task_0", "task_1", "task_x__5", "task_x_few_5", "task_x_few_0")
+    ]
+
+
+async def test_a_task_that_waits_for_a_time_is_ready_when_it_has_come(store: Store) -> None:
+    await create(store, TASK, status="waiting", wake_at_us=1000)
+    await create(store, OTHER, status="waiting")
+    assert await store.ready(now_us=999) == []
+    [found] = await store.ready(now_us=1000)
+    assert (found.task_id, found.begun) == (TASK, True)
+    await store.claim(TASK)
+    assert await store.ready(now_us=1000) == []
+
+
+async def test_of_many_tasks_those_that_wait_are_told_with_the_time_since_when(
+    store: Store,
+) -> None:
+    await create(store, TASK, status="waiting")
+    await create(store, OTHER)
+    since_us = (await store.summary(TASK)).updated_at_us
+    assert await store.waiting([TASK, OTHER, MISSING]) == {TASK: since_us}
+
+
+async def test_tasks_are_counted_by_status(store: Store) -> None:
+    assert await store.counts() == {}
+    for number, status in enumerate(["failed", "pending", "failed"]):
+        await create(store, TaskId(f"task_{number}"), status=status)
+    assert await store.counts() == {"failed": 2, "pending": 1}
+
+
+async def test_what_a_task_is_made_with_stays(store: Store) -> None:
+    """Our contract: later events say where it stands, not what it is."""
+    await create(store, TASK, priority=9, labels={"a": "b"}, submitted_by="somebody")
+    before = await store.summary(TASK)
+    await append(store, 1, status="waiting")
+    after = await store.summary(TASK)
+    changed = {"status": "waiting", "seq": 2, "head_hash": after.head_hash}
+    expected = msgspec.structs.replace(before, updated_at_us=after.updated_at_us, **changed)
+    assert after == expected
+
+
+async def test_ended_tasks_are_found_in_the_order_in_which_they_ended(store: Store) -> None:
+    """One that was forgotten since is no obstacle to the next page."""
+    ids = [TaskId(f"task_{letter}") for letter in "cabd"]
+    for seq, task_id in enumerate(ids, 2):
+        await create(store, task_id)
+        await append(store, 1, count=seq, task_id=task_id, status="failed")
+    await create(store, TaskId("task_e"))
+    end_us = (await store.summary(ids[3])).updated_at_us
+    first = await store.ended(end_us + 1, limit=2)
+    assert [task.task_id for task in first] == ids[:2]
+    await store.delete(ids[1])
+    assert [task.task_id for task in await store.ended(end_us + 1, after=first[1])] == ids[2:]
+    assert [task.task_id for task in await store.ended(end_us, after=first[1])] == ids[2:3]
+
+
+# ---- what was spent ----------------------------------------------------------------------
+
+DAY = 20_254
+"""That of the times in these logs."""
+
+
+def id_on(day: int, number: int) -> TaskId:
+    return TaskId(f"task_{day * 86_400_000 + number:012x}")
+
+
+async def test_what_a_submitter_has_spent_is_told_by_day(world: World) -> None:
+    """Every task of the day counts, whatever became of it; what is reserved and given back, not."""
+    store = await world.open()
+    for number in range(3):
+        await create(store, id_on(DAY, number), submitted_by="me")
+    await create(store, id_on(DAY, 3), submitted_by="you")
+    await create(store, id_on(DAY - 1, 0), submitted_by="me")
+    await append(store, 1, task_id=id_on(DAY - 1, 0), tokens=500)
+    await append(store, 2, task_id=id_on(DAY - 1, 0), tokens=70)
+    await store.delete(id_on(DAY, 1))
+    later = await world.open()
+    assert await later.spent("me", DAY) == Spent(tasks=3, tokens=70, microusd=210)
+    assert await later.spent("me", DAY - 1) == Spent(tasks=1)
+    assert await later.spent("you", DAY) == Spent(tasks=1)
+    assert await later.spent("nobody", DAY) == Spent()
+
+
+async def test_what_a_fork_brings_with_it_was_not_spent_again(store: Store) -> None:
+    rows = log(id_on(DAY, 0), 1, 1)
+    await store.create(summary_of(rows, submitted_by="me", tokens=1000), rows)
+    await append(store, 1, task_id=id_on(DAY, 0), tokens=1007)
+    assert await store.spent("me", DAY) == Spent(tasks=1, tokens=7, microusd=21)
+    assert (await store.summary(id_on(DAY, 0))).tokens == 1007
 
 
 # ---- blobs, snapshots, retention ---------------------------------------------------------

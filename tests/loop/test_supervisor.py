@@ -2,6 +2,9 @@
 
 import itertools
 import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import msgspec
@@ -9,8 +12,9 @@ import pytest
 
 from agent_runtime.errors import CorruptLog, LeaseHeld, SandboxUnavailable, StoreUnavailable
 from agent_runtime.loop import events as e
+from agent_runtime.loop.submission import submit
 from agent_runtime.loop.supervisor import Supervisor
-from agent_runtime.types import Effect, Lease, Status, TaskId
+from agent_runtime.types import Effect, Lease, Ready, Status, TaskId, TaskSpec
 from tests.loop.harness import FOREVER, NO, TASK, Answer, Bench, Script, step, task
 
 pytestmark = pytest.mark.anyio
@@ -110,14 +114,14 @@ async def test_a_store_that_is_busy_for_a_moment_is_asked_again() -> None:
     bench = Bench(Script("look"))
     await bench.submit(task(step("a", "look")))
     store = bench.store()
-    claimable, failures = store.claimable, iter([1, 2])
+    ready, failures = store.ready, iter([1, 2])
 
-    async def busy(limit: int = 100) -> list[TaskId]:
+    async def busy(**wish: Any) -> list[Ready]:
         for _ in failures:
             raise StoreUnavailable("busy")
-        return await claimable(limit)
+        return await ready(**wish)
 
-    store.claimable = busy  # type: ignore[method-assign]
+    store.ready = busy  # type: ignore[method-assign]
     logging.disable()
     with anyio.fail_after(60):
         await Supervisor(bench.ports(store)).run_all()
@@ -220,3 +224,110 @@ async def test_one_task_is_run_by_name_and_its_errors_are_the_callers() -> None:
     damaged.append(damaged[0])
     with pytest.raises(CorruptLog):
         await Supervisor(bench.ports(bench.store())).run_task(TaskId("task_2"))
+
+
+# ---- tasks that wait ---------------------------------------------------------------------
+
+
+def asking(seconds: float = 86_400) -> TaskSpec:
+    policy = {"approvals": {"write": "ask"}, "approval_seconds": seconds}
+    return task(step("a", "write"), policy=policy)
+
+
+@asynccontextmanager
+async def supervised(bench: Bench, **wish: Any) -> AsyncIterator[Supervisor]:
+    supervisor = Supervisor(bench.ports(bench.store()), **wish)
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(supervisor.run_until_stopped)
+        yield supervisor
+        supervisor.stop.set()
+
+
+async def until(true: Callable[[], bool], seconds: float = 60) -> None:
+    with anyio.fail_after(seconds):
+        while not true():
+            await anyio.sleep(0.1)
+
+
+async def test_a_task_that_waits_is_let_go_and_comes_back_with_its_answer() -> None:
+    """Our contract: who waits is rows in the store, no driver and no worker."""
+    bench = Bench(Script("write", Effect.WORKSPACE, where="worker"))
+    await bench.submit(asking())
+    async with supervised(bench, hibernate_seconds=60) as supervisor:
+        await until(lambda: statuses(bench) == {TASK: Status.WAITING})
+        await anyio.sleep(50)
+        assert supervisor.driven == 1, "for a while its worker is kept"
+        await until(lambda: not supervisor.driven)
+        assert bench.of(e.Interrupted)[-1].reason == "hibernated"
+        assert not bench.sandbox.live
+        await bench.say(e.ApprovalDecided(approval_id="a1", decision="approve", by="me"))
+        await until(lambda: statuses(bench) == {TASK: Status.SUCCEEDED})
+    assert len(bench.scripts["write"].calls) == 1
+
+
+async def test_a_task_that_was_let_go_comes_back_when_its_time_has_come() -> None:
+    bench = Bench(Script("write", Effect.WORKSPACE))
+    await bench.submit(asking(seconds=1000))
+    async with supervised(bench, hibernate_seconds=5) as supervisor:
+        await until(lambda: statuses(bench) == {TASK: Status.WAITING} and not supervisor.driven)
+        await anyio.sleep(900)
+        assert not supervisor.driven
+        await until(lambda: bench.state().ended, 120)
+    assert bench.of(e.ApprovalExpired)
+
+
+async def test_tasks_that_wait_make_room_for_others_at_once() -> None:
+    bench = Bench(Script("write", Effect.WORKSPACE))
+    for task_id in ids(5):
+        await bench.submit(asking(), task_id)
+    async with supervised(bench, tasks_max=2, hibernate_seconds=10_000):
+        await until(lambda: set(statuses(bench).values()) == {Status.WAITING})
+
+
+async def test_no_submitter_holds_all_the_room() -> None:
+    bench = Bench(Script("look", answers=[FOREVER] * 6))
+    for task_id in ids(5):
+        await bench.submit(task(step("a", "look")), task_id)
+    await submit(
+        task(step("a", "look")), bench.store(), bench.clock, submitted_by="other",
+        task_id=TaskId("task_9"),
+    )  # fmt: skip
+    async with supervised(bench, tasks_max=2) as supervisor:
+        await until(lambda: len(bench.scripts["look"].calls) == 2)
+        assert supervisor.driven == 2
+        assert {call.task_id for call in bench.scripts["look"].calls} == {"task_000", "task_9"}
+
+
+async def test_a_supervisor_remembers_nothing_of_tasks_that_have_ended() -> None:
+    """A daemon drives millions."""
+    bench = Bench(Script("look"))
+    for task_id in ids(30):
+        await bench.submit(task(step("a", "look")), task_id)
+    supervisor = Supervisor(bench.ports(bench.store()))
+    tried: dict[TaskId, int] = {}
+    async with anyio.create_task_group() as tg:
+        await supervisor._start_ready(tg, tried)
+    assert set(statuses(bench).values()) == {Status.SUCCEEDED}
+    assert (tried, supervisor.driven, supervisor._stops, supervisor._failures) == ({}, 0, {}, {})
+
+
+async def test_a_lease_that_the_store_did_not_take_back_is_given_back_later() -> None:
+    bench = Bench(Script("write", Effect.WORKSPACE))
+    await bench.submit(asking())
+    store = bench.store()
+    release, failures = store.release, iter([StoreUnavailable("full")])
+
+    async def full(lease: Lease) -> None:
+        for error in failures:
+            raise error
+        await release(lease)
+
+    store.release = full  # type: ignore[method-assign]
+    supervisor = Supervisor(bench.ports(store), hibernate_seconds=1)
+    logging.disable()
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(supervisor.run_until_stopped)
+        await until(lambda: statuses(bench) == {TASK: Status.WAITING})
+        await until(lambda: bench.shared.tasks[TASK].owner is None)
+        supervisor.stop.set()
+    logging.disable(logging.NOTSET)

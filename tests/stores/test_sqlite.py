@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from agent_runtime.errors import (
 )
 from agent_runtime.stores.limits import digest
 from agent_runtime.stores.sqlite import SqliteStore
+from agent_runtime.stores.sqlite_database import APPLICATION_ID, prepare
 from agent_runtime.stores.sqlite_writer import AnyWrite
 from agent_runtime.types import Seq, TaskId
 from tests.contracts.logs import OTHER, TASK, append, create, log, summary_of
@@ -272,8 +274,13 @@ async def test_a_changed_blob_is_found(store: SqliteStore, path: Path) -> None:
 async def test_a_damaged_file_ends_the_process(store: SqliteStore, path: Path) -> None:
     await create(store, TASK)
     await store.close()
+    with apsw.Connection(str(path)) as db:
+        roots = db.execute("SELECT rootpage FROM sqlite_schema WHERE name IN ('tasks', 'events')")
+        pages = [int(str(page)) for (page,) in roots]
+    db.close()
     content = bytearray(path.read_bytes())
-    content[4096:] = b"\x5a" * (len(content) - 4096)
+    for page in pages:
+        content[4096 * (page - 1) : 4096 * page] = b"\x5a" * 4096
     path.write_bytes(content)
     damaged = await SqliteStore.open(path)
     with pytest.raises(StoreBroken, match="damaged"):
@@ -371,3 +378,29 @@ async def test_a_store_that_nobody_closed_can_be_opened_again(path: Path) -> Non
     assert await second.load(TASK) == log(TASK, 1, 1)
     await second.close()
     await first.close()
+
+
+async def test_a_store_of_the_first_version_is_brought_up_to_date(path: Path) -> None:
+    """Who submitted a task stands in its first event; labels get an index of their own."""
+    sql = resources.files("agent_runtime.stores") / "sql"
+    prepare(path)
+    with apsw.Connection(str(path)) as db:
+        db.execute((sql / "001_log.sql").read_text())
+        db.pragma("user_version", 1)
+        db.pragma("application_id", APPLICATION_ID)
+        for task_id, data in (("task_a", b'{"submitted_by":"me"}'), ("task_b", b"damaged")):
+            db.execute(
+                "INSERT INTO events VALUES (?, 1, 'TaskSubmitted', 1, 1, ?, '', '')",
+                (task_id, data),
+            )
+            db.execute(
+                """INSERT INTO tasks VALUES (?, 'pending', 'idle', '', '', 1, '', 1, 1,
+                '{"team":"x"}', 5, '', NULL, 0, '')""",
+                (task_id,),
+            )
+    db.close()
+    store = await SqliteStore.open(path)
+    assert [task.task_id for task in await store.tasks(submitted_by="me")] == ["task_a"]
+    assert len(await store.tasks(labels={"team": "x"})) == 2
+    assert {task.task_id for task in await store.ready(now_us=0)} == {"task_a", "task_b"}
+    await store.close()

@@ -58,10 +58,20 @@ async def _create(
     labels: dict[str, str],
     status: str,
     priority: int,
+    submitted_by: str,
+    wake_at_us: int,
 ) -> object:
     rows = log(task_id, 1, 1, text=text)
+    summary = summary_of(
+        rows,
+        labels=labels,
+        status=status,
+        priority=priority,
+        submitted_by=submitted_by,
+        wake_at_us=wake_at_us,
+    )
     return await store.create(
-        summary_of(rows, labels=labels, status=status, priority=priority),
+        summary,
         rows,
         blobs={digest(data): data for data in blobs},
         idempotency_key=key,
@@ -78,6 +88,7 @@ async def _append(
     blobs: list[bytes],
     status: str,
     snapshot: Snapshot | None,
+    tokens: int,
 ) -> object:
     rows = log(task_id, expected + 1, expected + count, text=text)
     return await store.append(
@@ -85,7 +96,7 @@ async def _append(
         Seq(expected),
         rows,
         epoch=None if epoch is None else Epoch(epoch),
-        summary=summary_of(rows, status=status),
+        summary=summary_of(rows, status=status, tokens=tokens),
         blobs={digest(data): data for data in blobs},
         snapshot=snapshot,
     )
@@ -115,11 +126,17 @@ async def _read(
     labels: dict[str, str],
     before: TaskId | None,
     limit: int,
+    now_us: int,
     data: bytes,
 ) -> object:
     return (
         await store.tasks(statuses=statuses, labels=labels, before=before, limit=limit),
-        await store.claimable(limit),
+        await store.tasks(submitted_by="me", statuses=statuses),
+        await store.ready(now_us=now_us, of_each=limit, without=[before] if before else []),
+        await store.waiting([task_id]),
+        await store.ended(now_us, limit=limit),
+        await store.spent("me", 20_254),
+        await store.counts(),
         await store.heads([task_id]),
         await answer(store.load(task_id, after)),
         await answer(store.summary(task_id)),
@@ -138,6 +155,8 @@ KINDS_ARGUMENTS: dict[Callable[..., Awaitable[object]], dict[str, st.SearchStrat
         "labels": LABELS,
         "status": STATUSES,
         "priority": st.integers(0, 9),
+        "submitted_by": st.sampled_from(["me", "you"]),
+        "wake_at_us": st.sampled_from([0, 0, 2]),
     },
     _append: {
         "task_id": TASKS,
@@ -148,6 +167,7 @@ KINDS_ARGUMENTS: dict[Callable[..., Awaitable[object]], dict[str, st.SearchStrat
         "blobs": BLOBS,
         "status": STATUSES,
         "snapshot": st.none() | st.builds(Snapshot, st.integers(1, 2), st.binary(max_size=3)),
+        "tokens": st.sampled_from([0, 10]),
     },
     _claim: {"task_id": TASKS},
     _release: {"task_id": TASKS, "epoch": EPOCHS},
@@ -160,6 +180,7 @@ KINDS_ARGUMENTS: dict[Callable[..., Awaitable[object]], dict[str, st.SearchStrat
         "labels": LABELS,
         "before": st.none() | TASKS,
         "limit": st.integers(1, 3),
+        "now_us": st.sampled_from([1, 2, 1 << 52]),
         "data": st.binary(max_size=3),
     },
 }

@@ -75,11 +75,11 @@ async def test_a_lease_outlives_no_kill_9_and_dies_of_nothing_less(
     owner.send_signal(signal.SIGSTOP)
     with pytest.raises(LeaseHeld, match=f"pid {owner.pid}"):
         await store.claim(TASK)
-    assert await store.claimable() == []
+    assert await store.ready(now_us=0) == []
     owner.kill()
     owner.wait()
     assert await store.owner(TASK) is None
-    assert await store.claimable() == [TASK]
+    assert [task.task_id for task in await store.ready(now_us=0)] == [TASK]
     assert (await store.claim(TASK)).epoch == 2
     assert len(os.listdir(path.parent / "owners")) == 1
     await store.close()

@@ -1,0 +1,177 @@
+"""What is forgotten, and when: ended tasks by age and by size, in bites that hold nobody up.
+
+The daemon sweeps now and then, and `gc` once. By age: whatever ended `days` ago. By size: while the
+store and the files of ended tasks take more than `bytes_max`, whatever ended first. A task is
+forgotten as a whole, in one transaction; what is kept is not touched, so it verifies as before.
+Afterwards free room goes back to the disk, a little at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import anyio
+import anyio.to_thread
+
+from agent_runtime.errors import AgentRuntimeError
+from agent_runtime.ports import Clock, Store
+from agent_runtime.types import TaskId, TaskSummary
+
+log = logging.getLogger(__name__)
+
+SWEEP_SECONDS: Final = 600.0
+"""Between two sweeps of a daemon; the first comes after one pause."""
+PAUSE_SECONDS: Final = 0.02
+"""After each task: others write in between. 10,000 tasks take some minutes."""
+BITE_TASKS: Final = 50
+BITE_BYTES: Final = 1 << 20
+"""Given back to the disk in one write: a millisecond or two."""
+_DAY_US: Final = 86_400_000_000
+_NEVER_US: Final = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What is kept."""
+
+    days: float
+    bytes_max: int | None = None
+    """The store and the files of ended tasks together; None: no bound."""
+
+
+@dataclass(slots=True)
+class Swept:
+    """What a sweep came to."""
+
+    forgotten: list[TaskSummary] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    given_back_bytes: int = 0
+
+
+class Retention:
+    """Applies a policy to one store and the files beside it."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        policy: Policy,
+        *,
+        state_dir: str,
+        forget: Callable[[TaskId], Awaitable[None]],
+        pause_seconds: float = PAUSE_SECONDS,
+    ) -> None:
+        """`forget` removes one ended task and everything of it."""
+        self._store, self._clock, self._policy = store, clock, policy
+        self._places = [os.path.join(state_dir, family) for family in ("workspaces", "results")]
+        self._forget = forget
+        self._pause_seconds = pause_seconds
+
+    async def run(self) -> None:
+        """Sweep now and then, until cancelled."""
+        while True:
+            await anyio.sleep(SWEEP_SECONDS)
+            try:
+                swept = await self.sweep()
+            except AgentRuntimeError as error:
+                log.warning("old tasks were not removed: %s", error)
+                continue
+            if swept.forgotten:
+                log.info(
+                    "forgot %d ended tasks, %d MiB went back to the disk",
+                    len(swept.forgotten), swept.given_back_bytes >> 20,
+                )  # fmt: skip
+            for problem in swept.problems:
+                log.warning("not removed: %s", problem)
+
+    async def sweep(self, *, dry_run: bool = False) -> Swept:
+        """Forget everything that the policy does not keep. What cannot be removed is told.
+
+        A dry run only says which tasks that would be; by size, about which.
+        """
+        swept = Swept()
+        before_us = self._clock.now_us() - int(self._policy.days * _DAY_US)
+        last: TaskSummary | None = None
+        spared_bytes = 0  # of a dry run, which leaves everything where it is
+        async for task in self._oldest(before_us + 1, None):
+            last = task
+            spared_bytes += await self._let_go(task, swept, dry_run=dry_run)
+        if self._policy.bytes_max is not None:
+            files_bytes = await self._files_bytes() - spared_bytes
+            async for task in self._oldest(_NEVER_US, last):
+                if await self._store.kept_bytes() + files_bytes <= self._policy.bytes_max:
+                    break
+                files_bytes -= await anyio.to_thread.run_sync(self._bytes_of, task.task_id)
+                files_bytes -= await self._let_go(task, swept, dry_run=dry_run, files=False)
+        if not dry_run:
+            await self._give_back(swept)
+        return swept
+
+    async def _let_go(
+        self, task: TaskSummary, swept: Swept, *, dry_run: bool, files: bool = True
+    ) -> int:
+        """Forget it; in a dry run say about how many bytes its log has, and its files if asked."""
+        if dry_run:
+            swept.forgotten.append(task)
+            rows = await self._store.load(TaskId(task.task_id))
+            own_bytes = sum(len(row.data) + _ROW_BYTES for row in rows)
+            if files:
+                own_bytes += await anyio.to_thread.run_sync(self._bytes_of, task.task_id)
+            return own_bytes
+        try:
+            await self._forget(TaskId(task.task_id))
+        except (AgentRuntimeError, OSError) as error:
+            swept.problems.append(f"{task.task_id}: {error}")
+        else:
+            swept.forgotten.append(task)
+            await anyio.sleep(self._pause_seconds)
+        return 0
+
+    async def _oldest(
+        self, before_us: int, after: TaskSummary | None
+    ) -> AsyncIterator[TaskSummary]:
+        """Ended tasks, the oldest first; each once, forgotten meanwhile or not."""
+        while page := await self._store.ended(before_us, after=after, limit=BITE_TASKS):
+            for task in page:
+                yield task
+            after = page[-1]
+
+    async def _files_bytes(self) -> int:
+        """Of all ended tasks."""
+        total = 0
+        async for task in self._oldest(_NEVER_US, None):
+            total += await anyio.to_thread.run_sync(self._bytes_of, task.task_id)
+        return total
+
+    def _bytes_of(self, task_id: str) -> int:
+        return sum(_disk_bytes(os.path.join(place, task_id)) for place in self._places)
+
+    async def _give_back(self, swept: Swept) -> None:
+        while returned := await self._store.give_back(BITE_BYTES):
+            swept.given_back_bytes += returned
+            await anyio.sleep(self._pause_seconds)
+
+
+_ROW_BYTES = 400
+"""Of an event in the store besides its data: hashes, names and its place in two indexes."""
+
+
+def _disk_bytes(path: str) -> int:
+    """What a directory takes on the disk; 0 if it is not there."""
+    total = 0
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                try:
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        total += _disk_bytes(entry.path)
+                except OSError:
+                    pass  # it went meanwhile
+    except OSError:
+        return 0
+    return total

@@ -1,0 +1,142 @@
+"""Ended tasks go by age and by size; what is kept still verifies, and room comes back."""
+
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import msgspec
+import pytest
+
+from agent_runtime.loop.submission import submit
+from agent_runtime.loop.supervisor import Supervisor
+from agent_runtime.results import PATCH
+from agent_runtime.retention import Policy
+from agent_runtime.runtime import Runtime
+from agent_runtime.stores.sqlite import SqliteStore
+from agent_runtime.types import TaskId
+from bench.ours.world import playbook, ports
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def heard(agent: str, number: int) -> None:
+    return None
+
+
+@pytest.fixture
+async def runtime(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Runtime]:
+    store = await SqliteStore.open(tmp_path / "store.db")
+    yield Runtime(ports(store, heard), state_dir=str(tmp_path))
+    await store.close()
+
+
+async def finished(runtime: Runtime, count: int) -> list[str]:
+    """Drive so many tasks to their end; their ids, those that ended first before the others."""
+    for _ in range(count):
+        await submit(playbook(2), runtime.ports.store, runtime.ports.clock, submitted_by="me")
+    await Supervisor(runtime.ports).run_all()
+    found = await runtime.ports.store.ended(1 << 62, limit=count)
+    assert len(found) == count
+    return [task.task_id for task in found]
+
+
+async def kept(runtime: Runtime) -> set[str]:
+    return {task.task_id for task in await runtime.tasks(limit=100_000)}
+
+
+async def test_by_age_what_ended_long_ago_goes_and_nothing_else(runtime: Runtime) -> None:
+    await finished(runtime, 3)
+    waiting = await submit(
+        msgspec.structs.replace(playbook(1), plan=None, model=None),
+        runtime.ports.store, runtime.ports.clock, submitted_by="me",
+    )  # fmt: skip
+    later = runtime.retention(Policy(days=1), pause_seconds=0)
+    assert (await later.sweep()).forgotten == []
+    now = runtime.retention(Policy(days=0), pause_seconds=0)
+    assert len((await now.sweep(dry_run=True)).forgotten) == 3
+    assert len(await kept(runtime)) == 4
+    assert len((await now.sweep()).forgotten) == 3
+    assert await kept(runtime) == {waiting}
+
+
+async def forgets_by_size(runtime: Runtime, directory: Path, count: int) -> tuple[float, float]:
+    """Half of `count` tasks go, the older half; returns seconds and the longest pause of a loop."""
+    store = runtime.ports.store
+    ended = await finished(runtime, count)
+    for task_id in ended[: count // 10]:
+        place = directory / "results" / task_id
+        place.mkdir(parents=True)
+        (place / PATCH).write_bytes(bytes(8192))
+    files = sum(entry.stat().st_blocks * 512 for entry in (directory / "results").rglob("*"))
+    before_bytes = await store.kept_bytes() + files
+    policy = Policy(days=1, bytes_max=before_bytes // 2)
+    planned = await runtime.retention(policy, pause_seconds=0).sweep(dry_run=True)
+    longest, begun = 0.0, time.monotonic()
+
+    async def watch() -> None:
+        nonlocal longest
+        while True:
+            at = time.monotonic()
+            await anyio.sleep(0.001)
+            longest = max(longest, time.monotonic() - at - 0.001)
+
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(watch)
+        swept = await runtime.retention(policy, pause_seconds=0).sweep()
+        seconds = time.monotonic() - begun
+        tg.cancel_scope.cancel()
+    gone = [task.task_id for task in swept.forgotten]
+    assert swept.problems == []
+    assert gone == ended[: len(gone)], "the oldest"
+    assert count * 0.3 < len(gone) < count * 0.7
+    assert abs(len(planned.forgotten) - len(gone)) < count * 0.2, "a dry run tells about as many"
+    assert await store.kept_bytes() <= policy.bytes_max if policy.bytes_max else False
+    assert await kept(runtime) == set(ended[len(gone) :])
+    for task_id in ended[len(gone) :]:
+        report = await runtime.verify(TaskId(task_id))
+        assert report.ok, report.fault
+    assert swept.given_back_bytes > before_bytes // 4
+    return seconds, longest
+
+
+async def test_by_size_the_oldest_go_and_the_file_shrinks(runtime: Runtime, tmp_path: Path) -> None:
+    await forgets_by_size(runtime, tmp_path, 120)
+    await runtime.ports.store.close()
+    assert not os.path.exists(tmp_path / "store.db-wal"), "closed: the file is all there is"
+    free = (tmp_path / "store.db").stat().st_size
+    again = await SqliteStore.open(tmp_path / "store.db")
+    assert free - await again.kept_bytes() < 64 << 10
+    await again.close()
+
+
+async def test_one_that_cannot_be_forgotten_keeps_no_other(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = await finished(runtime, 3)
+    forget = runtime.forget
+
+    async def stuck(task_id: TaskId) -> None:
+        if task_id == ended[0]:
+            raise OSError("busy")
+        await forget(task_id)
+
+    monkeypatch.setattr(runtime, "forget", stuck)
+    swept = await runtime.retention(Policy(days=0), pause_seconds=0).sweep()
+    assert swept.problems == [f"{ended[0]}: busy"]
+    assert await kept(runtime) == {ended[0]}
+
+
+@pytest.mark.long
+async def test_of_ten_thousand_tasks_what_is_kept_verifies_and_room_comes_back(
+    runtime: Runtime, tmp_path: Path
+) -> None:
+    """Issue 5, row 11."""
+    seconds, longest = await forgets_by_size(runtime, tmp_path, 10_000)
+    print(f"5,000 tasks forgotten in {seconds:.1f} s; longest pause {longest * 1000:.0f} ms")
