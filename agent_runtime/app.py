@@ -25,6 +25,8 @@ from agent_runtime.ports import (
     SandboxLimits,
     Store,
 )
+from agent_runtime.publishing.hosts import GitHosts
+from agent_runtime.publishing.publisher import GitPublisher
 from agent_runtime.resources import bounded
 from agent_runtime.runtime import Runtime
 from agent_runtime.sandboxes.egress_records import EgressFiles
@@ -39,6 +41,7 @@ from agent_runtime.stores.sqlite_access import SqliteAccess
 from agent_runtime.toolbox import PluginToolbox
 from agent_runtime.workspaces import LocalWorkspaces
 from agent_runtime.workspaces.environment import LocalEnvironment
+from agent_runtime.workspaces.uploads import LocalUploads
 from agent_runtime.workspaces.verify import Verifier
 
 
@@ -57,7 +60,8 @@ async def open_runtime(
     store = await open_store(settings)
     try:
         loaded = plugins.load(allowed=settings.plugins)
-        workspaces = LocalWorkspaces(directory)
+        hosts = GitHosts(settings.git_credentials, os.environ)
+        workspaces = LocalWorkspaces(directory, remotes=hosts)
         shared = shared_dir(settings, loaded)
         async with (
             PluginToolbox.from_plugins(
@@ -91,6 +95,8 @@ async def open_runtime(
                 artifact_limits=ArtifactLimits(
                     files=settings.artifact_files, bytes=settings.artifact_bytes
                 ),
+                publisher=GitPublisher(directory, hosts),
+                uploads=LocalUploads(directory, bytes_max=settings.upload_bytes),
             )
             yield Runtime(
                 ports,

@@ -769,6 +769,14 @@ class Workspaces(Protocol):
             WorkspaceError: it is nothing that `pack` made, or one of `trees` is not whole in it.
         """
 
+    async def branch_bundle(
+        self, task_id: TaskId, patch: bytes, *, base_commit: str, message: str, at_us: int
+    ) -> bytes:
+        """A git bundle with the task's branch: `patch` on `base_commit`, which the taker must have.
+
+        Works after `close`. Equal results make equal commits.
+        """
+
     async def fork(self, task_id: TaskId, fork_id: TaskId) -> None:
         """Give another task, which has none, every version of this one, and its commits.
 

@@ -55,6 +55,12 @@ class ResultFiles:
         """
         await anyio.to_thread.run_sync(_supersede, self.directory(task_id), ends)
 
+    async def outdate(self, task_id: str) -> None:
+        """Remove the certificate, which `write` makes again: its log is about to go on."""
+        path = os.path.join(self.directory(task_id), CERTIFICATE)
+        with suppress(FileNotFoundError):
+            await anyio.to_thread.run_sync(os.unlink, path)
+
     async def changed(self, task_id: str, runs: Sequence[RunFiles]) -> str | None:
         """The path of a copy that is not what it should be, or None. A missing one is none."""
         return await anyio.to_thread.run_sync(_changed, self.directory(task_id), runs)

@@ -10,7 +10,7 @@ import errno
 import hashlib
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 
 import anyio.to_thread
@@ -52,13 +52,14 @@ from agent_runtime.loop.discover import plan_problems, unknown_names
 from agent_runtime.loop.evolve import fold
 from agent_runtime.loop.hands import furnished
 from agent_runtime.loop.journal import append_fact
+from agent_runtime.loop.publishing import commit_message
 from agent_runtime.loop.replay import Replayed, replay
 from agent_runtime.loop.state import State, lacks_brain, status_of
 from agent_runtime.loop.submission import Submitted, first_event
 from agent_runtime.loop.supervisor import Supervisor
 from agent_runtime.loop.why import Link, chain
 from agent_runtime.messages import ToolUse
-from agent_runtime.ports import ArtifactLimits, CheckOutcome, NewTask, Ports
+from agent_runtime.ports import ArtifactLimits, CheckOutcome, NewTask, Ports, Publisher
 from agent_runtime.redaction import Redactor
 from agent_runtime.report import Report, report_of
 from agent_runtime.resources import above
@@ -71,7 +72,9 @@ from agent_runtime.types import (
     ContinuationSpec,
     ForkSpec,
     Json,
+    PublishSpec,
     Row,
+    Status,
     TaskId,
     TaskSpec,
     TaskSummary,
@@ -227,6 +230,8 @@ class Runtime:
                 "or install a plug-in of the group 'agent_runtime.models'"
             )
         self.ports.environment.check(spec)
+        if spec.publish is not None:
+            self._publisher().check(spec)
         if spec.workspace is not None:
             try:
                 await self.ports.workspaces.check(spec.workspace)
@@ -291,6 +296,69 @@ class Runtime:
         check = self.refuse_what_cannot_run
         async with self.allowances.taking(by, budget):
             return await fork_task(task_id, wish, self.ports, by=by, check=check)
+
+    async def upload(self, chunks: AsyncIterable[bytes]) -> str:
+        """Take in a repository as a git bundle; what `workspace.repo` of a task may be then.
+
+        Uncommitted edits may be in it, see `workspaces.uploads`. The same one again is kept once.
+
+        Raises:
+            UsageError: it is no bundle that a task could work on, or too large; nothing is kept.
+            ConfigError: this installation takes none.
+        """
+        if self.ports.uploads is None:
+            raise ConfigError("this installation takes no uploads: let the task name a git URL")
+        return await self.ports.uploads.receive(chunks)
+
+    async def publish(self, task_id: TaskId, publish: PublishSpec | None, *, by: str) -> State:
+        """Publish the branch of a task that has succeeded, once more or for the first time.
+
+        Durable when it returns; whoever drives tasks does it then. None: as the task's file says.
+
+        Raises:
+            Conflict: it has not ended, or not succeeded: nothing is proven.
+            UsageError: `publish` cannot be used; nothing was stored.
+            ConfigError: this installation cannot publish.
+        """
+        state = await self.state(task_id)
+        wanted = publish or _published_before(state) or state.task.publish or PublishSpec()
+        self._publisher().check(msgspec.structs.replace(state.task, publish=wanted))
+        _refuse_unproven(state)
+        # It tells where the log ended, and that is about to be another place.
+        await self._files.outdate(task_id)
+
+        def make(state: State) -> e.OutsideFact:
+            _refuse_unproven(state)
+            return e.PublicationRequested(by=by, publish=wanted)
+
+        return await append_fact(self.ports.store, self.ports.clock, self.ports.bus, task_id, make)
+
+    def _publisher(self) -> Publisher:
+        if self.ports.publisher is None:
+            raise ConfigError("this installation cannot publish: leave out `publish`")
+        return self.ports.publisher
+
+    async def branch_bundle(self, task_id: TaskId) -> bytes:
+        """The task's branch as a git bundle, for a checkout that has the base commit.
+
+        Raises:
+            Conflict: it has no result yet, or no workspace.
+            WorkspaceError: its versions are gone, or the result does not fit the base alone.
+        """
+        state = await self.state(task_id)
+        workspace = state.workspace
+        if not state.ended or workspace is None or not workspace.base_tree:
+            raise Conflict(
+                f"task {task_id!r} has no branch: "
+                + ("it had no workspace" if state.ended else "it has not ended yet")
+            )
+        return await self.ports.workspaces.branch_bundle(
+            task_id,
+            await self.patch(task_id),
+            base_commit=workspace.base_commit,
+            message=commit_message(state),
+            at_us=state.created_at_us,
+        )
 
     async def drive(self, task_id: TaskId) -> State:
         """Drive one task here as far as it goes: to its end, or until it waits or is paused.
@@ -798,6 +866,8 @@ class Runtime:
             )
         if summary.repo:
             await self.ports.workspaces.forget(task_id)
+        if self.ports.publisher is not None:
+            await self.ports.publisher.forget(task_id)
         await self._files.remove(task_id)
         await self.ports.store.delete(task_id)
 
@@ -858,6 +928,22 @@ def _matches(task_id: str, name: str) -> bool:
     bare = task_id.removeprefix("task_")
     return len(name) >= 4 and (task_id.startswith(name) or bare.startswith(name) or
                                task_id.endswith(name))  # fmt: skip
+
+
+def _refuse_unproven(state: State) -> None:
+    status, reason = status_of(state)
+    if status is Status.SUCCEEDED:
+        return
+    if not state.ended:
+        raise Conflict(f"task {state.task_id!r} is {status}: only what is proven is published")
+    raise Conflict(
+        f"task {state.task_id!r} is {status} ({reason}): only what is proven is published; "
+        f"`agent-runtime pull {state.task_id}` takes its branch to a checkout"
+    )
+
+
+def _published_before(state: State) -> PublishSpec | None:
+    return state.publication.spec if state.publication is not None else None
 
 
 def _refuse_when_over(state: State) -> None:

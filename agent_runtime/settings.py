@@ -48,6 +48,7 @@ NOT_IN_DIRECTORY: Final = {
     "host": _WHO_ASKS,
     "workspace_roots": _WHO_ASKS,
     "bwrap": _OF_THIS_MACHINE,
+    "git_credentials": _OF_THIS_MACHINE,
     "modules": _OF_THIS_MACHINE,
     "model": _ASKED,
     "model_endpoints": _ASKED,
@@ -134,6 +135,62 @@ def _secret_sources(value: dict[str, str]) -> dict[str, str]:
             raise ValueError(f"{name!r} cannot be the name of a variable")
         if fault := fault_of(source):
             raise ValueError(f"the source of {name} {fault}")
+    return value
+
+
+_GIT_KEYS: Final = (
+    *("token", "user", "app", "installation", "private_key"),
+    *("ssh_key", "known_hosts", "ca", "forge", "api"),
+)
+_PLACE = re.compile(r"[A-Za-z0-9\[][A-Za-z0-9.:\[\]_-]*(/[A-Za-z0-9._~/-]+)?\Z")
+
+
+def _git_settings(value: object) -> object:
+    """A variable holds the same mapping on one line, as JSON or YAML."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = load(value, name="git_credentials").value
+    except UsageError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError("must be a mapping such as {github.com: {token: env:NAME}}")
+    return _told_of_places(found)
+
+
+def _told_of_places(value: object) -> object:
+    if not isinstance(value, dict):
+        return value
+    return {
+        place: {name: _as_text(each) for name, each in (told or {}).items()}
+        if told is None or isinstance(told, dict)
+        else told
+        for place, told in value.items()
+    }
+
+
+def _git_credentials(value: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    for place, told in value.items():
+        if not _PLACE.match(place):
+            raise ValueError(f"{place!r} is no host[:port][/path]: leave out the scheme and users")
+        for name in told:
+            if name not in _GIT_KEYS:
+                guess = nearest(name, _GIT_KEYS)
+                hint = f"; did you mean {guess!r}?" if guess else ""
+                raise ValueError(f"{place}.{name} is unknown{hint} (known: {', '.join(_GIT_KEYS)})")
+        for name in ("token", "private_key"):
+            if name in told and (fault := fault_of(told[name])):
+                raise ValueError(f"{place}.{name} {fault}")
+        for name in ("ssh_key", "known_hosts", "ca"):
+            if name in told and not os.path.isabs(told[name]):
+                raise ValueError(f"{place}.{name} must be an absolute path")
+        app = [name in told for name in ("app", "installation", "private_key")]
+        if any(app) and not all(app):
+            raise ValueError(f"{place}: app, installation and private_key belong together")
+        if told.get("forge", "github") not in ("github", "gitlab"):
+            raise ValueError(f"{place}.forge must be github or gitlab, got {told['forge']!r}")
+        if not told.get("api", "https://").startswith(("https://", "http://")):
+            raise ValueError(f"{place}.api must be a URL")
     return value
 
 
@@ -365,6 +422,20 @@ class Settings(BaseSettings):
     """Names beside the loopback ones by which the daemon may be asked, with or without a port."""
     shutdown_seconds: Annotated[Number, Field(gt=0, le=3600, allow_inf_nan=False)] = 20
     """How long each step of the daemon's ending may take."""
+    git_credentials: Annotated[
+        dict[str, dict[str, str]],
+        NoDecode,
+        BeforeValidator(_told_of_places),
+        BeforeValidator(_git_settings),
+        AfterValidator(_git_credentials),
+    ] = {}
+    """Git hosts, and repositories below them: what opens them, and which forge they are."""
+    upload_bytes: Annotated[int, BeforeValidator(_no_boolean), Field(ge=1 << 16, le=1 << 40)] = (
+        1 << 30
+    )
+    """Of one repository that is sent to the daemon."""
+    upload_hours: Annotated[Number, Field(gt=0, le=8760, allow_inf_nan=False)] = 24
+    """How long a sent repository is kept that no task works on."""
     workspace_roots: Annotated[tuple[AbsolutePath, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Directories below which a daemon's tasks may name repositories."""
     behind_proxy: bool = False
@@ -511,7 +582,8 @@ def _told(fault: Any, flags: Mapping[str, object]) -> str:
         return f"flag {name}: {_key_fault(name, '')}"
     said = str(fault["msg"]).removeprefix("Value error, ").replace("Input should", "should")
     # A URL may hold a password; who confuses a secret's source with its value, the value.
-    hidden = ("store", "secrets", "model", "model_fallbacks", "model_keys", "model_endpoints")
+    hidden = ("store", "secrets", "model", "model_fallbacks", "model_keys", "model_endpoints",
+              "git_credentials")  # fmt: skip
     got = "" if name in hidden else f", got {shown(fault['input'])}"
     return f"{_origin(name, flags)}: {said}{got}"
 

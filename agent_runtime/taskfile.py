@@ -58,6 +58,7 @@ from agent_runtime.types import (
     LimitsChange,
     Objective,
     Policy,
+    PublishSpec,
     ResourcesSpec,
     ServiceReady,
     ServiceSpec,
@@ -74,6 +75,7 @@ EGRESS_RULES_MAX: Final = 500
 COMMANDS_MAX: Final = 100
 SERVICES_MAX: Final = 20
 ARTIFACTS_MAX: Final = 100
+TITLE_CHARS_MAX: Final = 256
 
 
 class _RepositoryFile(Spec, frozen=True, kw_only=True):
@@ -359,6 +361,8 @@ def _check_together(task: TaskSpec, problems: Problems) -> None:
                 "cannot be false with in_place: the task works on your directory as it is; "
                 "leave one of the two out",
             )
+    if task.publish is not None and workspace is None and not problems.at(("workspace",)):
+        problems.add(("publish",), "needs a workspace: without a repository there is no branch")
     _check_policy(task.policy, problems)
     if task.plan is not None:
         check_plan(
@@ -568,6 +572,29 @@ def _egress_rule(value: list[str]) -> Told:
             yield (at,), f"{error}; got {shown(text)}"
 
 
+def _push_rule(value: str) -> Told:
+    if value == "origin":
+        return
+    if re.search(r"://[^/]*@", value) and not value.startswith("ssh://"):
+        yield (), "must hold no user or password: the setting git_credentials has those"
+    elif value.startswith("-") or _CONTROL.search(value) or not (
+        value.startswith(("https://", "http://", "ssh://")) or _SCP.match(value)
+    ):  # fmt: skip
+        yield (), f"must be origin, or a git URL with https or ssh, got {shown(value)}"
+
+
+def _branch_rule(value: str) -> Told:
+    if value and (value.startswith("refs/") or value == "HEAD"):
+        yield (), f"must be the short name of a branch, got {shown(value)}"
+    elif value:
+        yield from _ref_rule(value)
+
+
+def _title_rule(value: str) -> Told:
+    if len(value) > TITLE_CHARS_MAX or _CONTROL.search(value):
+        yield (), f"must be one line of at most {TITLE_CHARS_MAX} characters, got {shown(value)}"
+
+
 _RULES: Final[Mapping[tuple[type, str], Rule]] = {
     (TaskSpec, "goal"): filled,
     (TaskSpec, "model"): _model_rule,
@@ -575,6 +602,10 @@ _RULES: Final[Mapping[tuple[type, str], Rule]] = {
     (TaskSpec, "artifacts"): _artifacts_rule,
     (TaskSpec, "labels"): _labels_rule,
     (TaskSpec, "priority"): between(0, 9),
+    (PublishSpec, "push"): _push_rule,
+    (PublishSpec, "branch"): _branch_rule,
+    (PublishSpec, "base"): _branch_rule,
+    (PublishSpec, "title"): _title_rule,
     (WorkspaceSpec, "repo"): _path_rule,
     (WorkspaceSpec, "ref"): _ref_rule,
     (ArtifactSpec, "path"): _artifact_rule,
@@ -645,6 +676,7 @@ _STAYS: Final[Mapping[tuple[type, str], str]] = {
         ("goal", "write what is wanted now as `message`"),
         ("workspace", "for another repository, run a new task"),
         ("environment", "for another one, run a new task"),
+        ("publish", "`agent-runtime publish` has options of its own"),
         ("labels", "leave it out"),
         ("priority", "leave it out"),
     )

@@ -29,6 +29,7 @@ from agent_runtime.cli.console import (
 )
 from agent_runtime.errors import ConfigError, Conflict, NotFound, UsageError
 from agent_runtime.loop.events import Continued
+from agent_runtime.loop.publishing import commit_message
 from agent_runtime.loop.state import State, status_of
 from agent_runtime.runtime import Runtime
 from agent_runtime.settings import state_dir
@@ -315,7 +316,7 @@ def apply(
                 target,
                 branch=branch,
                 base_commit=base_commit,
-                text=CommitText(message=message or _message(state), name=name, email=email),
+                text=CommitText(message=message or commit_message(state), name=name, email=email),
                 objects=_objects(ctx, task_id),
             )
             say(f"{target}: branch {branch} is {commit[:12]}")
@@ -366,15 +367,6 @@ def _target(state: State, directory: str | None) -> str:
     if not os.path.isdir(workspace.repo):
         raise UsageError(f"the task's repository {workspace.repo!r} is not here: give --to DIR")
     return workspace.repo
-
-
-def _message(state: State) -> str:
-    goal = state.task.goal.strip()
-    first, _, rest = goal.partition("\n")
-    subject = first if len(first) <= 72 else f"{first[:71]}…"
-    body = goal if subject != first else rest.strip()
-    parts = [subject, *([body] if body else []), f"Agent-Runtime-Task: {state.task_id}"]
-    return "\n\n".join(parts) + "\n"
 
 
 def _objects(ctx: click.Context, task_id: TaskId) -> str:

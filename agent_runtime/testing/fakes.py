@@ -281,6 +281,13 @@ class FakeWorkspaces:
                 raise WorkspaceError(f"tree {tree!r} is not whole")
         self.trees.update({tree: found[tree] for tree in trees})
 
+    async def branch_bundle(
+        self, task_id: TaskId, patch: bytes, *, base_commit: str, message: str, at_us: int
+    ) -> bytes:
+        """The patch."""
+        await self._point("branch bundle")
+        return patch
+
     async def fork(self, task_id: TaskId, fork_id: TaskId) -> None:
         """Trees are everybody's here."""
         await self._point("fork workspace")

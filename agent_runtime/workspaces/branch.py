@@ -146,7 +146,7 @@ class _Work:
         name = f"pack-{out.decode().split()[-1]}"
         common = self._source.common_dir
         for ending in ("pack", "idx", "rev"):
-            _give_to_owner(os.path.join(common, "objects", "pack", f"{name}.{ending}"), common)
+            give_to_owner(os.path.join(common, "objects", "pack", f"{name}.{ending}"), common)
         ref = f"refs/heads/{branch}"
         try:
             self._git.run(
@@ -159,14 +159,14 @@ class _Work:
             ) from error
         path = os.path.join(common, ref)
         while path != os.path.join(common, "refs", "heads"):
-            _give_to_owner(path, common)
+            give_to_owner(path, common)
             path = os.path.dirname(path)
 
     def _run(self, arguments: list[str]) -> bytes:
         return self._git.run(arguments, git_dir=self._git_dir, env=self._env)
 
 
-def _give_to_owner(path: str, repository: str) -> None:
+def give_to_owner(path: str, repository: str) -> None:
     """What root makes in somebody's repository must stay his to change."""
     if os.geteuid() == 0:
         owner = os.stat(repository)

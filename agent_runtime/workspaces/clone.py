@@ -31,6 +31,7 @@ from agent_runtime.workspaces.objects import (
     MODE_LINK,
     MODE_SUBMODULE,
 )
+from agent_runtime.workspaces.remotes import Access, Remotes
 from agent_runtime.workspaces.scan import Scan
 from agent_runtime.workspaces.source import Local, Remote, View, locate, named, resolve
 from agent_runtime.workspaces.trees import Trees
@@ -76,6 +77,7 @@ def make_clone(
     trees: Trees,
     git: Git,
     at: str | None = None,
+    remotes: Remotes,
 ) -> Made:
     """Fill the new, empty directory `target`; `trees` knows its files afterwards. Blocks.
 
@@ -100,9 +102,13 @@ def make_clone(
     else:
         view = None
         url, mount = redact(source.url), REMOTE_MOUNT
-        commit = _fetch(source, at or spec.ref, git_dir, git)
+        with remotes.access(source.url) as access:
+            commit = _fetch(source, access, at or spec.ref, git_dir, git)
     # The same files that the clone shows go to the private store, as one pack.
-    listing = _seed(commit, git_dir, trees, git) if commit else {}
+    listing = committed = _seed(commit, git_dir, trees, git) if commit else {}
+    edited = view.uncommitted(commit) if view is not None and spec.include_dirty else ""
+    if edited:
+        listing = _seed(edited, git_dir, trees, git)
     with directory(target) as root:
         scan = Scan(trees.store)
         node, pointers = write_listing(trees.store, root, listing, now=None, scan=scan)
@@ -115,7 +121,8 @@ def make_clone(
                 f"{len(pointers)} Git LFS files stay pointer files in the workspace"
                 f" ({named(pointers)}); use workspace.in_place: true if the task needs the content"
             )
-        carried: list[bytes] = []
+        both = committed.keys() | listing.keys()
+        carried = sorted(path for path in both if committed.get(path) != listing.get(path))
         if view is not None and view.source.top and spec.include_dirty:
             if commit == view.commit_of("HEAD"):
                 dirty = view.dirty()
@@ -145,33 +152,39 @@ def _mount_of(source: Local) -> str:
     return path
 
 
-def _fetch(source: Remote, ref: str, git_dir: str, git: Git) -> str:
+def _fetch(source: Remote, access: Access, ref: str, git_dir: str, git: Git) -> str:
     """Fetch branches and tags into a new repository and return the commit of `ref`."""
     shown_url = redact(source.url)
     if source.url.startswith("-"):
         raise WorkspaceError(f"workspace.repo {shown_url!r} is not a git URL")
+    url, env, fds = access.url, access.env, access.fds
     try:
-        head = git.run(["ls-remote", "--", source.url, "HEAD"], git_dir=git_dir, network=True)
+        head = git.run(
+            ["ls-remote", "--", url, "HEAD"], git_dir=git_dir, env=env, fds=fds, network=True
+        )
         refspecs = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"]
         git.run(
             ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance",
-             "--", source.url, *refspecs],
+             "--", url, *refspecs],
             git_dir=git_dir,
+            env=env,
+            fds=fds,
             network=True,
         )  # fmt: skip
         if re.fullmatch("[0-9a-f]{40}", ref):
             ok, _, _ = git.succeeds(["cat-file", "-e", ref], git_dir=git_dir)
             if not ok:
                 git.run(
-                    ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--", source.url,
-                     ref],
+                    ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--", url, ref],
                     git_dir=git_dir,
+                    env=env,
+                    fds=fds,
                     network=True,
                 )  # fmt: skip
     except GitFailed as error:
         raise WorkspaceError(
-            f"repository {shown_url!r} cannot be fetched: {error.stderr[-1000:]}; the runtime uses"
-            " no credential helper: ssh-agent, a token in the URL or a local clone work"
+            f"repository {shown_url!r} cannot be fetched: {access.shown(error.stderr)[-1000:]}; a"
+            " token or a key of the setting git_credentials, ssh-agent or a local clone work"
         ) from error
     out = git.run(["for-each-ref", "--format=%(refname)"], git_dir=git_dir)
     names = out.decode("utf-8", "surrogateescape").splitlines()
@@ -191,6 +204,9 @@ def _seed(commit: str, git_dir: str, trees: Trees, git: Git) -> dict[bytes, tupl
         stdin=f"{tree}\n".encode(),
         env={"GIT_ALTERNATE_OBJECT_DIRECTORIES": os.path.join(git_dir, "objects")},
     )
+    # The commit too: a branch can be made of the result when the clone is gone.
+    told = git.run(["cat-file", "commit", commit], git_dir=git_dir)
+    git.run(["hash-object", "-t", "commit", "-w", "--stdin"], git_dir=trees.store.path, stdin=told)
     oid = git.run(["rev-parse", "--verify", tree], git_dir=git_dir).decode().strip()
     return trees.store.listing(oid)
 

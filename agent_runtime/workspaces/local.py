@@ -42,12 +42,15 @@ from agent_runtime.ports import (
 from agent_runtime.types import TaskId, TreeId, WorkspaceSpec
 from agent_runtime.workspaces import artifacts, history, locks, quota
 from agent_runtime.workspaces.apply import apply_patch
+from agent_runtime.workspaces.branch import CommitText
 from agent_runtime.workspaces.clone import branch_of, make_clone
 from agent_runtime.workspaces.export import export_tree, remove_export
 from agent_runtime.workspaces.files import copy_into, directory, make_temporary, remove_path
 from agent_runtime.workspaces.git import Git, no_room, write_atomically
 from agent_runtime.workspaces.objects import shown
-from agent_runtime.workspaces.source import Local, Remote, View, locate
+from agent_runtime.workspaces.pull import make_branch_bundle
+from agent_runtime.workspaces.remotes import AnyRemote, Remotes
+from agent_runtime.workspaces.source import UPLOAD, Local, Remote, View, locate, upload_path
 from agent_runtime.workspaces.trees import Trees, remove_locks
 
 T = TypeVar("T")
@@ -87,7 +90,9 @@ class _Task:
 class LocalWorkspaces:
     """The `Workspaces` port on this machine's disk; several processes may share `state_dir`."""
 
-    def __init__(self, state_dir: str) -> None:
+    def __init__(self, state_dir: str, *, remotes: Remotes | None = None) -> None:
+        self._uploads = os.path.join(os.path.abspath(state_dir), "uploads")
+        self._remotes = remotes or AnyRemote()
         self._root = os.path.join(os.path.abspath(state_dir), "workspaces")
         self._locks_dir = os.path.join(os.path.abspath(state_dir), "locks")
         self._git = Git(os.path.join(self._root, ".git-home"))
@@ -102,9 +107,12 @@ class LocalWorkspaces:
         Raises:
             WorkspaceError: it is missing or none; the message says what would work.
         """
+        spec = self._found(spec)
         source = await self._in_thread(locate, spec.repo)
         if spec.in_place:
             _require_checkout(source, spec)
+        elif isinstance(source, Remote):
+            self._remotes.check(source.url)
         elif at and isinstance(source, Local):
             await self._in_thread(_require_commit, source, at, self._git)
 
@@ -131,6 +139,8 @@ class LocalWorkspaces:
         """
         task = self._task(task_id)
         async with task.lock:
+            if await self._in_thread(self._facts, task) is None:
+                spec = self._found(spec)
             if spec.in_place and task.owner is None:
                 source = await self._in_thread(locate, spec.repo)
                 if isinstance(source, Local):
@@ -215,6 +225,7 @@ class LocalWorkspaces:
             trees=task.trees,
             git=self._git,
             at=None if left is None else left.base_commit,
+            remotes=self._remotes,
         )
         history.remember(task.path, os.path.join(work, ".git"))
         os.rename(work, final)
@@ -421,6 +432,28 @@ class LocalWorkspaces:
         """Take in trees of a task that was worked on elsewhere, see `Trees.unpack`."""
         await self._locked(task_id, lambda task: _unpack(task, trees, packed))
 
+    async def branch_bundle(
+        self, task_id: TaskId, patch: bytes, *, base_commit: str, message: str, at_us: int
+    ) -> bytes:
+        """The task's branch for a checkout that has the base, see `pull.make_branch_bundle`."""
+
+        def run(task: _Task) -> bytes:
+            if not task.trees.exists():
+                raise WorkspaceError(
+                    "the versions of the workspace are gone (removed by `agent-runtime gc`, or by "
+                    "hand); `agent-runtime diff` has the patch"
+                )
+            return make_branch_bundle(
+                patch,
+                objects=os.path.join(task.trees.store.path, "objects"),
+                base_commit=base_commit,
+                branch=branch_of(task_id),
+                text=CommitText(message=message),
+                at_us=at_us,
+            )
+
+        return await self._locked(task_id, run)
+
     async def fork(self, task_id: TaskId, fork_id: TaskId) -> None:
         """Give another task the versions and commits of this one. Safe to repeat.
 
@@ -507,6 +540,18 @@ class LocalWorkspaces:
         )
 
     # -- helpers --
+
+    def _found(self, spec: WorkspaceSpec) -> WorkspaceSpec:
+        """The same with the path of an upload. `WorkspaceError` if that is not here."""
+        if not spec.repo.startswith(UPLOAD):
+            return spec
+        path = upload_path(self._uploads, spec.repo)
+        if not os.path.isdir(path):
+            raise WorkspaceError(
+                f"{spec.repo!r} is not here: it was never sent, or removed because no task used "
+                "it; send the repository again"
+            )
+        return msgspec.structs.replace(spec, repo=path)
 
     def _task(self, task_id: TaskId) -> _Task:
         if task_id not in self._tasks:

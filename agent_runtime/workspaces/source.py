@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,6 +22,11 @@ from agent_runtime.errors import WorkspaceError
 from agent_runtime.workspaces.git import Git, make_git_dir
 from agent_runtime.workspaces.objects import shown
 
+UPLOAD = "upload:"
+"""Begins `workspace.repo` where the repository was sent to the daemon; its SHA-256 follows."""
+UNCOMMITTED = "refs/agent-runtime/uncommitted"
+"""In an upload: what was not committed, as a commit on what was checked out."""
+_UPLOAD = re.compile(r"upload:([0-9a-f]{64})\Z")
 _URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]*://")
 _SCP = re.compile(r"^(?:[\w.-]+@)?[\w.-]+:(?!//)")
 _ALTERNATES_DEPTH_MAX = 5
@@ -72,6 +78,27 @@ def locate(repo: str) -> Local | Remote:
     if _SCP.match(repo) and not os.path.lexists(repo):
         return Remote(repo)
     return _locate_path(repo)
+
+
+def upload_path(root: str, name: str) -> str:
+    """Where an upload's bare repository is. `WorkspaceError` if `name` can be none's."""
+    found = _UPLOAD.match(name)
+    if found is None:
+        raise WorkspaceError(f"{name!r} is no name of an upload: `upload:` and 64 hex digits")
+    return os.path.join(root, found[1], "repo.git")
+
+
+def origin_of(source: Local, git: Git) -> str:
+    """The URL of a local repository's `origin`; empty if it names none. Its config is only read."""
+    path = os.path.join(source.common_dir, "config")
+    if not os.path.exists(path):
+        return ""
+    with tempfile.TemporaryDirectory(prefix="agent-runtime-view-") as place:
+        ok, out, _ = git.succeeds(
+            ["config", "--file", path, "--no-includes", "--get", "remote.origin.url"],
+            git_dir=place,
+        )
+    return out.decode("utf-8", "replace").strip() if ok else ""
 
 
 def _locate_path(repo: str) -> Local:
@@ -198,6 +225,17 @@ class View:
             WorkspaceError: there is no such ref; the message names near ones.
         """
         return resolve(self._git, self.path, ref, [name for _, name in self.refs()])
+
+    def uncommitted(self, commit: str) -> str:
+        """Of an upload: the commit with the edits that were made on `commit`; empty if none."""
+        if self.source.top:
+            return ""
+        ok, out, _ = self._git.succeeds(
+            ["rev-parse", "--verify", "--quiet", f"{UNCOMMITTED}^{{commit}}", f"{UNCOMMITTED}^1"],
+            git_dir=self.path,
+        )
+        found = out.decode().split() if ok else []
+        return found[0] if found[1:] == [commit] else ""
 
     # -- objects --
 
