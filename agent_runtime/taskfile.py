@@ -217,6 +217,20 @@ def read_part(path: str, kind: type[PartT]) -> PartT:
     return draft
 
 
+def parse_publish(document: object) -> PublishSpec:
+    """Where a branch shall go, from a JSON value: the `publish` of a task file.
+
+    Raises:
+        UsageError: everything that is wrong, a line a problem.
+    """
+    problems = Problems({})
+    reader = Reader(problems, rules=_RULES, notes=_NOTES, retired=_RETIRED)
+    draft = reader.read(document, struct_kind(PublishSpec), ("publish",))
+    if problems or not isinstance(draft, PublishSpec):
+        raise UsageError("\n".join(problems.lines(name="")))
+    return draft
+
+
 def goal_task(goal: str, repo: str) -> TaskSpec:
     """A task that is only a sentence about a repository; `repo` as on the command line.
 

@@ -2,10 +2,11 @@
 
 Each verb lives in a file of its family, which is imported when the verb is used: `run` (run,
 resume, continue), `tasks` (ps, show, logs), `control` (cancel, pause, steer), `approvals`,
-`fork`, `results` (verify, diff, apply), `artifacts`, `report`, `replay` (replay, why), `inspect`
-(tools, modules, doctor), `models`, `transfer` (export, import), `keep` (init, gc), `sandbox`. What
-they share: `console` (output, errors), `words` (events in words), `follow` (driving and watching a
-task), `views` and `live` (how a watched task looks), `summary` (the end of a task in words).
+`fork`, `results` (verify, diff, apply), `branches` (pull, publish), `artifacts`, `report`, `replay`
+(replay, why), `inspect` (tools, modules, doctor), `models`, `transfer` (export, import), `keep`
+(init, gc), `sandbox`. What they share: `console` (output, errors), `words` (events in words),
+`follow` (driving and watching a task), `views` and `live` (how a watched task looks), `summary`
+(the end of a task in words).
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ FAMILIES: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "verify": ("results", "Check that a task's log and claims are what was written."),
         "diff": ("results", "Print the patch that a task made, or compare two tasks."),
         "apply": ("results", "Apply a task's patch to a checkout, or commit it on a branch."),
+        "pull": ("branches", "Bring a task's branch back into a checkout."),
+        "publish": ("branches", "Push a proven branch to a git remote and open its pull request."),
         "artifacts": ("artifacts", "List the files that a task kept, or write them out."),
     },
     "The installation": {

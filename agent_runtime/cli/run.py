@@ -323,7 +323,9 @@ def exit_code(state: State, ending: Ending) -> int:
     match ending:
         case Ending.ENDED:
             assert state.conclusion is not None
-            return 0 if state.conclusion.status is Status.SUCCEEDED else 1
+            publication = state.publication
+            out = publication is None or publication.ended is None or publication.ended.ok
+            return 0 if state.conclusion.status is Status.SUCCEEDED and out else 1
         case Ending.WAITING | Ending.PAUSED:
             return 9
         case Ending.DETACHED:

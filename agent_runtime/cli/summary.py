@@ -41,6 +41,7 @@ def result_lines(state: State, result: Result) -> list[str]:
     lines += [f"  {line}" for line in egress_lines(state)]
     if state.kept is not None:
         lines += artifact_lines(state.kept)
+    lines += publication_lines(state)
     if result.patch:
         lines.append(f"  patch        {result.patch}")
     if result.certificate:
@@ -70,6 +71,21 @@ def artifact_lines(kept: WorkKept) -> list[str]:
     return lines + [f"  ! artifact left out: {one_line(said)}" for said in kept.left_out]
 
 
+def publication_lines(state: State) -> list[str]:
+    """Where the branch went; why it did not, the status says."""
+    publication = state.publication
+    if publication is None or (told := publication.prepared) is None:
+        return []
+    lines = []
+    if publication.pushed is not None:
+        lines.append(f"  branch       {told.branch} of {told.url} is {told.commit[:12]}")
+        if told.verification is not None:
+            lines.append(f"               checked again on {told.base} at {told.base_commit[:12]}")
+    if publication.opened is not None:
+        lines.append(f"  pull request {publication.opened.url}")
+    return lines
+
+
 def _next_commands(state: State, result: Result) -> list[str]:
     name = short(state.task_id)
     taken = [command("artifacts", name, "--output", "DIR")] if result.artifacts else []
@@ -83,6 +99,11 @@ def _patch_commands(state: State, result: Result, checked: str) -> list[str]:
     name = short(state.task_id)
     if state.verification is None or not state.verification.patch_bytes:
         return [checked]
+    publication = state.publication
+    if publication is not None and publication.ended is not None:
+        if publication.ended.ok:
+            return [checked]
+        return [command("publish", name), command("pull", name), checked]
     flags = () if result.status == Status.SUCCEEDED else ("--unverified",)
     return [command("diff", name), command("apply", name, *flags), checked]
 

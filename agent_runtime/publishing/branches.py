@@ -135,7 +135,7 @@ class Branches:
         # Compared and set by the server: of two that push at once, one is told.
         self._network(
             access,
-            ["push", "--quiet", "--no-verify", "--porcelain",
+            ["push", "--quiet", "--no-verify",
              f"--force-with-lease={ref}:{there}", "--", access.url, f"{prepared.commit}:{ref}"],
         )  # fmt: skip
         return False
@@ -231,7 +231,7 @@ class Branches:
 
     def _commit(self, order: PublishOrder, tree: str, base_commit: str) -> str:
         parents = ["-p", base_commit] if base_commit else []
-        at = f"{order.at_us // 1_000_000} +0000"
+        at = f"@{order.at_us // 1_000_000} +0000"
         who = {
             f"GIT_{role}_{part}": value
             for role in ("AUTHOR", "COMMITTER")

@@ -73,7 +73,7 @@ def make_branch_bundle(
             f"GIT_{role}_{part}": value
             for role in ("AUTHOR", "COMMITTER")
             for part, value in (
-                ("NAME", text.name), ("EMAIL", text.email), ("DATE", f"{at_us // 1_000_000} +0000"),
+                ("NAME", text.name), ("EMAIL", text.email), ("DATE", f"@{at_us // 1_000_000} +0000"),
             )
         }  # fmt: skip
         parents = ["-p", base_commit] if base_commit else []

@@ -231,7 +231,7 @@ class View:
         if self.source.top:
             return ""
         ok, out, _ = self._git.succeeds(
-            ["rev-parse", "--verify", "--quiet", f"{UNCOMMITTED}^{{commit}}", f"{UNCOMMITTED}^1"],
+            ["rev-list", "--parents", "--max-count=1", "--end-of-options", UNCOMMITTED],
             git_dir=self.path,
         )
         found = out.decode().split() if ok else []

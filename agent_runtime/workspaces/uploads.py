@@ -329,7 +329,7 @@ def _commit_edits(top: str, paths: list[bytes], head: str, ours: str, git: Git) 
         f"GIT_{role}_{part}": value
         for role in ("AUTHOR", "COMMITTER")
         for part, value in (
-            ("NAME", "agent-runtime"), ("EMAIL", "agent-runtime@localhost"), ("DATE", "0 +0000"),
+            ("NAME", "agent-runtime"), ("EMAIL", "agent-runtime@localhost"), ("DATE", "@0 +0000"),
         )
     }  # fmt: skip
     out = git.run(
