@@ -69,11 +69,12 @@ def make_branch_bundle(
                     "again, or `agent-runtime apply` it to the checkout that has them"
                 )
         tree = git.run(["write-tree"], git_dir=git_dir, env=env).decode().strip()
+        at = f"@{at_us // 1_000_000} +0000"
         who = {
             f"GIT_{role}_{part}": value
             for role in ("AUTHOR", "COMMITTER")
             for part, value in (
-                ("NAME", text.name), ("EMAIL", text.email), ("DATE", f"@{at_us // 1_000_000} +0000"),
+                ("NAME", text.name), ("EMAIL", text.email), ("DATE", at),
             )
         }  # fmt: skip
         parents = ["-p", base_commit] if base_commit else []

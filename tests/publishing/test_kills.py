@@ -75,8 +75,9 @@ def killed(cli: Cli, killer: Killer, at: int | str, *arguments: str) -> None:
 def ended_well(done: Done) -> dict[str, object]:
     result = done.lines()[-1]
     assert done.code == 0, (result, done.err)
-    assert isinstance(result, dict) and result["publication"]["ok"], result
-    return result["publication"]
+    publication: dict[str, object] = result["publication"]
+    assert publication["ok"], result
+    return publication
 
 
 def test_a_daemon_that_dies_after_both_effects_repeats_neither(
