@@ -85,6 +85,23 @@ class GitHost:
         return _git("-C", str(self.repository(project)), "show", revision)
 
 
+def processes_with(secret: str) -> list[str]:
+    """Arguments and variables, of everything that runs on this machine, that hold it."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        for name in ("environ", "cmdline"):
+            with suppress(OSError):
+                if secret.encode() in (place / name).read_bytes():
+                    found.append(f"{place}/{name}")
+    return found
+
+
+def files_with(place: Path, secret: str) -> list[Path]:
+    """Files below a directory that hold it."""
+    files = [path for path in place.rglob("*") if path.is_file() and not path.is_symlink()]
+    return [path for path in files if secret.encode() in path.read_bytes()]
+
+
 def _git(*arguments: str) -> str:
     done = subprocess.run(["git", *arguments], check=True, capture_output=True)
     return done.stdout.decode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import signal
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.helpers import UNSAFE, Cli, Done
-from tests.publishing.server import TOKEN, GitHost
+from tests.publishing.server import TOKEN, GitHost, files_with, processes_with
 
 TASK_FILE = """\
 goal: Make add add
@@ -80,23 +81,31 @@ def ended_well(done: Done) -> dict[str, object]:
     return publication
 
 
-def test_a_daemon_that_dies_after_both_effects_repeats_neither(
-    host: GitHost, tmp_path: Path
-) -> None:
-    """The two worst moments: the server has done it, and nobody has heard of it."""
-    cli, killer = installation(host, tmp_path, "github"), Killer(host)
-    task_file = write_task(host, tmp_path, "publish: {pr: draft}")
+def test_a_daemon_that_dies_after_the_push_repeats_nothing(host: GitHost, tmp_path: Path) -> None:
+    """The server has done it, and nobody has heard of it. No process or file shows the token."""
+    host.token = f"ghp_canary-{secrets.token_hex(8)}"
+    secret = tmp_path / "secret"
+    secret.write_text(host.token, encoding="utf-8")
+    home = tmp_path / "home"
+    home.mkdir()
+    credentials = json.dumps(host.credentials(token=f"file:{secret}"))
+    cli, killer = Cli(home, {"AGENT_RUNTIME_GIT_CREDENTIALS": credentials}), Killer(host)
+    task_file = write_task(host, home, "publish: {pr: draft}")
     killed(cli, killer, "after POST /acme/app.git/git-receive-pack", "run", task_file, UNSAFE)
-    (task,) = cli("ps", "--json").json()
-    killed(cli, killer, "after POST /api/v3", "resume", task["task_id"], UNSAFE)
+    (task,) = cli.state.joinpath("workspaces").glob("task_*")
     killer.arm(None)
-    told = ended_well(cli("resume", task["task_id"], "--json", UNSAFE))
-    branch = f"agent-runtime/{task['task_id']}"
+    seen: list[str] = []
+    host.at = lambda point: seen.extend(processes_with(host.token))
+    done = cli("resume", task.name, "--json", UNSAFE)
+    told = ended_well(done)
+    branch = f"agent-runtime/{task.name}"
     assert host.branches() == {"main": host.branches()["main"], branch: told["commit"]}
     assert [each["head"] for each in host.requests] == [branch]
     assert "a + b" in host.show(f"{branch}:calc.py")
     pushed = [line for line in host.log if line.startswith("POST /acme/app.git/git-receive-pack")]
     assert len(pushed) == 1, "the branch was there, and was found"
+    assert host.token not in done.out + done.err + host.requests[0]["text"]
+    assert (seen, files_with(home, host.token)) == ([], [])
 
 
 @pytest.mark.long

@@ -94,6 +94,7 @@ async def test_a_branch_and_its_request_are_made_once(
     assert request["title"] == ("T" if forge == "github" else "Draft: T")
 
 
+@pytest.mark.long
 async def test_the_same_order_makes_the_same_commit_anywhere(host: GitHost, tmp_path: Path) -> None:
     """A lost repository is no loss: what was pushed is recognised."""
     asked = order(host)
@@ -173,6 +174,7 @@ async def test_a_forges_no_is_told_in_its_words(
     assert TOKEN not in str(failed.value)
 
 
+@pytest.mark.long
 async def test_a_server_that_refuses_the_push_is_believed(host: GitHost, tmp_path: Path) -> None:
     """A hook's word is final; a server that stumbles is asked again."""
     made, asked = publisher(host, tmp_path), order(host)
@@ -191,6 +193,7 @@ async def test_a_server_that_refuses_the_push_is_believed(host: GitHost, tmp_pat
     assert failed.value.kind == "transient"
 
 
+@pytest.mark.long
 async def test_a_wrong_token_fails_at_once(host: GitHost, tmp_path: Path) -> None:
     """And is in nobody's error."""
     hosts = GitHosts(host.credentials(), {"HOST_TOKEN": "another-secret-token"})
@@ -199,6 +202,7 @@ async def test_a_wrong_token_fails_at_once(host: GitHost, tmp_path: Path) -> Non
     assert failed.value.kind == "denied" and "another-secret" not in str(failed.value)
 
 
+@pytest.mark.long
 async def test_a_later_publication_brings_its_report_along(host: GitHost, tmp_path: Path) -> None:
     """The open request of a branch that is pushed again gets the new text."""
     made, asked = publisher(host, tmp_path), order(host)
@@ -209,6 +213,7 @@ async def test_a_later_publication_brings_its_report_along(host: GitHost, tmp_pa
     assert host.requests[0]["text"].startswith("new") and len(host.requests) == 1
 
 
+@pytest.mark.long
 async def test_an_app_opens_with_a_token_of_its_installation(host: GitHost, tmp_path: Path) -> None:
     """Signed with its key, kept while it is good."""
     key = tmp_path / "app.pem"
