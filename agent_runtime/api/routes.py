@@ -8,7 +8,11 @@ from typing import Final
 import msgspec
 from starlette.routing import Route, Router, WebSocketRoute
 
+<<<<<<< HEAD
 from agent_runtime.api import control, health, installation, keys, results, streams, tasks
+=======
+from agent_runtime.api import control, health, installation, publishing, results, streams, tasks
+>>>>>>> 0f2575e (The daemon takes bundles, hands branches over and publishes; file:// is a path for workspace_roots)
 from agent_runtime.api.answers import Answer, Receive, Reply, Scope, Send
 from agent_runtime.api.attach import Attach
 from agent_runtime.api.daemon import Daemon
@@ -49,6 +53,9 @@ OPERATIONS: Final[Sequence[Operation]] = (
     results.task_certificate,
     results.task_report,
     results.verify_task,
+    publishing.publish_task,
+    publishing.task_branch,
+    publishing.send_workspace,
     installation.list_tools,
     installation.list_modules,
     installation.list_models,

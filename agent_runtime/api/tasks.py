@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from typing import Annotated, Any, Final
+from urllib.parse import unquote
 
 import anyio
 import msgspec
@@ -276,7 +277,9 @@ def _read(body: bytes, daemon: Daemon) -> TaskSpec:
 
 
 def _require_below(repo: str, roots: tuple[str, ...]) -> None:
-    if not repo.startswith("/"):
+    if repo.startswith("file://"):
+        repo = unquote(repo.removeprefix("file://"))  # a path all the same
+    elif not repo.startswith("/"):
         return  # a URL: who may fetch it is decided where its credentials are
     real = os.path.realpath(repo)
     if any(real == root or real.startswith(root.rstrip("/") + "/") for root in roots):

@@ -1,0 +1,106 @@
+"""Code in, a branch out: repositories that are sent, branches that are fetched or published."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+import anyio
+import msgspec
+from msgspec import Meta
+
+from agent_runtime.api.answers import Answer, Receive, Reply, json_answer
+from agent_runtime.api.operations import (
+    BODY_SECONDS_MAX,
+    ClientGone,
+    Refused,
+    Request,
+    operation,
+)
+from agent_runtime.api.problems import problem
+from agent_runtime.api.tasks import require_match
+from agent_runtime.api.views import TaskView, etag, view_of
+from agent_runtime.taskfile import parse_publish
+from agent_runtime.types import PublishSpec, TaskId
+
+BUNDLE = "application/x-git-bundle"
+Name = Annotated[str, Meta(max_length=250)]
+
+
+class PublishWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is another than the task's file says, or said the last time; null: the same."""
+
+    push: Annotated[str, Meta(max_length=2000)] | None = None
+    branch: Name | None = None
+    pr: Literal["draft", "ready", "none"] | None = None
+    base: Name | None = None
+    title: Annotated[str, Meta(max_length=256)] | None = None
+
+
+class WorkspaceView(msgspec.Struct, frozen=True, kw_only=True):
+    """A repository that was sent; `repo` is what `workspace.repo` of a task may be."""
+
+    id: str
+    repo: str
+
+
+@operation(
+    "POST", "/v1/workspaces", answers={201: WorkspaceView}, scope="tasks:write",
+    errors=(408, 422), takes=BUNDLE, streamed=True,
+)  # fmt: skip
+async def send_workspace(request: Request[None, None]) -> Reply:
+    """Send a repository as a git bundle.
+
+    Uncommitted edits are a commit of their own in it, under refs/agent-runtime/uncommitted. The
+    same bundle is kept once; one that no task works on is removed after a while.
+    """
+    repo = await request.daemon.runtime.upload(_chunks(request.receive))
+    return json_answer(WorkspaceView(id=repo.replace(":", "_"), repo=repo), 201)
+
+
+async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
+    while True:
+        try:
+            with anyio.fail_after(BODY_SECONDS_MAX):
+                message = await receive()
+        except TimeoutError:
+            detail = f"nothing of the body came for {BODY_SECONDS_MAX:.0f} s"
+            raise Refused(problem(408, "slow-body", "The body did not come", detail)) from None
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        yield message.get("body", b"")
+        if not message.get("more_body"):
+            return
+
+
+@operation(
+    "GET", "/v1/tasks/{task_id}/branch", answers={200: BUNDLE}, scope="tasks:read",
+    errors=(404, 409),
+)  # fmt: skip
+async def task_branch(request: Request[None, None]) -> Reply:
+    """The branch of an ended task as a git bundle: one commit on the commit that it began from."""
+    bundle = await request.daemon.runtime.branch_bundle(TaskId(request.path["task_id"]))
+    return Answer(200, bundle, (), BUNDLE.encode())
+
+
+@operation(
+    "POST", "/v1/tasks/{task_id}/publish", answers={202: TaskView}, scope="tasks:write",
+    errors=(404, 409, 412, 422, 503), body=PublishWish, body_optional=True,
+    headers={"If-Match": "only if the task is still at this ETag"},
+)  # fmt: skip
+async def publish_task(request: Request[PublishWish, Any]) -> Reply:
+    """Publish the branch of a task that has succeeded, once more or for the first time.
+
+    202: it is stored that it shall be; the task's events tell how it went.
+    """
+    runtime, task_id = request.daemon.runtime, TaskId(request.path["task_id"])
+    await require_match(request, task_id)
+    state = await runtime.state(task_id)
+    before = state.publication.spec if state.publication is not None else state.task.publish
+    told = msgspec.structs.asdict(request.body)
+    given = {name: value for name, value in told.items() if value is not None}
+    spec = msgspec.structs.replace(before or PublishSpec(), **given)
+    parse_publish(msgspec.to_builtins(spec))
+    await runtime.publish(task_id, spec, by=request.caller.by)
+    summary = await runtime.ports.store.summary(task_id)
+    return json_answer(view_of(summary), 202, ((b"etag", etag(summary.seq)),))
