@@ -53,8 +53,8 @@ def make_branch_bundle(
             if not there:
                 raise WorkspaceError(
                     f"the commit {base_commit[:12]}, from which the task began, was not kept (the "
-                    "task came from elsewhere, or an older version ran it): `agent-runtime diff` "
-                    "has its patch"
+                    "task came from elsewhere, worked in place, or an older version ran it): "
+                    "`agent-runtime diff` has its patch"
                 )
             git.run(["read-tree", base_commit], git_dir=git_dir, env=env)
         if patch:

@@ -94,35 +94,6 @@ async def test_a_branch_and_its_request_are_made_once(
     assert request["title"] == ("T" if forge == "github" else "Draft: T")
 
 
-@pytest.mark.long
-async def test_the_same_order_makes_the_same_commit_anywhere(host: GitHost, tmp_path: Path) -> None:
-    """A lost repository is no loss: what was pushed is recognised."""
-    asked = order(host)
-    first = await publish(publisher(host, tmp_path / "a"), asked)
-    second = publisher(host, tmp_path / "b")
-    assert await second.push(replace(asked, ours=(first.commit,)), first)
-    assert (await second.prepare(replace(asked, ours=(first.commit,)))).commit == first.commit
-
-
-async def test_a_moved_base_asks_for_new_checks(host: GitHost, tmp_path: Path) -> None:
-    """The patch is put on it three-way, and both trees come along for the verifier."""
-    asked = order(host)
-    push_upstream(host, tmp_path, "other.py", "x = 1\n")
-    prepared = await publisher(host, tmp_path).prepare(asked)
-    assert prepared.base_commit == host.branches()["main"] != asked.base_commit
-    assert prepared.packed is not None and prepared.packed.startswith(b"PACK")
-
-
-async def test_a_base_that_moves_before_the_push_is_noticed(host: GitHost, tmp_path: Path) -> None:
-    """Nothing leaves that was checked on another base."""
-    made, asked = publisher(host, tmp_path), order(host)
-    prepared = await made.prepare(asked)
-    push_upstream(host, tmp_path, "other.py", "x = 1\n")
-    with pytest.raises(PublishFailed) as failed:
-        await made.push(asked, prepared)
-    assert failed.value.moved and BRANCH not in host.branches()
-
-
 async def test_a_conflict_with_the_base_names_the_file(host: GitHost, tmp_path: Path) -> None:
     """And says what to do."""
     asked = order(host)
