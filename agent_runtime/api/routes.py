@@ -8,11 +8,16 @@ from typing import Final
 import msgspec
 from starlette.routing import Route, Router, WebSocketRoute
 
-<<<<<<< HEAD
-from agent_runtime.api import control, health, installation, keys, results, streams, tasks
-=======
-from agent_runtime.api import control, health, installation, publishing, results, streams, tasks
->>>>>>> 0f2575e (The daemon takes bundles, hands branches over and publishes; file:// is a path for workspace_roots)
+from agent_runtime.api import (
+    control,
+    health,
+    installation,
+    keys,
+    publishing,
+    results,
+    streams,
+    tasks,
+)
 from agent_runtime.api.answers import Answer, Receive, Reply, Scope, Send
 from agent_runtime.api.attach import Attach
 from agent_runtime.api.daemon import Daemon

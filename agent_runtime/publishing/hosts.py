@@ -18,15 +18,16 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
-from urllib.request import getproxies, proxy_bypass
+from typing import TYPE_CHECKING, Final
 
 from agent_runtime.egress_rules import address_of, is_public
 from agent_runtime.errors import ConfigError, PublishFailed, WorkspaceError
 from agent_runtime.publishing.addresses import BadAddress, GitAddress, parse
-from agent_runtime.publishing.github_app import AppTokens
 from agent_runtime.secret_sources import read_secret
 from agent_runtime.workspaces.remotes import Access
+
+if TYPE_CHECKING:
+    from agent_runtime.publishing.github_app import AppTokens
 
 GITHUB: Final = "github.com"
 _USERS: Final = {"github": "x-access-token", "gitlab": "oauth2"}
@@ -60,7 +61,7 @@ class GitHosts:
             key=lambda host: -len(host.place),
         )
         self._environ = environ
-        self._apps = AppTokens()
+        self._apps: AppTokens | None = None
 
     # -- what is known --
 
@@ -107,6 +108,10 @@ class GitHosts:
                 return read_secret(f"of {host.place}", host.told["token"], self._environ)
             if "app" in host.told:
                 key = read_secret(f"of {host.place}", host.told["private_key"], self._environ)
+                # Imported here, where there is an app: cryptography and HTTP take long.
+                from agent_runtime.publishing.github_app import AppTokens
+
+                self._apps = self._apps or AppTokens()
                 return self._apps.token(
                     app=host.told["app"],
                     installation=host.told["installation"],
@@ -233,6 +238,9 @@ def _lowered(address: GitAddress) -> GitAddress:
 
 
 def _by_proxy(address: GitAddress) -> bool:
+    # Imported here, where something is reached: it takes as long as all of the above.
+    from urllib.request import getproxies, proxy_bypass
+
     proxies = getproxies()
     told = proxies.get(address.scheme) or proxies.get("all")
     return bool(told) and not proxy_bypass(f"{address.host}:{address.port}")

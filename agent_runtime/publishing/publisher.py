@@ -15,7 +15,6 @@ from agent_runtime.errors import DiskFull, PublishFailed, UsageError, WorkspaceE
 from agent_runtime.ports import OpenedRequest, PreparedBranch, PublishOrder
 from agent_runtime.publishing.addresses import GitAddress
 from agent_runtime.publishing.branches import Branches
-from agent_runtime.publishing.forges import FORGES
 from agent_runtime.publishing.hosts import GitHosts
 from agent_runtime.types import TaskId, TaskSpec
 from agent_runtime.workspaces.files import remove_path
@@ -88,6 +87,9 @@ class GitPublisher:
         def run() -> OpenedRequest:
             address = self._hosts_parse(prepared.url)
             forge_name = self._forge(address)
+            # Imported here, where a forge is asked: HTTP takes a tenth of a second.
+            from agent_runtime.publishing.forges import FORGES
+
             forge = FORGES[forge_name](
                 api=self._hosts.api_of(address),
                 address=address,
