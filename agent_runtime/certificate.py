@@ -32,6 +32,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     run: int = 1
     """Each `Continued` begins another one."""
     branch: str | None = None
+    publication: Json = None
+    """Of a task that is published: where to, how far it came, and why no further."""
     patch: str | None = None
     certificate: str | None = None
     artifacts: list[Json] = []
@@ -65,6 +67,8 @@ def result_of(state: State, *, patch: str | None = None, certificate: str | None
         status=status,
         reason=reason,
         run=state.run,
+        branch=_pushed_branch(state),
+        publication=_publication(state),
         patch=patch,
         certificate=certificate,
         artifacts=[msgspec.to_builtins(artifact) for artifact in kept.artifacts] if kept else [],
@@ -75,6 +79,35 @@ def result_of(state: State, *, patch: str | None = None, certificate: str | None
             {"call_id": u.call_id, "tool": u.tool, "message": u.message} for u in state.unknown
         ],
     )
+
+
+def _pushed_branch(state: State) -> str | None:
+    publication = state.publication
+    if publication is None or publication.prepared is None or publication.pushed is None:
+        return None
+    return publication.prepared.branch
+
+
+def _publication(state: State) -> Json:
+    publication = state.publication
+    if publication is None:
+        return None
+    told, ended, opened = publication.prepared, publication.ended, publication.opened
+    found = told.verification if told is not None else None
+    return {
+        "ok": ended is not None and ended.ok,
+        "reason": ended.reason if ended is not None else "",
+        "url": told.url if told is not None else "",
+        "branch": told.branch if told is not None else "",
+        "base": told.base if told is not None else "",
+        "base_commit": told.base_commit if told is not None else "",
+        "commit": told.commit if told is not None else "",
+        "verified_again": None
+        if found is None
+        else {"ok": found.ok, "grade": found.grade, "tree": found.tree},
+        "pushed": publication.pushed is not None,
+        "pull_request": opened.url if opened is not None else None,
+    }
 
 
 def certificate_of(state: State, rows: Sequence[Row]) -> dict[str, Json] | None:
@@ -181,6 +214,8 @@ def blobs_named(events: Sequence[e.AnyEvent]) -> list[tuple[int, BlobId]]:
             case e.VerificationEnded(patch_blob=blob):
                 lists = [blob_id for check in event.checks for blob_id in lists_of(check)]
                 named += [(seq, blob_id) for blob_id in (BlobId(blob), *lists) if blob_id]
+            case e.PublicationPrepared(verification=found) if found is not None:
+                named += [(seq, blob_id) for _, blob_id in blobs_named([found])]
             case _:
                 pass
     return named

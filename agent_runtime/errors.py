@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
+
+PublishFault = Literal["failed", "refused", "bad_input", "not_found", "denied", "transient"]
+"""Why a step of publishing came to nothing; only `transient` may pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +183,28 @@ class DiskFull(StoreUnavailable, WorkspaceError):
 
 class ApplyConflict(Conflict):
     """The checkout moved and the three-way merge left conflicts; the checkout is as it was."""
+
+
+class PublishFailed(AgentRuntimeError):
+    """A step of publishing came to nothing. Only of kind `transient` it may pass.
+
+    `moved`: the base is another one than was prepared for; prepare again.
+    """
+
+    exit_code = 7
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: PublishFault,
+        retry_after_seconds: float | None = None,
+        moved: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.retry_after_seconds = retry_after_seconds
+        self.moved = moved
 
 
 class ToolRefused(AgentRuntimeError):

@@ -110,6 +110,7 @@ def _result(
         items.append(("the task has not ended: this report tells what is known up to now",))
     if state.conclusion is not None and state.cleaned is not None:
         items += [("not cleaned up: ", _prose(text)) for text in state.cleaned.problems]
+    items += _published(state)
     if state.workspace is not None and state.workspace.base_commit:
         items.append(("started from commit ", quote(state.workspace.base_commit)))
     if kinds := [kind for kind in _sandboxes(state, events) if kind]:
@@ -118,6 +119,22 @@ def _result(
         limit = state.exhausted
         items.append((f"limit reached: {limit.limit}, {limit.used:g} of {limit.allowed:g}",))
     return tuple(items)
+
+
+def _published(state: State) -> Iterator[Item]:
+    publication = state.publication
+    if publication is None or (told := publication.prepared) is None:
+        return
+    yield (
+        "published as ", quote(told.commit), " on ", quote(told.base or "no base"), " at ",
+        quote(told.base_commit or "no commit"), ", branch ", quote(told.branch), " of ",
+        quote(told.url),
+    )  # fmt: skip
+    if (found := told.verification) is not None:
+        how = "passed" if found.ok else "FAILED"
+        yield (f"that base is not what the task began from: its checks ran again there and {how}",)
+    if publication.ended is not None and not publication.ended.ok:
+        yield ("not published: ", _prose(publication.ended.reason))
 
 
 def _changed(state: State, events: Sequence[e.AnyEvent], patch: bytes | None) -> tuple[Item, ...]:
@@ -191,6 +208,8 @@ def _turns(events: Sequence[e.AnyEvent]) -> Iterator[Item]:
                 )  # fmt: skip
             case e.ReplanRequested():
                 yield ("planned again: ", _prose(event.reason))
+            case e.PublicationFailed():
+                yield (f"publishing ({event.what}) failed: ", _prose(event.message))
             case e.InitiationFailed() | e.ToolbeltFailed():
                 yield ("could not be started: ", _prose(event.message))
             case _:
@@ -440,6 +459,8 @@ def _people(log: Sequence[tuple[int, e.AnyEvent]]) -> tuple[Item, ...]:
                 items.append((when, quote(event.by), " paused the task"))
             case e.ResumeRequested():
                 items.append((when, quote(event.by), " let the task go on"))
+            case e.PublicationRequested():
+                items.append((when, quote(event.by), " asked for the branch to be published"))
             case e.Continued():
                 why = (": ", _prose(event.message)) if event.message else ()
                 items.append((when, quote(event.by), " continued the task", *why))

@@ -245,6 +245,22 @@ class Policy(Spec, frozen=True, kw_only=True):
     unknown_effect: Literal["ask", "fail", "continue"] = "ask"
 
 
+class PublishSpec(Spec, frozen=True, kw_only=True):
+    """Where the proven branch goes once the task has succeeded; a text alone stands for `push`.
+
+    `push` is a git URL, or `origin`: where the task's repository comes from. Empty texts are chosen
+    by the runtime: a branch of the task's own, the branch that the task began from, the goal.
+    """
+
+    short: ClassVar[str] = "push"
+
+    push: str = "origin"
+    branch: str = ""
+    pr: Literal["draft", "ready", "none"] = "draft"
+    base: str = ""
+    title: str = ""
+
+
 class TaskSpec(Spec, frozen=True, kw_only=True):
     """A whole task file."""
 
@@ -260,6 +276,7 @@ class TaskSpec(Spec, frozen=True, kw_only=True):
     artifacts: list[ArtifactSpec] = []
     limits: Limits = Limits()
     policy: Policy = Policy()
+    publish: PublishSpec | None = None
     labels: dict[str, str] = {}
     priority: int = 5
 

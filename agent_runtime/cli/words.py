@@ -99,6 +99,8 @@ def warns(event: e.AnyEvent) -> bool:
             return bool(missing or left_out)
         case e.CleanedUp(problems=problems):
             return bool(problems)
+        case e.PublicationEnded(ok=ok):
+            return not ok
         case e.EgressObserved(entries=entries):
             return any(entry.kind == "refused" for entry in entries)
         case _:
@@ -133,6 +135,7 @@ def worth_telling(event: e.AnyEvent) -> bool:
             | e.VerificationStarted()
             | e.StepSucceeded()
             | e.TaskConcluded()
+            | e.PublicationIntended()
             | e.TaskEnded()
         ):
             return False
@@ -203,6 +206,25 @@ def words(event: e.AnyEvent) -> str:
         case e.CleanedUp():
             problems = "; ".join(event.problems)
             return f"cleaned up, but: {one_line(problems, 1000)}" if problems else "cleaned up"
+        case e.PublicationRequested():
+            return f"publishing asked for by {event.by}"
+        case e.PublicationPrepared():
+            at = f"{event.base} at {event.base_commit[:12]}" if event.base else "a new repository"
+            again = "" if event.verification is None else "; " + _verified(event.verification)
+            return f"commit {event.commit[:12]} made on {at} of {event.url}{again}"
+        case e.PublicationDone(what="push"):
+            return "the branch is pushed" + (" (it was there)" if event.found else "")
+        case e.PublicationDone():
+            return f"pull request {event.url or event.number}" + (
+                " (it was there)" if event.found else ""
+            )
+        case e.PublicationFailed():
+            return f"not published yet ({event.what}): {one_line(event.message, 1000)}"
+        case e.PublicationIntended():
+            return f"publishing: {event.what}"
+        case e.PublicationEnded():
+            said = one_line(event.reason, 1000)
+            return "published" if event.ok else f"NOT published: {said}"
         case e.CancelRequested():
             return f"cancel asked for by {event.by}" + _because(event.reason)
         case e.PauseRequested():

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent_runtime.loop import budget, recovery
+from agent_runtime.loop import budget, publishing, recovery
 from agent_runtime.loop.conversation import next_call
 from agent_runtime.loop.front import front_steps, runnable
+from agent_runtime.loop.publishing import PreparePublication, Publish
 from agent_runtime.loop.state import (
     CLIENT_TIMER,
     NO_BRAIN,
@@ -177,6 +178,8 @@ Action = (
     | AskModel
     | Verify
     | KeepWork
+    | PreparePublication
+    | Publish
     | CleanUp
 )
 
@@ -190,6 +193,8 @@ def next_actions(state: State) -> tuple[Action, ...]:
     if state.ended or not state.alive:
         return ()
     if state.conclusion is not None:
+        if state.publication is not None and not state.publication.ended:
+            return _for_publication(state)
         if state.cleaned:
             return ()
         return (KeepWork(),) if _is_to_be_kept(state) else (CleanUp(),)
@@ -225,6 +230,13 @@ def next_actions(state: State) -> tuple[Action, ...]:
         case _:
             pass
     return tuple(actions)
+
+
+def _for_publication(state: State) -> tuple[Action, ...]:
+    publication = state.publication
+    if publication is not None and publication.timer:
+        return (WaitTimer(publication.timer, delay_ms=publication.delay_ms),)
+    return publishing.next_actions(state)
 
 
 def _is_to_be_kept(state: State) -> bool:

@@ -12,7 +12,16 @@ from itertools import count
 
 import msgspec
 
-from agent_runtime.loop import approvals, budget, compaction, native, planning, recovery, stuck
+from agent_runtime.loop import (
+    approvals,
+    budget,
+    compaction,
+    native,
+    planning,
+    publishing,
+    recovery,
+    stuck,
+)
 from agent_runtime.loop import events as e
 from agent_runtime.loop.actions import (
     in_conversation,
@@ -30,6 +39,7 @@ from agent_runtime.loop.state import (
     CLIENT_TIMER,
     State,
     StepState,
+    final_reason,
     lacks_brain,
     missing_artifacts,
     model_asked,
@@ -159,6 +169,8 @@ def _record(state: State, outcome: Outcome, at_us: int) -> Events:
         case e.WorkKept():
             ending = state.stage in (Phase.COMPLETION_VERIFICATION, Phase.STATE_CLEANUP)
             return (outcome,) if ending and state.kept is None else ()
+        case e.PublicationPrepared() | e.PublicationDone() | e.PublicationFailed():
+            return (outcome,) if publishing.is_awaited(state, outcome) else ()
         case e.TimerFired():
             return (outcome,) if _is_awaited(state, outcome.timer) else ()
         case _:
@@ -170,6 +182,8 @@ def _record(state: State, outcome: Outcome, at_us: int) -> Events:
 
 def _is_awaited(state: State, timer: str) -> bool:
     """A timer can fire in the very moment in which what waited for it was skipped or ended."""
+    if timer.startswith(publishing.TIMER):
+        return state.publication is not None and state.publication.timer == timer
     if state.conclusion is not None:
         return False
     if timer.startswith("approval:"):
@@ -313,9 +327,11 @@ def settle(state: State, at_us: int) -> Events:
 
 def _finish(state: State) -> Events:
     assert state.conclusion is not None
-    if state.cleaned is None:
+    if more := publishing.settle(state):
+        return more
+    if state.cleaned is None or publishing.goes_on(state):
         return ()
-    return (e.TaskEnded(status=state.conclusion.status, reason=state.conclusion.reason),)
+    return (e.TaskEnded(status=state.conclusion.status, reason=final_reason(state)),)
 
 
 def _unanswered(state: State) -> Events:

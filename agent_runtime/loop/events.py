@@ -20,6 +20,7 @@ from agent_runtime.types import (
     Origin,
     Phase,
     PreparedEnvironment,
+    PublishSpec,
     Status,
     StepSpec,
     Strategy,
@@ -411,6 +412,55 @@ class Continued(Event, frozen=True, kw_only=True):
     spec: TaskSpec
 
 
+class PublicationRequested(Event, frozen=True, kw_only=True):
+    """Somebody wants the ended task's proven branch to be published, as `publish` says.
+
+    It opens the task again for that alone: nothing else of it goes on.
+    """
+
+    by: str
+    publish: PublishSpec
+
+
+PublicationStep = Literal["prepare", "push", "pull_request"]
+"""Making the commit; then the two effects, each of which is looked for before it is made."""
+
+
+class PublicationPrepared(Event, frozen=True, kw_only=True):
+    """The commit that is to be pushed exists here; nothing has left the daemon yet.
+
+    `commit` is the result on `base_commit`, where the branch `base` of the remote stood. If that is
+    not what the task began from, `verification` are the same checks on the new commit's tree.
+    """
+
+    url: str
+    branch: str
+    base: str
+    base_commit: str
+    commit: str
+    tree: str
+    verification: VerificationEnded | None = None
+
+
+class PublicationDone(Event, frozen=True, kw_only=True):
+    """The branch is pushed, or the pull request is open. `found`: it was there when we looked."""
+
+    what: PublicationStep
+    found: bool = False
+    url: str = ""
+    number: int = 0
+
+
+class PublicationFailed(Event, frozen=True, kw_only=True):
+    """A try of one step came to nothing. `moved`: the base is another one than was prepared for."""
+
+    what: PublicationStep
+    kind: FailureKind
+    message: str
+    retry_after_seconds: float | None = None
+    moved: bool = False
+
+
 class Forked(Event, frozen=True, kw_only=True):
     """From here on this is a task of its own; before it stand the first `at` events of `parent`.
 
@@ -631,8 +681,24 @@ class TaskConcluded(Event, frozen=True, kw_only=True):
     reason: str
 
 
+class PublicationIntended(Event, frozen=True, kw_only=True):
+    """The step is about to be done: after a crash, the log shows that it may have been."""
+
+    what: PublicationStep
+
+
+class PublicationEnded(Event, frozen=True, kw_only=True):
+    """The branch is out, or it is given up; the task's own result is what it was."""
+
+    ok: bool
+    reason: str = ""
+
+
 class TaskEnded(Event, frozen=True, kw_only=True):
-    """The terminal event. Only `Continued` may follow it; the task is idle again."""
+    """The terminal event; the task is idle again.
+
+    Only `Continued` and `PublicationRequested` may follow it.
+    """
 
     status: Status
     reason: str
@@ -663,6 +729,10 @@ InputEvent = (
     | VerificationEnded
     | WorkKept
     | CleanedUp
+    | PublicationRequested
+    | PublicationPrepared
+    | PublicationDone
+    | PublicationFailed
     | CancelRequested
     | PauseRequested
     | ResumeRequested
@@ -678,6 +748,7 @@ OutsideFact = (
     | ResumeRequested
     | Steered
     | Continued
+    | PublicationRequested
     | Forked
     | ApprovalDecided
     | ModelReplied
@@ -705,6 +776,8 @@ DecisionEvent = (
     | VerificationStarted
     | ReplanRequested
     | TaskConcluded
+    | PublicationIntended
+    | PublicationEnded
     | TaskEnded
 )
 AnyEvent = InputEvent | DecisionEvent

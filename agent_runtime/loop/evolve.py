@@ -10,7 +10,7 @@ from typing import Any, assert_never
 
 from agent_runtime.errors import IllegalEvent
 from agent_runtime.loop import events as e
-from agent_runtime.loop import native, phases, thinking
+from agent_runtime.loop import native, phases, publishing, thinking
 from agent_runtime.loop.continuing import reopened
 from agent_runtime.loop.conversation import begun, index_of
 from agent_runtime.loop.folding import clocked, moved, replace
@@ -23,12 +23,12 @@ from agent_runtime.types import FailureKind, Phase, StepStatus
 
 def evolve(state: State, event: e.AnyEvent, at_us: int) -> State:
     """Fold one event that is stored at `at_us`. Raises `IllegalEvent` when the tables forbid it."""
-    if state.ended and not isinstance(event, e.Continued):
+    if state.ended and not isinstance(event, e.Continued | e.PublicationRequested):
         raise IllegalEvent(f"{type(event).__name__} after the task's end")
     if not phases.possible(state.phase, type(event)):
         raise IllegalEvent(f"{type(event).__name__} cannot happen in {state.phase}")
-    if isinstance(event, e.Continued) and not state.ended:
-        raise IllegalEvent("Continued before the task's end")
+    if isinstance(event, e.Continued | e.PublicationRequested) and not state.ended:
+        raise IllegalEvent(f"{type(event).__name__} before the task's end")
     try:
         changes = _changes(state, event, at_us)
     except KeyError as error:
@@ -216,6 +216,8 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
             return _evaluated(state, event)
         case e.RecoveryChosen():
             return _recovery(state, event)
+        case e.TimerFired() if event.timer.startswith(publishing.TIMER):
+            return publishing.woken(state)
         case e.TimerFired():
             return _timer(state, event)
         case e.StepSkipped():
@@ -294,13 +296,25 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
             said = f"{event.by} says: {event.message}"
             return {"conversation": state.conversation.told(said)}
         case e.TaskConcluded():
-            return {"conclusion": event, "stage": Phase.STATE_CLEANUP, "approvals": {}}
+            return {"conclusion": event, "stage": Phase.STATE_CLEANUP, "approvals": {},
+                    "publication": publishing.first(state, event)}  # fmt: skip
         case e.WorkKept():
             return {"kept": event, "tree": event.tree or state.tree, "crashes": 0}
         case e.CleanedUp():
             return {"cleaned": event}
+        case e.PublicationRequested():
+            return publishing.requested(event)
+        case e.PublicationPrepared():
+            return publishing.prepared(state, event)
+        case (
+            e.PublicationIntended()
+            | e.PublicationDone()
+            | e.PublicationFailed()
+            | e.PublicationEnded()
+        ):
+            return publishing.folded(state, event)
         case e.Continued():
-            return reopened(state, event)
+            return {**reopened(state, event), "publication": None}
         case e.Forked():
             return forked(state, event, at_us)
         case e.TaskEnded():

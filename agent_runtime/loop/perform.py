@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import assert_never
 
 import anyio
@@ -24,7 +24,7 @@ from agent_runtime.errors import (
     WorkspaceError,
 )
 from agent_runtime.loop import actions as a
-from agent_runtime.loop import asking, calls
+from agent_runtime.loop import asking, calls, publication
 from agent_runtime.loop import events as e
 from agent_runtime.loop.analyze import analyze
 from agent_runtime.loop.budget import seconds_left
@@ -34,6 +34,7 @@ from agent_runtime.loop.grades import grade_of
 from agent_runtime.loop.hands import Hands
 from agent_runtime.loop.outcomes import BrainLooked, Outcome
 from agent_runtime.loop.project_notes import is_note, is_skill, opening_block
+from agent_runtime.loop.publishing import PreparePublication, Publish
 from agent_runtime.loop.state import may_think
 from agent_runtime.ports import CheckOutcome, FoundFiles, Probe
 from agent_runtime.resources import described
@@ -41,6 +42,8 @@ from agent_runtime.types import BlobId, TreeId
 from agent_runtime.verdicts import Seen, TestsSeen, stored
 
 log = logging.getLogger(__name__)
+
+Blobs = Mapping[BlobId, bytes]
 
 EMPTY_TREE = TreeId("4b825dc642cb6eb9a060e54bf8d69288fbee4904")
 """Git's id of the tree without entries."""
@@ -85,6 +88,10 @@ async def perform(action: a.Action, hands: Hands) -> Performed:
             return await _verify(hands)
         case a.KeepWork():
             return await _keep_work(hands), {}
+        case PreparePublication():
+            return await publication.prepare(hands, _verified)
+        case Publish():
+            return await publication.publish(action, hands), {}
         case a.CleanUp():
             return e.CleanedUp(problems=await hands.clean_up()), {}
         case _:
@@ -255,21 +262,27 @@ async def _verify(hands: Hands) -> Performed:
             tree = await ports.workspaces.without_ignored(
                 task_id, tree, base=base, patterns=patterns
             )
-        found = await ports.verifier.verify(
-            task_id,
-            objectives=state.task.objectives,
-            base=base,
-            tree=tree,
-            protected=state.protected,
-            sandbox=ports.sandbox,
-            furnished=hands.furnished,
-        )
-        patch = await ports.workspaces.patch(task_id, base, found.tree)
-        changed = [c.path for c in await ports.workspaces.changes(task_id, base, found.tree)]
+        return await _verified(hands, base, tree)
     except DiskFull:
         raise
     except (WorkspaceError, SandboxUnavailable, AgentRuntimeError, OSError) as error:
         return _nothing_verified(f"verification_failed: {error}"), {}
+
+
+async def _verified(hands: Hands, base: TreeId, tree: TreeId) -> tuple[e.VerificationEnded, Blobs]:
+    """How the checks end on `tree`, and how they ended on `base`."""
+    state, ports, task_id = hands.state, hands.ports, hands.lease.task_id
+    found = await ports.verifier.verify(
+        task_id,
+        objectives=state.task.objectives,
+        base=base,
+        tree=tree,
+        protected=state.protected,
+        sandbox=ports.sandbox,
+        furnished=hands.furnished,
+    )
+    patch = await ports.workspaces.patch(task_id, base, found.tree)
+    changed = [c.path for c in await ports.workspaces.changes(task_id, base, found.tree)]
     blobs: dict[BlobId, bytes] = {}
     checks = [_check_result(check, blobs) for check in found.checks]
     ok = found.ok and bool(checks)

@@ -58,9 +58,10 @@ TASK_TRANSITIONS: Mapping[Phase, _Row] = {
     P.IDLE: {
         e.TaskSubmitted: frozenset({P.IDLE}),
         e.LeaseTaken: frozenset({P.TASK_INITIATION}),
-        # Before it is claimed, and only then: nothing but `Continued` follows a task's end.
+        # Before it is claimed, and only then: nothing of these follows a task's end.
         **dict.fromkeys(_WISHES, frozenset({P.IDLE})),
         e.Continued: frozenset({P.IDLE}),
+        e.PublicationRequested: frozenset({P.STATE_CLEANUP}),
         e.Forked: frozenset({P.IDLE}),
     },
     P.TASK_INITIATION: {
@@ -109,6 +110,16 @@ TASK_TRANSITIONS: Mapping[Phase, _Row] = {
     },
     P.STATE_CLEANUP: {
         e.WorkKept: frozenset({P.STATE_CLEANUP}),
+        **dict.fromkeys(
+            (
+                e.PublicationPrepared,
+                e.PublicationIntended,
+                e.PublicationDone,
+                e.PublicationFailed,
+                e.PublicationEnded,
+            ),
+            frozenset({P.STATE_CLEANUP}),
+        ),
         e.CleanedUp: frozenset({P.STATE_CLEANUP}),
         e.TaskEnded: frozenset({P.IDLE}),
     },

@@ -21,6 +21,7 @@ from agent_runtime.types import (
     Json,
     Phase,
     PreparedEnvironment,
+    PublishSpec,
     Status,
     StepSpec,
     StepStatus,
@@ -30,7 +31,7 @@ from agent_runtime.types import (
 # Structs, not dataclasses: an event costs one `replace` of the state and one of a step; msgspec's
 # is some twenty times faster than the one of `dataclasses`, and a snapshot is one call.
 
-FOLD_VERSION = 5
+FOLD_VERSION = 6
 """Of the folded state's shape: a snapshot with another number is dropped."""
 
 
@@ -166,6 +167,25 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     verification: e.VerificationEnded | None
 
 
+class Publication(msgspec.Struct, frozen=True, gc=False):
+    """How far the proven branch has come on its way out; see `loop.publishing`."""
+
+    spec: PublishSpec
+    prepared: e.PublicationPrepared | None = None
+    intended: str = ""
+    """The step that may have been done, and has no result yet."""
+    pushed: e.PublicationDone | None = None
+    opened: e.PublicationDone | None = None
+    failure: e.PublicationFailed | None = None
+    """After it nothing more is tried."""
+    attempts: int = 0
+    """Of the present step that came to nothing."""
+    moves: int = 0
+    timer: str = ""
+    delay_ms: int = 0
+    ended: e.PublicationEnded | None = None
+
+
 class State(msgspec.Struct, frozen=True, gc=False):
     """Where a task stands. Two equal logs give equal states."""
 
@@ -247,6 +267,10 @@ class State(msgspec.Struct, frozen=True, gc=False):
     abort: e.StepFailed | None = None
     conclusion: e.TaskConcluded | None = None
     cleaned: e.CleanedUp | None = None
+    publication: Publication | None = None
+    """The newest one; None: there is nothing to publish."""
+    published: tuple[str, ...] = ()
+    """Every commit that was ever prepared: what the remote may hold of ours."""
     ended: bool = False
 
     @property
@@ -301,11 +325,12 @@ def status_of(state: State) -> tuple[Status, str]:
     """The status a user sees, and its reason."""
     if state.ended:
         assert state.conclusion is not None
-        return state.conclusion.status, state.conclusion.reason
+        return state.conclusion.status, final_reason(state)
     if state.stage is Phase.IDLE:
         return Status.PENDING, ""
     if state.conclusion is not None:
-        return Status.RUNNING, "cleaning up"
+        publishing = state.publication is not None and state.publication.ended is None
+        return Status.RUNNING, "publishing" if publishing else "cleaning up"
     if state.cancel is not None:
         return Status.RUNNING, "cancelling"
     busy = bool(state.calls) or state.asking is not None
@@ -319,6 +344,15 @@ def status_of(state: State) -> tuple[Status, str]:
     if state.stage is Phase.PLANNING and lacks_brain(state):
         return Status.WAITING, "brain"
     return Status.RUNNING, ""
+
+
+def final_reason(state: State) -> str:
+    """Why the task ended as it did, and what became of its branch if it is not where it should."""
+    assert state.conclusion is not None
+    reason, publication = state.conclusion.reason, state.publication
+    if publication is None or publication.ended is None or publication.ended.ok:
+        return reason
+    return f"{reason}; not published: {publication.ended.reason}"
 
 
 def missing_artifacts(state: State) -> list[str]:

@@ -32,14 +32,18 @@ _OWNERS = (
     # Derived from the steps, and told in another order where they run side by side.
     e.PhaseEntered,
 )
-_REPEATED = (e.ModelCallStarted, e.ApprovalRequested, e.VerificationStarted)
+_REPEATED = (
+    e.ModelCallStarted,
+    e.ApprovalRequested,
+    e.VerificationStarted,
+)
 """Announced again by another owner, word for word."""
 _LEFT_OUT = frozenset(
     {
         "approval_id", "digest", "prompt", "output_blob", "patch_blob", "tree", "tree_before",
         "tree_after", "base_tree", "base_commit", "expires_at_us", "seconds", "by",
         "submitted_by", "loop_version", "branch", "cached", "usage", "reserved_tokens",
-        "reserved_usd", "output_tokens_max", "patch_bytes", "output_bytes", "blocks",
+        "reserved_usd", "commit", "output_tokens_max", "patch_bytes", "output_bytes", "blocks",
     }
 )  # fmt: skip
 """Fields of an event that are an id, a time, a hash, or follow from one."""

@@ -160,6 +160,14 @@ def _decision(past: Past, event: e.DecisionEvent) -> Grounds:
             return Grounds((found, past.task_file()), rule, "loop/decide.py")
         case e.TaskConcluded():
             return _concluded(past, event)
+        case e.PublicationIntended():
+            done = past.last(e.PublicationDone, e.PublicationPrepared)
+            rule = "its intent is stored before anything leaves the daemon"
+            return Grounds((done, past.last(e.PublicationPrepared)), rule, "loop/publishing.py")
+        case e.PublicationEnded():
+            last = past.last(e.PublicationDone, e.PublicationFailed, e.PublicationPrepared)
+            rule = "the branch is where it should be" if event.ok else "no further try would help"
+            return Grounds((last,), rule, "loop/publishing.py")
         case e.TaskEnded():
             rule = "the end was decided, and everything of the task is cleaned up"
             because = (past.last(e.TaskConcluded), past.last(e.CleanedUp))
@@ -362,6 +370,14 @@ def _input(past: Past, event: e.InputEvent) -> Grounds:
         case e.WorkKept():
             asked = past.last(e.VerificationStarted, e.TaskConcluded)
             return Grounds((asked,), "what the workspace held when every process was dead")
+        case e.PublicationPrepared():
+            asked = past.last(e.TaskConcluded, e.PublicationRequested)
+            return Grounds((asked, past.task_file()), "the commit that is to leave the daemon")
+        case e.PublicationDone() | e.PublicationFailed():
+            before = past.last(e.PublicationIntended, e.TaskConcluded, e.PublicationRequested)
+            return Grounds((before,), "what came of a step of publishing")
+        case e.PublicationRequested():
+            return Grounds((past.last(e.TaskEnded),), "somebody wants the branch to be published")
         case e.CleanedUp():
             return Grounds((past.last(e.TaskConcluded),), "what came of cleaning up")
         case e.EgressObserved():

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from agent_runtime.testing.fakes import (
     FakeEnvironment,
+    FakePublisher,
+    FakeRemote,
     FakeSandbox,
     FakeSession,
     FakeToolbox,
@@ -25,6 +27,8 @@ from agent_runtime.testing.grading import Fault, Grade, check_effect, grade_effe
 
 __all__ = [
     "FakeEnvironment",
+    "FakePublisher",
+    "FakeRemote",
     "FakeSandbox",
     "FakeSession",
     "FakeToolbox",

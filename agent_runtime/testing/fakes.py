@@ -21,6 +21,7 @@ from agent_runtime.errors import (
     DeadlineExceeded,
     NotFound,
     PreviewFailed,
+    PublishFailed,
     ToolRefused,
     UsageError,
     WorkerLost,
@@ -42,10 +43,13 @@ from agent_runtime.ports import (
     ModelAnswer,
     ModelFault,
     ModelRequest,
+    OpenedRequest,
     OpenedWorkspace,
     Preparation,
+    PreparedBranch,
     PreviewingTool,
     Probe,
+    PublishOrder,
     Sandbox,
     SandboxLimits,
     SandboxSession,
@@ -423,6 +427,91 @@ class FakeSandbox:
         found = len(self.live)
         self.live.clear()
         return found
+
+
+@dataclass
+class FakeRemote:
+    """A git remote with a forge, in memory; it outlives every daemon."""
+
+    base: str = "c0ffee"
+    """Where its base branch stands."""
+    branches: dict[str, str] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+    """Head branch of every pull request that was ever opened."""
+    pushes: int = 0
+    """That changed something."""
+    faults: list[PublishFailed] = field(default_factory=list)
+    """Raised by the next steps, one each."""
+
+
+class FakePublisher:
+    """Publishes to a `FakeRemote`. A base that has moved is verified again on the same tree."""
+
+    def __init__(
+        self, remote: FakeRemote, workspaces: FakeWorkspaces, point: Point = checkpoint
+    ) -> None:
+        self._remote, self._workspaces, self._point = remote, workspaces, point
+        self.bodies: list[str] = []
+
+    def check(self, task: TaskSpec) -> None:
+        """Everything can be reached."""
+
+    async def prepare(self, order: PublishOrder) -> PreparedBranch:
+        """A commit's name made of what is in it."""
+        await self._step("prepare publication")
+        base = self._remote.base
+        packed = None
+        if base != order.base_commit:
+            packed = await self._workspaces.pack(order.task_id, [order.tree])
+        made = hashlib.sha1(f"{base} {order.tree}".encode(), usedforsecurity=False).hexdigest()
+        return PreparedBranch(
+            url="https://git.test/a.git",
+            branch=order.spec.branch or f"agent-runtime/{order.task_id}",
+            base=order.spec.base or "main",
+            base_commit=base,
+            commit=made,
+            tree=order.tree,
+            base_tree=order.tree,
+            packed=packed,
+        )
+
+    async def push(self, order: PublishOrder, prepared: PreparedBranch) -> bool:
+        """Look, compare, and set."""
+        await self._step("look for the branch")
+        there = self._remote.branches.get(prepared.branch, "")
+        if there == prepared.commit:
+            return True
+        if self._remote.base != prepared.base_commit:
+            raise PublishFailed("the base has moved", kind="failed", moved=True)
+        if there and there not in order.ours:
+            raise PublishFailed("the branch is somebody else's", kind="refused")
+        await self._point("push")
+        self._remote.branches[prepared.branch] = prepared.commit
+        self._remote.pushes += 1
+        await self._point("after the push")
+        return False
+
+    async def open_request(
+        self, order: PublishOrder, prepared: PreparedBranch, *, title: str, body: str
+    ) -> OpenedRequest:
+        """Look, and open."""
+        await self._step("look for the pull request")
+        found = prepared.branch in self._remote.requests
+        if not found:
+            await self._point("open the pull request")
+            self._remote.requests.append(prepared.branch)
+            self.bodies.append(body)
+            await self._point("after the pull request")
+        number = self._remote.requests.index(prepared.branch) + 1
+        return OpenedRequest(url=f"https://git.test/a/{number}", number=number, found=found)
+
+    async def forget(self, task_id: TaskId) -> None:
+        """There is nothing."""
+
+    async def _step(self, place: str) -> None:
+        await self._point(place)
+        if self._remote.faults:
+            raise self._remote.faults.pop(0)
 
 
 class FakeVerifier:

@@ -15,6 +15,7 @@ from agent_runtime.types import (
     Effect,
     Phase,
     PreparedEnvironment,
+    PublishSpec,
     Row,
     ServiceReady,
     ServiceSpec,
@@ -152,6 +153,21 @@ SAMPLES: Mapping[str, e.AnyEvent] = {
             missing=["htmlcov"], left_out=["dist/b: a link"],
         ),
         e.CleanedUp(problems=["busy"]),
+        e.PublicationRequested(
+            by="me",
+            publish=PublishSpec(push="https://h/x", branch="b", pr="ready", base="m", title="t"),
+        ),
+        e.PublicationPrepared(
+            url="https://h/x.git", branch="b", base="m", base_commit="c0", commit="c1", tree="t2",
+            verification=e.VerificationEnded(
+                ok=True, tree="t2", base_tree="t1", checks=[], protected_changed=[],
+                patch_blob="ee", patch_bytes=3, changed=["a.py"],
+            ),
+        ),
+        e.PublicationDone(what="pull_request", found=True, url="https://h/x/1", number=1),
+        e.PublicationFailed(
+            what="push", kind="transient", message="502", retry_after_seconds=1.5, moved=True
+        ),
         e.CancelRequested(by="me", reason="late"),
         e.PauseRequested(by="me"),
         e.ResumeRequested(by="me", model="m"),
@@ -198,6 +214,8 @@ SAMPLES: Mapping[str, e.AnyEvent] = {
         e.VerificationStarted(attempt=1),
         e.ReplanRequested(reason="no"),
         e.TaskConcluded(status=Status.UNVERIFIED, reason="no"),
+        e.PublicationIntended(what="push"),
+        e.PublicationEnded(ok=False, reason="no"),
         e.TaskEnded(status=Status.UNVERIFIED, reason="no"),
     )
 }  # fmt: skip

@@ -38,6 +38,7 @@ def check_life(life: Life) -> None:
     check_tree(life)
     check_conversation(life)
     check_egress(life)
+    check_publication(life)
     check_replay(life)
 
 
@@ -92,6 +93,23 @@ def check_effects(life: Life) -> None:
                 )
             case _:
                 pass
+
+
+def check_publication(life: Life) -> None:
+    """One branch and one pull request, however often its owners died, and nothing else is told."""
+    remote, publication = life.world.remote, life.state.publication
+    assert len(remote.requests) <= 1, "a second pull request"
+    prepared = [x for x in life.events if isinstance(x, e.PublicationPrepared)]
+    assert set(remote.branches.values()) <= {x.commit for x in prepared}, "an unannounced commit"
+    wanted = life.state.task.publish is not None
+    succeeded = life.state.conclusion is not None and (
+        life.state.conclusion.status is Status.SUCCEEDED
+    )
+    assert (publication is not None) == (wanted and succeeded)
+    if publication is not None and publication.ended is not None and publication.ended.ok:
+        assert publication.prepared is not None
+        assert remote.branches == {publication.prepared.branch: publication.prepared.commit}
+        assert len(remote.requests) == 1
 
 
 def check_keys(life: Life) -> None:

@@ -21,6 +21,7 @@ from agent_runtime.types import (
     Objective,
     PlanSpec,
     Policy,
+    PublishSpec,
     StepSpec,
     TaskSpec,
     WorkspaceSpec,
@@ -257,6 +258,7 @@ SCENES: Mapping[str, Scene] = {
     "cancelled": Scene(
         _task(_step("a", "write"), _step("b", "pay"), _step("c", "put")), wishes=((2.0, "cancel"),)
     ),
+    "published": Scene(_task(_step("a", "look"), publish=PublishSpec())),
     "continued": Scene(
         _WRITES,
         continuations=(

@@ -25,6 +25,7 @@ from agent_runtime.errors import (
     Conflict,
     DeadlineExceeded,
     PluginError,
+    PublishFailed,
     StoreUnavailable,
     UsageError,
     WorkerLost,
@@ -57,6 +58,8 @@ from agent_runtime.ports import (
 from agent_runtime.stores.memory import MemoryStore, SharedMemory
 from agent_runtime.testing import (
     FakeEnvironment,
+    FakePublisher,
+    FakeRemote,
     FakeSandbox,
     FakeSession,
     FakeToolbox,
@@ -72,6 +75,7 @@ from agent_runtime.types import (
     Effect,
     Json,
     PreparedEnvironment,
+    PublishSpec,
     Row,
     Status,
     TaskId,
@@ -137,6 +141,10 @@ class World:
         self.chances = chances
         self.account = Account()
         self.scene = scene or Scene(random_task(self.rng))
+        if scene is None and seed % 3 == 0:
+            spec = structs.replace(self.scene.spec, publish=PublishSpec())
+            self.scene = replace(self.scene, spec=spec)
+        self.remote = FakeRemote(base="elsewhere" if seed % 2 else "c0ffee")
         self.random = scene is None
         self.shared = SharedMemory()
         self.clock = VirtualClock()
@@ -226,6 +234,7 @@ class World:
             environment=WorldEnvironment(self),
             model=WorldModel(self),
             egress_files=WorldRecord(self),
+            publisher=WorldPublisher(self),
         )
 
     def _judge(self, files: Mapping[str, str]) -> bool:
@@ -650,6 +659,21 @@ class WorldEnvironment(FakeEnvironment):
     def _look(self, prepared: PreparedEnvironment) -> None:
         if prepared != self.found:
             self._world.blame(f"environment: a sandbox stands on {prepared.source!r}")
+
+
+class WorldPublisher(FakePublisher):
+    """A forge that fails now and then, and whose base moves."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.remote, world.workspaces, world.point)
+        self._world = world
+
+    async def _step(self, place: str) -> None:
+        await self._world.point(place)
+        if self._world.faulty():
+            raise PublishFailed("no", kind=self._world.rng.choice(["transient", "denied"]))
+        if self._world.faulty(0.3):
+            self._world.remote.base += "x"
 
 
 class WorldRecord:
