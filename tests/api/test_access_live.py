@@ -28,6 +28,7 @@ from agent_runtime.access.auditor import Auditor
 from agent_runtime.access.callers import ROLES, Caller
 from agent_runtime.access.desk import Desk
 from agent_runtime.access.keys import NewKey
+from agent_runtime.api import guard
 from agent_runtime.api.tls import tls_context
 from agent_runtime.serving import run_daemon
 from agent_runtime.settings import Settings
@@ -109,10 +110,10 @@ async def serving(directory: Path, **settings: Any) -> AsyncIterator[Daemon]:
         signal.raise_signal(signal.SIGTERM)
 
 
-async def until(condition: Callable[[], Any]) -> None:
+async def until(condition: Callable[[], Any], *, every_seconds: float = 0.02) -> None:
     with anyio.fail_after(20):
         while not await condition():
-            await anyio.sleep(0.02)
+            await anyio.sleep(every_seconds)
 
 
 async def test_keys_are_given_and_taken_back_by_another_process_and_all_is_recorded(
@@ -252,7 +253,10 @@ async def test_hostile_requests_are_refused_while_others_are_served(tmp_path: Pa
         assert (await asked)[0] == 200
 
 
-async def test_an_open_stream_ends_when_its_key_is_revoked(tmp_path: Path) -> None:
+async def test_an_open_stream_ends_when_its_key_is_revoked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "LET_IN_SECONDS", 0.1)
     async with serving(tmp_path) as daemon:
         key, text = await daemon.desk.make(NewKey(name="ci", role="operator"), caller=BOSS)
         reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
@@ -278,7 +282,7 @@ async def test_an_open_stream_ends_when_its_key_is_revoked(tmp_path: Path) -> No
                 await daemon.ask("POST /v1/tasks", daemon.token, body={"goal": "tick"})
                 return ended.is_set()
 
-            await until(has_ended)
+            await until(has_ended, every_seconds=0.1)
         writer.close()
 
 

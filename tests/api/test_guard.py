@@ -4,10 +4,12 @@ import random
 
 import pytest
 
-from agent_runtime.access.callers import ROLES
+from agent_runtime.access.callers import NOBODY, ROLES
+from agent_runtime.api.answers import Message, Receive, Scope, Send
+from agent_runtime.api.guard import Guard
 from agent_runtime.errors import StoreUnavailable
 from agent_runtime.stores.memory_access import MemoryAccess
-from tests.api.asking import TOKEN, Place
+from tests.api.asking import HOST, TOKEN, Place
 
 pytestmark = pytest.mark.anyio
 
@@ -174,6 +176,44 @@ async def test_a_websocket_is_refused_with_a_status_where_the_server_can() -> No
     answer = await place.ask("", "/v1/x", kind="websocket", extensions=("websocket.http.response",))
     assert answer.status == 401 and answer.problem
     assert (await place.ask("", "/v1/x", kind="websocket")).status == 1008
+
+
+async def test_an_open_websocket_ends_with_its_key() -> None:
+    """Nobody steers with a key that was taken back, however long ago they connected."""
+    place = Place()
+    key_id, text = await place.make_key()
+    heard: list[Message] = []
+    told: list[Message] = []
+
+    async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            heard.append(message)
+            await send({"type": "websocket.send", "text": "done"})
+
+    async def receive() -> Message:
+        if len(heard) == 2:
+            await place.store.revoke_key(
+                key_id, at_us=1, by="", entry=place.auditor.entry(NOBODY, "key.revoke", key_id)
+            )
+            place.now += 2
+        return {"type": "websocket.receive", "text": "steer"}
+
+    async def send(message: Message) -> None:
+        told.append(message)
+
+    headers = [HOST, (b"authorization", f"Bearer {text}".encode())]
+    scope = {"type": "websocket", "path": "/x", "query_string": b"", "headers": headers}
+    guarded = Guard(echo, place.gate, monotonic=lambda: place.now)
+    await guarded({**scope, "client": None, "scheme": "ws"}, receive, send)
+    assert len(heard) == 2
+    assert [message["type"].rpartition(".")[2] for message in told] == [
+        "accept",
+        "send",
+        "send",
+        "close",
+    ]
+    assert told[-1]["code"] == 1008
 
 
 async def test_a_key_in_an_address_is_refused_even_beside_a_good_one() -> None:
