@@ -5,6 +5,7 @@ import random
 import pytest
 
 from agent_runtime.access.callers import NOBODY, ROLES
+from agent_runtime.access.gate import LOOK_SECONDS
 from agent_runtime.api.answers import Message, Receive, Scope, Send
 from agent_runtime.api.guard import Guard
 from agent_runtime.errors import StoreUnavailable
@@ -81,7 +82,7 @@ async def test_a_key_ends_when_it_is_revoked_or_expires() -> None:
     assert (await place.ask(key=text)).status == (await place.ask(key=other)).status == 200
     entry = place.auditor.entry(place.callers[0], "key.revoke", other_id)
     await place.store.revoke_key(other_id, at_us=1, by="", entry=entry)
-    place.now += 0.02
+    place.now += 2 * LOOK_SECONDS
     assert "revoked" in (await place.ask(key=other)).problem["detail"]
     assert (await place.ask(key=text)).status == 200
     place.now += 60
