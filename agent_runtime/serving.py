@@ -62,6 +62,7 @@ async def run_daemon(
         guarded = Guard(
             application(daemon), access.gate, monotonic=monotonic, journal=access.auditor,
             hosts=settings.allowed_hosts, proxies=settings.proxy_addresses,
+            large_bodies={"/v1/workspaces": settings.upload_bytes},
         )  # fmt: skip
         port = sockets[0].getsockname()[1]
         scheme = "https" if settings.tls_cert else "http"

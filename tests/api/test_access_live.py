@@ -208,6 +208,7 @@ async def test_hostile_requests_are_refused_while_others_are_served(tmp_path: Pa
     unsigned = base64.urlsafe_b64encode(b'{"alg":"none"}').decode().rstrip("=")
     settings = {
         "allowed_hosts": ("agents.example.org",),
+        "upload_bytes": 100_000_000,
         "jwt_issuer": "https://id",
         "jwt_audience": "us",
         "jwt_jwks": f"{tmp_path}/jwks.json",
@@ -237,6 +238,7 @@ async def test_hostile_requests_are_refused_while_others_are_served(tmp_path: Pa
             (400, [*post, auth, "Content-Length: 5", "Content-Length: 6"], b"123456"),
             (413, [*post, auth, large], b"x"),
             (401, [*post, large], b"x"),
+            (413, ["POST /v1/workspaces HTTP/1.1", "Host: localhost", auth, large], b"x"),
             (401, [*get, f"{auth}x"], b""),
             (401, [*get, f"Authorization: Bearer {alice[:-9]}{'A' * 9}"], b""),
             (401, [*get, f"Authorization: Bearer {unsigned}.{alice.split('.')[1]}."], b""),
