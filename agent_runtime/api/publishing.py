@@ -24,6 +24,8 @@ from agent_runtime.taskfile import parse_publish
 from agent_runtime.types import PublishSpec, TaskId
 
 BUNDLE = "application/x-git-bundle"
+BYTES = "application/octet-stream"
+"""Of a body: what every client can send."""
 Name = Annotated[str, Meta(max_length=250)]
 
 
@@ -46,7 +48,7 @@ class WorkspaceView(msgspec.Struct, frozen=True, kw_only=True):
 
 @operation(
     "POST", "/v1/workspaces", answers={201: WorkspaceView}, scope="tasks:write",
-    errors=(408, 422), takes=BUNDLE, streamed=True,
+    errors=(408, 422), takes=BYTES, streamed=True,
 )  # fmt: skip
 async def send_workspace(request: Request[None, None]) -> Reply:
     """Send a repository as a git bundle.

@@ -12,6 +12,7 @@ from typing import Any, assert_never
 
 from agent_runtime.loop import events as e
 from agent_runtime.loop.past import RESULTS, Past
+from agent_runtime.loop.publishing import TIMER
 from agent_runtime.loop.recovery import RULES
 from agent_runtime.types import Status, Strategy
 
@@ -363,6 +364,8 @@ def _input(past: Past, event: e.InputEvent) -> Grounds:
         case e.TimerFired():
             asked = past.asked(event.timer.removeprefix("approval:"))
             delayed = past.last(e.RecoveryChosen, where=lambda x: x.delay_ms > 0)
+            if event.timer.startswith(TIMER):
+                delayed = past.last(e.PublicationFailed)
             return Grounds((asked or delayed,), "the time that was to be waited has passed")
         case e.VerificationEnded():
             because = (past.last(e.VerificationStarted), past.last(e.WorkKept))

@@ -13,7 +13,7 @@ import pytest
 
 from agent_runtime.access.callers import ROLES, Caller
 from agent_runtime.api.daemon import Daemon, Readiness
-from agent_runtime.api.publishing import BUNDLE
+from agent_runtime.api.publishing import BUNDLE, BYTES
 from agent_runtime.api.routes import application
 from agent_runtime.runtime import Runtime
 from agent_runtime.testing import FakePublisher, FakeRemote
@@ -66,7 +66,7 @@ async def test_a_repository_is_sent_and_named_by_a_task(tmp_path: Path) -> None:
             yield data[at : at + 100]
 
     async with served(tmp_path, Bench()) as client:
-        headers = {"content-type": BUNDLE}
+        headers = {"content-type": BYTES}
         sent = await client.post("/v1/workspaces", content=pieces(), headers=headers)
         assert sent.status_code == 201, sent.text
         assert sent.json()["repo"].startswith("upload:")
