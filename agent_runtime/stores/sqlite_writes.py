@@ -21,7 +21,18 @@ from agent_runtime.errors import Conflict, LeaseHeld, LeaseLost, NotFound
 from agent_runtime.ports import NewTask
 from agent_runtime.stores.limits import day_of
 from agent_runtime.stores.owners import Owners
-from agent_runtime.types import BlobId, Epoch, Lease, Row, Seq, Snapshot, TaskId, TaskSummary
+from agent_runtime.types import (
+    BlobId,
+    Epoch,
+    Lease,
+    Phase,
+    Row,
+    Seq,
+    Snapshot,
+    Status,
+    TaskId,
+    TaskSummary,
+)
 
 T = TypeVar("T")
 
@@ -210,18 +221,25 @@ FROM json_each(?1)
 """
 """The data come as one blob that is cut here: the bytes pass as they are, valid JSON or not."""
 
-_ADD_TASKS = """
+_ADD_NEW_TASKS = """
 INSERT INTO tasks (task_id, status, phase, reason, goal, seq, head_hash, created_at_us,
                    updated_at_us, labels, priority, repo, idempotency_key, submitted_by)
-SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-       value ->> 7, value ->> 8, value -> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13
+SELECT value ->> 0, 'pending', 'idle', '', value ->> 1, value ->> 2, value ->> 3, value ->> 4,
+       value ->> 4, value -> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9
 FROM json_each(?1)
 """
+"""Of tasks that nobody has touched; each value that is taken out of the text costs 0.3 us."""
 
-_ADD_USED_TASKS = _ADD_TASKS.replace(
-    "submitted_by)", "submitted_by,\n    wake_at_us, tokens, microusd)"
-).replace("value ->> 13", "value ->> 13,\n    value ->> 14, value ->> 15, value ->> 16")
-"""For forks and what is brought in. A new task has used nothing, and each column costs 0.7 us."""
+_ADD_TASKS = """
+INSERT INTO tasks (task_id, goal, seq, head_hash, created_at_us, labels, priority, repo,
+                   idempotency_key, submitted_by, status, phase, reason, updated_at_us,
+                   wake_at_us, tokens, microusd)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value -> 5, value ->> 6,
+       value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12,
+       value ->> 13, value ->> 14, value ->> 15, value ->> 16
+FROM json_each(?1)
+"""
+"""Of forks, and of what is brought in."""
 
 _ADD_LABELS = """
 INSERT INTO task_labels (key, value, task_id)
@@ -288,14 +306,17 @@ class _LogBatch:
         data = b"".join([row.data for row in rows])
         self._db.execute(_ADD_EVENTS, (_json(list(_described(rows))), data))
         made, moved = list[tuple[object, ...]](), dict[str, tuple[object, ...]]()
+        touched = False
         for write in self._added:
             if isinstance(write, Create):
                 made.append(_described_task(write.summary, write.idempotency_key))
+                touched = touched or _is_touched(write.summary)
             else:
                 moved[write.task_id] = _standing(write.summary)  # the last of a task stands
         if made:
-            used = any(any(columns[_USED:]) for columns in made)
-            self._db.execute(_ADD_USED_TASKS if used else _ADD_TASKS, (_json(made),))
+            if not touched:
+                made = [columns[:_OF_NEW] for columns in made]
+            self._db.execute(_ADD_TASKS if touched else _ADD_NEW_TASKS, (_json(made),))
             labelled = [
                 (key, value, write.task_id)
                 for write in self._added
@@ -332,16 +353,26 @@ def _described(rows: Sequence[Row]) -> Iterator[tuple[object, ...]]:
         start += data_bytes
 
 
-_USED = 14
-"""From here on, what a new task has none of."""
+_OF_NEW = 10
+"""So many columns differ between tasks that nobody has touched."""
 
 
 def _described_task(summary: TaskSummary, key: str | None) -> tuple[object, ...]:
     return (
-        *(summary.task_id, summary.status, summary.phase, summary.reason, summary.goal),
-        *(summary.seq, summary.head_hash, summary.created_at_us, summary.updated_at_us),
+        *(summary.task_id, summary.goal, summary.seq, summary.head_hash, summary.created_at_us),
         *(summary.labels, summary.priority, summary.repo, key, summary.submitted_by),
+        *(summary.status, summary.phase, summary.reason, summary.updated_at_us),
         *(summary.wake_at_us, summary.tokens, summary.microusd),
+    )
+
+
+def _is_touched(summary: TaskSummary) -> bool:
+    return (
+        summary.status != Status.PENDING
+        or summary.phase != Phase.IDLE
+        or summary.reason != ""
+        or summary.updated_at_us != summary.created_at_us
+        or summary.wake_at_us + summary.tokens + summary.microusd != 0
     )
 
 
