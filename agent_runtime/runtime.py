@@ -12,10 +12,12 @@ import re
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
+from typing import Literal
 
 import anyio.to_thread
 import msgspec
 
+from agent_runtime import schema
 from agent_runtime.access.callers import UNBOUNDED, DayBudget
 from agent_runtime.admission import Admission, Bounds
 from agent_runtime.allowances import Allowances
@@ -59,7 +61,7 @@ from agent_runtime.loop.submission import Submitted, first_event
 from agent_runtime.loop.supervisor import Supervisor
 from agent_runtime.loop.why import Link, chain
 from agent_runtime.messages import ToolUse
-from agent_runtime.ports import ArtifactLimits, CheckOutcome, NewTask, Ports, Publisher
+from agent_runtime.ports import ArtifactLimits, CheckOutcome, NewTask, Ports, Publisher, Toolbox
 from agent_runtime.redaction import Redactor
 from agent_runtime.report import Report, report_of
 from agent_runtime.resources import above
@@ -520,13 +522,25 @@ class Runtime:
         return await self._fact(task_id, e.Steered(by=by, message=message))
 
     async def decide_approval(
-        self, task_id: TaskId, approval_id: str | None, decision: str, *, by: str, message: str = ""
+        self,
+        task_id: TaskId,
+        approval_id: str | None,
+        decision: str,
+        *,
+        by: str,
+        message: str = "",
+        scope: Literal["once", "task"] = "once",
+        arguments: Mapping[str, Json] | None = None,
     ) -> str:
         """Answer a pending approval (the only one if no id is given) and return its id.
 
+        A yes with `scope` task also allows what the same rule asks about the same tool from then
+        on. `arguments` stand in the place of the call's own; its tool and the policy judge them.
+
         Raises:
             NotFound: nothing is pending, or not that one.
-            UsageError: several are pending and none was named.
+            UsageError: several are pending and none was named; the arguments do not fit the tool;
+                or no call is asked about that they could be of.
             Conflict: it has ended.
         """
         answered = ""
@@ -535,11 +549,16 @@ class Runtime:
             nonlocal answered
             _refuse_when_over(state)
             answered = _pending(state, approval_id)
+            if scope == "task" or arguments is not None:
+                asked = state.approvals[answered]
+                _require_fitting(asked, decision, arguments, self.ports.toolbox)
             return e.ApprovalDecided(
                 approval_id=answered,
                 decision="approve" if decision == "approve" else "deny",
                 by=by,
                 message=message,
+                scope=scope,
+                arguments=None if arguments is None else dict(arguments),
             )
 
         await append_fact(self.ports.store, self.ports.clock, self.ports.bus, task_id, make)
@@ -950,6 +969,28 @@ def _refuse_when_over(state: State) -> None:
     if state.conclusion is not None:
         raise Conflict(
             f"task {state.task_id!r} is over: {state.conclusion.status} ({state.conclusion.reason})"
+        )
+
+
+def _require_fitting(
+    asked: e.ApprovalRequested,
+    decision: str,
+    arguments: Mapping[str, Json] | None,
+    toolbox: Toolbox,
+) -> None:
+    """`UsageError` if an answer says more than can be said about what was asked."""
+    if decision != "approve" or asked.subject != "call":
+        what = "a call of unknown effect" if asked.subject != "call" else "a refusal"
+        raise UsageError(
+            f"{what} has no other arguments and is no rule for the task: leave both out"
+        )
+    info = toolbox.find(asked.tool)
+    if arguments is None or info is None:
+        return
+    if problems := schema.check(dict(arguments), info.parameters):
+        raise UsageError(
+            f"the arguments do not fit {asked.tool!r}: " + "; ".join(problems),
+            faults=[Fault(("arguments",), problem) for problem in problems],
         )
 
 

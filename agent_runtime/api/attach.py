@@ -4,7 +4,8 @@ Both sides send JSON texts. The server: `{"type": "event", "event": {…}}` (as 
 `{"type": "output", "text"}` (a model's words as they come; stored nowhere), `{"type": "done", "id",
 "task"}` or `{"type": "problem", "id", "problem": {…}}` for what was asked. The client: `{"type":
 "steer", "message"}`, `{"type": "pause" | "resume" | "cancel"}`, `{"type": "approve" | "deny",
-"approval_id", "message"}`, each with an `id` of its own choice, if it wants to know.
+"approval_id", "message", "scope", "arguments"}`, each with an `id` of its own choice, if it wants
+to know.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str | int | None = None
     message: str = ""
     approval_id: str | None = None
+    scope: Literal["once", "task"] = "once"
+    arguments: dict[str, Any] | None = None
 
 
 _read = msgspec.json.Decoder(Said).decode
@@ -184,7 +187,13 @@ class _Line:
                 await runtime.cancel(task_id, by=by, reason=said.message)
             case "approve" | "deny":
                 await runtime.decide_approval(
-                    task_id, said.approval_id, said.type, by=by, message=said.message
+                    task_id,
+                    said.approval_id,
+                    said.type,
+                    by=by,
+                    message=said.message,
+                    scope=said.scope,
+                    arguments=said.arguments,
                 )
 
     async def _tell(self, body: bytes) -> None:

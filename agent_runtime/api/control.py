@@ -239,6 +239,10 @@ class ApprovalDecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     decision: Literal["approve", "deny"]
     message: Text = ""
     """Why; the task's brain reads it too."""
+    scope: Literal["once", "task"] = "once"
+    """task: what the same rule asks about the same tool is allowed from now on."""
+    arguments: dict[str, Json] | None = None
+    """What the call is made with, in place of its own arguments."""
 
 
 class Decided(msgspec.Struct, frozen=True):
@@ -281,11 +285,19 @@ def _approval(task_id: str, asked: e.ApprovalRequested) -> ApprovalView:
 async def decide_approval(request: Request[ApprovalDecision, None]) -> Reply:
     """Allow or refuse what a task asks for; `approval` is the `id` of the list.
 
-    It is good for exactly that call with those arguments on that tree, and once.
+    It is good for exactly that call with those arguments on that tree, and once; with `scope`
+    task, what the same rule asks about the same tool is allowed for the rest of the task.
+    `arguments` stand in the place of the call's own.
     """
     task_id, _, approval_id = request.path["approval"].rpartition(".")
     wish = request.body
     answered = await request.daemon.runtime.decide_approval(
-        TaskId(task_id), approval_id, wish.decision, by=request.caller.by, message=wish.message
+        TaskId(task_id),
+        approval_id,
+        wish.decision,
+        by=request.caller.by,
+        message=wish.message,
+        scope=wish.scope,
+        arguments=wish.arguments,
     )
     return json_answer(Decided(task_id, answered, wish.decision))

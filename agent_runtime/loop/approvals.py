@@ -18,6 +18,7 @@ network policy and `protect`; approvals say where a person wants to look.
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
 import re
 import shlex
@@ -139,6 +140,17 @@ def decision_for(
         if stricter:
             found.append(_deciding(stricter))
     return max(found, key=lambda each: _STRICTNESS[each[0]])
+
+
+def digest(tool: str, arguments: Mapping[str, Json], tree_before: str, policy: Policy) -> str:
+    """What a person's yes is bound to: tool, arguments, the tree they would meet, the policy."""
+    bound = [tool, dict(arguments), tree_before, policy]
+    return hashlib.sha256(msgspec.json.encode(bound, order="sorted")).hexdigest()
+
+
+def trust(tool: str, rule: str) -> str:
+    """Names what a yes for the whole task allows: this tool, where this rule asks."""
+    return f"{tool} {rule}"
 
 
 def by(rule: str, tool: Named) -> str:

@@ -30,7 +30,7 @@ from agent_runtime.loop import events as e
 from agent_runtime.loop import native
 from agent_runtime.loop.actions import PrepareCall, ResolveCall, RunCall
 from agent_runtime.loop.answering import answer
-from agent_runtime.loop.approvals import decision_for
+from agent_runtime.loop.approvals import decision_for, trust
 from agent_runtime.loop.asking import effect_of, info_of
 from agent_runtime.loop.decide import call_digest
 from agent_runtime.loop.discover import has_template, refusal
@@ -109,7 +109,7 @@ async def _prepared(action: PrepareCall, step: StepState, hands: Hands) -> Outco
         return _unprepared(action, "denied", why)
     arguments: Json = dict(step.args)
     # A model's arguments are data: only a plan's author writes templates.
-    if step.spec.tool is not None and has_template(arguments):
+    if step.spec.tool is not None and step.edited is None and has_template(arguments):
         arguments = await _render(arguments, hands)
     if problems := schema.check(arguments, info.parameters):
         return _unprepared(action, "bad_input", f"{name}: " + "; ".join(problems))
@@ -131,7 +131,8 @@ async def _prepared(action: PrepareCall, step: StepState, hands: Hands) -> Outco
         effect=effect,
         tree_before=tree_before,
     )
-    if decision_for(task.policy, info, arguments)[0] != "ask":
+    decision, rule = decision_for(task.policy, info, arguments)
+    if decision != "ask" or trust(name, rule) in hands.state.trusted:
         return prepared
     if step.granted is not None and step.granted[1] == call_digest(prepared, task.policy):
         return prepared

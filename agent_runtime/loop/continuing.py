@@ -138,7 +138,9 @@ def reopened(state: State, event: e.Continued) -> dict[str, Any]:
         "plans_before": state.plan_attempts,
         "replan_reason": event.message,
         # What a person allowed was for the run that is over.
-        "steps": {k: replace(s, approval_id="", granted=None) for k, s in steps.items()},
+        "steps": {
+            k: replace(s, approval_id="", granted=None, edited=None) for k, s in steps.items()
+        },
         "approvals": {},
         "expired": frozenset(),
         "worker_used": False,

@@ -7,7 +7,6 @@ nothing of it. When the derived phase has changed, `PhaseEntered` says so.
 
 from __future__ import annotations
 
-import hashlib
 from itertools import count
 
 import msgspec
@@ -243,11 +242,13 @@ def _intend(state: State, prepared: CallPrepared, at_us: int) -> Events:
                     message=f"policy.approvals denies {prepared.tool!r}{approvals.by(rule, tool)}",
                 ),
             )
+        case "ask" if given := state.trusted.get(approvals.trust(prepared.tool, rule)):
+            approval_id = given
         case "ask":
             digest = call_digest(prepared, state.task.policy)
             if step.granted is None or step.granted[1] != digest:
                 by = approvals.by(rule, tool)
-                return (_ask_person(state, step, prepared, digest, at_us, by=by),)
+                return (_ask_person(state, step, prepared, digest, at_us, by=by, rule=rule),)
             approval_id = step.granted[0]
         case "allow":
             pass
@@ -268,12 +269,18 @@ def _intend(state: State, prepared: CallPrepared, at_us: int) -> Events:
 
 def call_digest(prepared: CallPrepared, policy: Policy) -> str:
     """What an approval is bound to: tool, arguments, the tree they would meet, and the policy."""
-    bound = [prepared.tool, dict(prepared.arguments), prepared.tree_before, policy]
-    return hashlib.sha256(msgspec.json.encode(bound, order="sorted")).hexdigest()
+    return approvals.digest(prepared.tool, prepared.arguments, prepared.tree_before, policy)
 
 
 def _ask_person(
-    state: State, step: StepState, prepared: CallPrepared, digest: str, at_us: int, *, by: str
+    state: State,
+    step: StepState,
+    prepared: CallPrepared,
+    digest: str,
+    at_us: int,
+    *,
+    by: str,
+    rule: str,
 ) -> e.ApprovalRequested:
     return e.ApprovalRequested(
         approval_id=f"a{state.approvals_made + 1}",
@@ -286,6 +293,7 @@ def _ask_person(
         expires_at_us=at_us + int(state.task.policy.approval_seconds * 1e6),
         question=f"May step {step.spec.id!r} call {prepared.tool!r}?"
         + (f" (asked{by})" if by else ""),
+        rule=rule,
         preview=prepared.preview,
     )
 

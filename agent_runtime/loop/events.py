@@ -487,6 +487,10 @@ class ApprovalDecided(Event, frozen=True, kw_only=True):
     decision: Literal["approve", "deny"]
     by: str
     message: str = ""
+    scope: Literal["once", "task"] = "once"
+    """task: what the same rule asks about the same tool is allowed from now on."""
+    arguments: dict[str, Json] | None = None
+    """What the call is made with, in place of its own arguments; None: as it was asked for."""
 
 
 # ---- decisions ---------------------------------------------------------------------------
@@ -540,6 +544,8 @@ class ApprovalRequested(Event, frozen=True, kw_only=True):
     tree_before: str = ""
     expires_at_us: int
     question: str
+    rule: str = ""
+    """The key of `policy.approvals` that asks."""
     preview: str = ""
     """What the call would change, best as a unified diff; in brackets, why that is not known."""
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, assert_never
 
+import msgspec
+
 from agent_runtime.errors import IllegalEvent
+from agent_runtime.loop import approvals, native, phases, publishing, thinking
 from agent_runtime.loop import events as e
-from agent_runtime.loop import native, phases, publishing, thinking
 from agent_runtime.loop.continuing import reopened
 from agent_runtime.loop.conversation import begun, index_of
 from agent_runtime.loop.folding import clocked, moved, replace
@@ -18,7 +20,7 @@ from agent_runtime.loop.forking import forked
 from agent_runtime.loop.front import front_after, front_of, front_steps
 from agent_runtime.loop.reached import observe
 from agent_runtime.loop.state import CLIENT_TIMER, CallState, Result, State, StepState, Trouble
-from agent_runtime.types import FailureKind, Phase, StepStatus
+from agent_runtime.types import FailureKind, Json, Phase, StepStatus
 
 
 def evolve(state: State, event: e.AnyEvent, at_us: int) -> State:
@@ -103,7 +105,8 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
             return {
                 **moved(
                     state, event.step_id, event, StepStatus.RUNNING, turn_calls=calls,
-                    attempt=event.attempt, granted=None, result=None, last_effect=event.effect,
+                    attempt=event.attempt, granted=None, edited=None, result=None,
+                    last_effect=event.effect,
                 ),
                 "calls": {**state.calls, event.call_id: CallState(event, state.epoch)},
                 "tree": event.tree_before or state.tree,
@@ -254,7 +257,13 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
                 return _approval(
                     state, event, event.approval_id, "deny", "the answer came too late"
                 )
-            return _approval(state, event, event.approval_id, event.decision, event.message)
+            changes = _approval(
+                state, event, event.approval_id, event.decision, event.message, event.arguments
+            )
+            if asked is not None and asked.rule and event.scope == "task":
+                given = approvals.trust(asked.tool, asked.rule)
+                changes["trusted"] = {**state.trusted, given: event.approval_id}
+            return changes
         case e.ApprovalExpired():
             return _approval(state, event, event.approval_id, "deny", "nobody decided in time")
         case e.BrainFound():
@@ -414,8 +423,9 @@ def _observed(state: State, event: e.CallReturned, call: CallState) -> dict[str,
     if call.intent.tool == native.FIND_TOOLS.name and event.ok:
         conversation, wanted = thinking.found(state, event.data)
         state = replace(state, conversation=conversation)
+    said = _edited(state.steps[step_id], call) + event.output
     changes = thinking.answer(
-        state, event, step_id, event.output, failed=not event.ok, call_id=event.call_id
+        state, event, step_id, said, failed=not event.ok, call_id=event.call_id
     )
     if wanted:
         step: StepState = changes["steps"][step_id]
@@ -424,6 +434,16 @@ def _observed(state: State, event: e.CallReturned, call: CallState) -> dict[str,
             step_id: replace(step, wanted_toolbelt=step.wanted_toolbelt or wanted),
         }
     return changes
+
+
+def _edited(step: StepState, call: CallState) -> str:
+    """Tells the brain that its call was made with other arguments; empty if it was not."""
+    index = index_of(call.intent.call_id)
+    asked = step.turn_calls[index].use.arguments if index is not None else None
+    if not call.intent.approval_id or asked is None or asked == call.intent.arguments:
+        return ""
+    given = msgspec.json.encode(call.intent.arguments).decode()
+    return f"[A person allowed this call with other arguments: {given}]\n"
 
 
 def _resolved(state: State, event: e.CallResolved) -> dict[str, Any]:
@@ -575,7 +595,12 @@ def _timer(state: State, event: e.TimerFired) -> dict[str, Any]:
 
 
 def _approval(
-    state: State, event: e.Event, approval_id: str, decision: str, message: str
+    state: State,
+    event: e.Event,
+    approval_id: str,
+    decision: str,
+    message: str,
+    arguments: Mapping[str, Json] | None = None,
 ) -> dict[str, Any]:
     asked = state.approvals.get(approval_id)
     if asked is None:
@@ -589,11 +614,17 @@ def _approval(
         result = replace(step.result, ok=ok, reason=reason, judged=True)
         changes = moved(state, asked.step_id, event, step.status, approval_id="", result=result)
     elif decision == "approve":
-        granted = (approval_id, asked.digest)
-        changes = moved(state, asked.step_id, event, step.status, approval_id="", granted=granted)
+        digest = asked.digest
+        if arguments is not None:
+            policy = state.task.policy
+            digest = approvals.digest(asked.tool, arguments, asked.tree_before, policy)
+        changes = moved(
+            state, asked.step_id, event, step.status, approval_id="",
+            granted=(approval_id, digest), edited=arguments,
+        )  # fmt: skip
     else:
         text = f"{asked.tool!r} was not approved" + (f": {message}" if message else "")
-        freed = replace(step, approval_id="", attempt=step.attempt + 1)
+        freed = replace(step, approval_id="", edited=None, attempt=step.attempt + 1)
         state = replace(state, steps={**state.steps, asked.step_id: freed})
         if step.spec.tool is None:
             changes = thinking.answer(state, event, asked.step_id, text, failed=True)

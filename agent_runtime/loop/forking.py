@@ -169,7 +169,9 @@ def forked(state: State, event: e.Forked, at_us: int) -> Changes:
         else state.workspace,
         # The fork's sandboxes begin a record of their own.
         "reached": replace(state.reached, mark=0),
-        "steps": {k: replace(s, approval_id="", granted=None) for k, s in steps.items()},
+        "steps": {
+            k: replace(s, approval_id="", granted=None, edited=None) for k, s in steps.items()
+        },
         "calls": {
             k: replace(
                 call,

@@ -31,7 +31,7 @@ from agent_runtime.types import (
 # Structs, not dataclasses: an event costs one `replace` of the state and one of a step; msgspec's
 # is some twenty times faster than the one of `dataclasses`, and a snapshot is one call.
 
-FOLD_VERSION = 6
+FOLD_VERSION = 7
 """Of the folded state's shape: a snapshot with another number is dropped."""
 
 
@@ -76,6 +76,8 @@ class StepState(msgspec.Struct, frozen=True, gc=False):
     approval_id: str = ""
     granted: tuple[str, str] | None = None
     """(approval id, digest) of an approval that is not used yet."""
+    edited: Mapping[str, Json] | None = None
+    """Arguments that a person has put in the place of the next call's."""
     satisfied: bool = False
     turn: int = 0
     """Of a step that a brain works on: its turns so far."""
@@ -104,6 +106,8 @@ class StepState(msgspec.Struct, frozen=True, gc=False):
     @property
     def args(self) -> Mapping[str, Json]:
         """The next call's arguments, templates not yet filled."""
+        if self.edited is not None:
+            return self.edited
         if self.spec.tool is None:
             index = next_call(self.turn_calls)
             assert index is not None, "it is not the tools' turn"
@@ -249,6 +253,8 @@ class State(msgspec.Struct, frozen=True, gc=False):
     calls: Mapping[str, CallState] = {}
     approvals: Mapping[str, e.ApprovalRequested] = {}
     approvals_made: int = 0
+    trusted: Mapping[str, str] = {}
+    """What a person has allowed for the whole task, see `approvals.trust`, and the approval."""
     expired: frozenset[str] = frozenset()
     unknown: tuple[e.EffectUnknown, ...] = ()
     worker_used: bool = False

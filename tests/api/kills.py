@@ -135,7 +135,7 @@ def _judge(daemon: DaemonProcess, account: Account, effects: Path) -> None:
     account.lost = [task_id for task_id in account.accepted.values() if task_id not in tasks]
     keys = Counter(task["labels"]["key"] for task in tasks.values())
     account.doubled_tasks = [key for key, count in keys.items() if count > 1]
-    lines = [line.split() for line in effects.read_text().splitlines()]
+    lines = [line.split() for line in effects.read_text(encoding="utf-8").splitlines()]
     # `put_again` may come again under its key: whoever receives it knows the key.
     runs = Counter(key for tool, _, key in lines if tool != "put_again")
     account.doubled_effects = [key for key, count in runs.items() if count > 1]

@@ -169,3 +169,59 @@ async def test_an_answer_for_a_step_that_was_aborted_moves_nothing() -> None:
     assert after.steps["a"].status == "skipped"
     state = await bench.drive()
     assert state.conclusion is not None and state.conclusion.status is Status.FAILED
+
+
+async def test_a_yes_for_the_task_holds_for_that_tool_where_that_rule_asks() -> None:
+    bench = Bench(Script("pay", Effect.ONCE), Script("post", Effect.ONCE))
+    steps = (step("a", "pay"), step("b", "pay", needs=["a"]), step("c", "post", needs=["b"]))
+    await bench.submit(task(*steps, policy={"approvals": {"*": "ask"}}))
+    await bench.drive_and_die(10)
+    await bench.say(e.ApprovalDecided(approval_id="a1", decision="approve", by="me", scope="task"))
+    await bench.drive_and_die(10)
+    assert [c.approval_id for c in bench.of(e.CallIntended)] == ["a1", "a1"]
+    # The rule asks about every tool: a yes for one is none for another.
+    assert [x.tool for x in bench.of(e.ApprovalRequested)] == ["pay", "post"]
+
+
+async def test_a_call_is_made_with_the_arguments_that_a_person_put_in_place() -> None:
+    bench = Bench(Script("pay", Effect.ONCE, [NO]))
+    await bench.submit(task(step("a", "pay", args={"text": "900"}, retry=1), policy=ASK))
+    await bench.drive_and_die(10)
+    await bench.say(
+        e.ApprovalDecided(approval_id="a1", decision="approve", by="me", arguments={"text": "9"})
+    )
+    await bench.drive_and_die(10)
+    assert [dict(c.arguments) for c in bench.scripts["pay"].calls] == [{"text": "9"}]
+    assert bench.of(e.CallIntended)[0].arguments == {"text": "9"}
+    # It failed and is tried again: the next yes is about the plan's own arguments.
+    assert [x.arguments for x in bench.of(e.ApprovalRequested)] == [{"text": "900"}] * 2
+
+
+async def test_a_model_hears_that_its_call_was_made_with_other_arguments() -> None:
+    bench = Bench(Script("pay"), answers=[asks(("pay", {"text": "900"}))])
+    await bench.submit(task(tools=["pay"], policy=ASK))
+    await bench.drive_and_die(10)
+    await bench.say(
+        e.ApprovalDecided(approval_id="a1", decision="approve", by="me", arguments={"text": "9"})
+    )
+    state = await bench.drive()
+    (heard,) = [m.text for m in state.conversation.messages if m.role == "tool"]
+    assert heard.startswith('[A person allowed this call with other arguments: {"text":"9"}]')
+    assert dict(bench.scripts["pay"].calls[0].arguments) == {"text": "9"}
+
+
+async def test_edited_arguments_meet_the_policy_too() -> None:
+    bench = Bench(Script("pay", Effect.ONCE))
+    approvals = {"pay": "ask", "pay(text=mallory)": "deny"}
+    await bench.submit(
+        task(step("a", "pay", args={"text": "bob"}), policy={"approvals": approvals})
+    )
+    await bench.drive_and_die(10)
+    await bench.say(
+        e.ApprovalDecided(
+            approval_id="a1", decision="approve", by="me", arguments={"text": "mallory"}
+        )
+    )
+    state = await bench.drive()
+    assert not bench.scripts["pay"].calls
+    assert state.conclusion is not None and "(denied)" in state.conclusion.reason
