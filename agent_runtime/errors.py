@@ -54,6 +54,22 @@ class Forbidden(AgentRuntimeError):
     exit_code = 4
 
 
+class Unauthenticated(Forbidden):
+    """The daemon does not know who asks. Nothing was done; give a key that is in force."""
+
+
+class Unreachable(AgentRuntimeError):
+    """The daemon does not answer. Whether what was asked for was done, its log says."""
+
+    exit_code = 7
+
+
+class TooManyRequests(AgentRuntimeError):
+    """More was asked than this key may in this time. Nothing was done; come back later."""
+
+    exit_code = 7
+
+
 class ConfigError(AgentRuntimeError):
     """The installation or a setting is wrong. Nothing was started; the message says the way out."""
 

@@ -29,6 +29,7 @@ from agent_runtime.access.callers import JWT_ALGORITHMS, ROLES
 from agent_runtime.documents import BYTES_MAX, Source, decode, load
 from agent_runtime.egress_rules import BadHost, parse_rule
 from agent_runtime.errors import ConfigError, UsageError
+from agent_runtime.locations import SQLITE, config_files, default_store, user_config
 from agent_runtime.model_names import endpoint_fault
 from agent_runtime.model_names import fault_of as model_fault
 from agent_runtime.schema import nearest
@@ -36,8 +37,6 @@ from agent_runtime.secret_sources import fault_of
 from agent_runtime.shapes import shown
 
 ENV_PREFIX: Final = "AGENT_RUNTIME_"
-FILE_NAME: Final = "agent-runtime.yaml"
-"""In the working directory."""
 
 _OPENS: Final = "lowers the sandbox's walls"
 _OF_THIS_MACHINE: Final = "is about this machine"
@@ -78,7 +77,6 @@ REGISTRIES: Final = (
 )
 """Of package managers: what a setup may reach unless something else is said."""
 
-_SQLITE: Final = "sqlite:///"
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 _HOST = re.compile(r"([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -289,17 +287,13 @@ def _store_url(value: str) -> str:
         raise ValueError("must be a URL: sqlite:///relative/path or sqlite:////absolute/path")
     if not value.startswith("sqlite:"):
         return value
-    path = value.removeprefix(_SQLITE)
-    if not value.startswith(_SQLITE) or not path or path.endswith("/") or "\0" in path:
+    path = value.removeprefix(SQLITE)
+    if not value.startswith(SQLITE) or not path or path.endswith("/") or "\0" in path:
         raise ValueError(
             "must name a file: sqlite:///relative/path or, with a fourth slash, "
             "sqlite:////absolute/path"
         )
-    return _SQLITE + os.path.abspath(path)
-
-
-def _default_store() -> str:
-    return f"{_SQLITE}{_xdg('XDG_STATE_HOME', '~/.local/state')}/agent-runtime/store.db"
+    return SQLITE + os.path.abspath(path)
 
 
 Number = Annotated[float, BeforeValidator(_no_boolean)]
@@ -316,7 +310,7 @@ class Settings(BaseSettings):
         env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
     )
 
-    store: Annotated[str, AfterValidator(_store_url)] = Field(default_factory=_default_store)
+    store: Annotated[str, AfterValidator(_store_url)] = Field(default_factory=default_store)
     """URL of the store. State lives beside it: see `state_dir`."""
     plugins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Distributions whose plug-ins may load; the built-in ones always do."""
@@ -478,7 +472,8 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, environment, then the files in their order; no .env and no secret files."""
         files = (
-            InitSettingsSource(settings_cls, init_kwargs=_read_file(path)) for path in _files()
+            InitSettingsSource(settings_cls, init_kwargs=_read_file(path))
+            for path in config_files()
         )
         return (init_settings, env_settings, *files)
 
@@ -504,7 +499,7 @@ def load_settings(flags: Mapping[str, object] | None = None) -> Settings:
 def store_path(settings: Settings) -> str | None:
     """The SQLite store's file; None for another kind of store."""
     store = settings.store
-    return store.removeprefix(_SQLITE) if store.startswith(_SQLITE) else None
+    return store.removeprefix(SQLITE) if store.startswith(SQLITE) else None
 
 
 def state_dir(settings: Settings) -> str:
@@ -512,23 +507,13 @@ def state_dir(settings: Settings) -> str:
 
     A store that is no file keeps them in `$XDG_STATE_HOME/agent-runtime`.
     """
-    path = store_path(settings) or _default_store().removeprefix(_SQLITE)
+    path = store_path(settings) or default_store().removeprefix(SQLITE)
     return os.path.dirname(path)
 
 
 def user_config_path() -> str:
     """The user's own settings file, whether it exists or not."""
-    return f"{_xdg('XDG_CONFIG_HOME', '~/.config')}/agent-runtime/config.yaml"
-
-
-def _xdg(variable: str, default: str) -> str:
-    # The XDG base directory specification: a relative path is invalid and is ignored.
-    path = os.environ.get(variable, "")
-    return os.path.normpath(path if os.path.isabs(path) else os.path.expanduser(default))
-
-
-def _files() -> tuple[str, str]:
-    return os.path.abspath(FILE_NAME), user_config_path()
+    return user_config()
 
 
 def _read_file(path: str) -> dict[str, Any]:
@@ -595,7 +580,7 @@ def _origin(name: str, flags: Mapping[str, object]) -> str:
     variables = {variable.upper() for variable, value in os.environ.items() if value}
     if (variable := ENV_PREFIX + name.upper()) in variables:
         return variable
-    for path in _files():
+    for path in config_files():
         if name in _read_file(path):
             return f"{path}: {name}"
     return name

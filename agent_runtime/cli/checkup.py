@@ -17,10 +17,10 @@ from agent_runtime import plugins
 from agent_runtime.app import boundary, open_store
 from agent_runtime.documents import decode, load
 from agent_runtime.errors import AgentRuntimeError
+from agent_runtime.locations import FILE_NAME
 from agent_runtime.sandboxes.ladder import Rung, climb, examine_limits
 from agent_runtime.settings import (
     ENV_PREFIX,
-    FILE_NAME,
     Settings,
     state_dir,
     store_path,

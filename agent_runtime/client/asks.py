@@ -1,0 +1,341 @@
+"""Every operation as a value: what is sent, and how its answer is read. Pure.
+
+Both clients send these; neither knows more of an operation than its name and arguments. The order
+is that of the daemon's own routes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, Literal, TypeVar
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from agent_runtime.client import views as v
+from agent_runtime.errors import UsageError
+from agent_runtime.types import (
+    AnswerSpec,
+    ContinuationSpec,
+    Json,
+    Policy,
+    ResultSpec,
+    TaskSpec,
+)
+
+T = TypeVar("T")
+ViewT = TypeVar("ViewT")
+
+Task = TaskSpec | Mapping[str, Json]
+"""A task file's content: what `taskfile` made of one, or the mapping itself."""
+
+WAIT_SECONDS_MAX: Final = 60
+"""That a daemon holds an answer back for (`Prefer: wait`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer, whole. Names of headers are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ask(Generic[T]):
+    """One request."""
+
+    method: str
+    path: str
+    """With its query."""
+    read: Callable[[Reply], T]
+    body: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    again: bool = False
+    """May it be sent twice? The second time must change nothing."""
+    wait_seconds: float = 0
+    """That the daemon is asked to wait before it answers."""
+
+
+def _get(
+    place: str, read: Callable[[Reply], T], **query: str | int | Sequence[str] | None
+) -> Ask[T]:
+    given = {name: value for name, value in query.items() if value not in (None, "", ())}
+    text = urlencode(given, doseq=True)
+    return Ask("GET", place + (f"?{text}" if text else ""), read, again=True)
+
+
+def _post(
+    path: str, read: Callable[[Reply], T], document: object, *, again: bool = False, seq: int | None
+) -> Ask[T]:
+    headers = {} if seq is None else {"If-Match": f'"{seq}"'}
+    return Ask("POST", path, read, msgspec.json.encode(document), headers, again)
+
+
+def _as(kind: type[ViewT]) -> Callable[[Reply], ViewT]:
+    decode = msgspec.json.Decoder(kind).decode
+    return lambda reply: decode(reply.body)
+
+
+def _nothing(reply: Reply) -> None:
+    return None
+
+
+def _bytes(reply: Reply) -> bytes:
+    return reply.body
+
+
+def _text(reply: Reply) -> str:
+    return reply.body.decode("utf-8", "replace")
+
+
+def _object(reply: Reply) -> dict[str, Json]:
+    found: dict[str, Json] = msgspec.json.decode(reply.body, type=dict[str, Any])
+    return found
+
+
+def _of(task_id: str, name: str = "") -> str:
+    if not task_id:
+        raise UsageError("task_id must be the id of a task, got an empty one")
+    return f"/v1/tasks/{quote(task_id, safe='')}" + (f"/{name}" if name else "")
+
+
+def _without_defaults(value: Any) -> Any:
+    """A Struct as the mapping that somebody would write: what is as usual is left out.
+
+    A daemon of another version then uses its own defaults, and knows every key.
+    """
+    if isinstance(value, msgspec.Struct):
+        defaults = {
+            each.name: each.default
+            if each.default_factory is msgspec.NODEFAULT
+            else each.default_factory()
+            for each in msgspec.structs.fields(value)
+        }
+        return {
+            name: _without_defaults(item)
+            for name, default in defaults.items()
+            if (item := getattr(value, name)) != default or default is msgspec.NODEFAULT
+        }
+    if isinstance(value, Mapping):
+        return {key: _without_defaults(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_defaults(item) for item in value]
+    return value
+
+
+# ---- tasks -------------------------------------------------------------------------------
+
+
+def submit(task: Task, *, key: str, wait_seconds: int | None = None) -> Ask[v.TaskView]:
+    """`key` makes it safe to send again: a task that is there already is answered."""
+    headers = {"Idempotency-Key": key}
+    if wait_seconds is not None:
+        headers["Prefer"] = f"wait={min(wait_seconds, WAIT_SECONDS_MAX)}"
+    body = msgspec.json.encode(_without_defaults(task))
+    return Ask(
+        "POST", "/v1/tasks", _as(v.TaskView), body, headers, again=True,
+        wait_seconds=min(wait_seconds or 0, WAIT_SECONDS_MAX),
+    )  # fmt: skip
+
+
+def submit_all(tasks: Iterable[Task], *, key: str) -> Ask[list[v.BatchItem]]:
+    """As `submit`, in one durable write."""
+    decode = msgspec.json.Decoder(v.BatchAnswer).decode
+    body = msgspec.json.encode({"tasks": [_without_defaults(task) for task in tasks]})
+    return Ask(
+        "POST", "/v1/tasks:batch", lambda reply: decode(reply.body).items, body,
+        {"Idempotency-Key": key}, again=True,
+    )  # fmt: skip
+
+
+def page(
+    *,
+    statuses: Iterable[str] = (),
+    labels: Mapping[str, str] = {},
+    cursor: str | None = None,
+    limit: int = 100,
+) -> Ask[v.TaskPage]:
+    """Of tasks, the newest first."""
+    pairs = [f"{key}={value}" for key, value in labels.items()]
+    return _get(
+        "/v1/tasks", _as(v.TaskPage), status=list(statuses) or None, label=pairs or None,
+        cursor=cursor, limit=limit,
+    )  # fmt: skip
+
+
+def get(task_id: str) -> Ask[v.TaskView]:
+    return _get(_of(task_id), _as(v.TaskView))
+
+
+def forget(task_id: str, *, seq: int | None = None) -> Ask[None]:
+    headers = {} if seq is None else {"If-Match": f'"{seq}"'}
+    return Ask("DELETE", _of(task_id), _nothing, None, headers)
+
+
+def events(
+    task_id: str, *, after: int = 0, types: Iterable[str] = (), limit: int = 100
+) -> Ask[v.EventPage]:
+    return _get(
+        _of(task_id, "events"), _as(v.EventPage), after=after, types=",".join(types), limit=limit
+    )
+
+
+def all_events(*, after: int = 0, types: Iterable[str] = (), limit: int = 100) -> Ask[v.EventPage]:
+    return _get("/v1/events", _as(v.EventPage), after=after, types=",".join(types), limit=limit)
+
+
+def log(task_id: str) -> Ask[list[v.Event]]:
+    """Every event, to be folded or checked here."""
+    decode = msgspec.json.Decoder(v.Event).decode
+    return _get(
+        _of(task_id, "logs"), lambda reply: [decode(line) for line in reply.body.splitlines()]
+    )
+
+
+# ---- control -----------------------------------------------------------------------------
+
+
+def steer(task_id: str, message: str, *, seq: int | None = None) -> Ask[v.TaskView]:
+    return _post(_of(task_id, "steer"), _as(v.TaskView), {"message": message}, seq=seq)
+
+
+def cancel(task_id: str, reason: str = "", *, seq: int | None = None) -> Ask[v.TaskView]:
+    return _post(_of(task_id, "cancel"), _as(v.TaskView), {"reason": reason}, seq=seq)
+
+
+def pause(task_id: str, *, seq: int | None = None) -> Ask[v.TaskView]:
+    return _post(_of(task_id, "pause"), _as(v.TaskView), {}, again=seq is None, seq=seq)
+
+
+def resume(task_id: str, model: str = "", *, seq: int | None = None) -> Ask[v.TaskView]:
+    return _post(
+        _of(task_id, "resume"), _as(v.TaskView), {"model": model}, again=seq is None and not model,
+        seq=seq,
+    )  # fmt: skip
+
+
+def continue_task(
+    task_id: str, wish: ContinuationSpec | Mapping[str, Json], *, seq: int | None = None
+) -> Ask[v.TaskView]:
+    return _post(_of(task_id, "continue"), _as(v.TaskView), _without_defaults(wish), seq=seq)
+
+
+def fork(
+    task_id: str,
+    *,
+    at: int,
+    answer: AnswerSpec | None = None,
+    result: ResultSpec | None = None,
+    model: str | None = None,
+    policy: Policy | None = None,
+    message: str = "",
+) -> Ask[v.TaskView]:
+    parts = {"answer": answer, "result": result, "model": model, "message": message or None}
+    replace = {key: _without_defaults(part) for key, part in parts.items() if part is not None}
+    if policy is not None:
+        replace["policy"] = msgspec.to_builtins(policy)
+    return _post(_of(task_id, "fork"), _as(v.TaskView), {"at": at, "replace": replace}, seq=None)
+
+
+def replay(task_id: str) -> Ask[v.ReplayView]:
+    return _post(_of(task_id, "replay"), _as(v.ReplayView), {}, again=True, seq=None)
+
+
+def approvals() -> Ask[list[v.ApprovalView]]:
+    decode = msgspec.json.Decoder(v.Approvals).decode
+    return _get("/v1/approvals", lambda reply: decode(reply.body).approvals)
+
+
+def decide(
+    approval: str, decision: Literal["approve", "deny"], message: str = ""
+) -> Ask[v.Decided]:
+    """`approval` is an `ApprovalView.id`."""
+    path = f"/v1/approvals/{quote(approval, safe='')}/decide"
+    return _post(path, _as(v.Decided), {"decision": decision, "message": message}, seq=None)
+
+
+# ---- results -----------------------------------------------------------------------------
+
+
+def plan(task_id: str) -> Ask[v.PlanView]:
+    return _get(_of(task_id, "plan"), _as(v.PlanView))
+
+
+def diff(task_id: str) -> Ask[bytes]:
+    return _get(_of(task_id, "diff"), _bytes)
+
+
+def artifacts(task_id: str) -> Ask[v.ArtifactList]:
+    return _get(_of(task_id, "artifacts"), _as(v.ArtifactList))
+
+
+def artifact(task_id: str, path: str) -> Ask[bytes]:
+    return _get(_of(task_id, "artifacts"), _bytes, path=path)
+
+
+def cost(task_id: str) -> Ask[v.CostView]:
+    return _get(_of(task_id, "cost"), _as(v.CostView))
+
+
+def certificate(task_id: str) -> Ask[dict[str, Json]]:
+    return _get(_of(task_id, "certificate"), _object)
+
+
+def report(task_id: str, form: Literal["markdown", "html"] = "markdown") -> Ask[str]:
+    return _get(_of(task_id, "report"), _text, format=form)
+
+
+def verify(task_id: str) -> Ask[v.VerifyView]:
+    return _get(_of(task_id, "verify"), _as(v.VerifyView))
+
+
+# ---- the installation --------------------------------------------------------------------
+
+
+def tools() -> Ask[list[v.ToolView]]:
+    decode = msgspec.json.Decoder(v.ToolList).decode
+    return _get("/v1/tools", lambda reply: decode(reply.body).tools)
+
+
+def modules() -> Ask[list[v.ModuleView]]:
+    decode = msgspec.json.Decoder(v.ModuleList).decode
+    return _get("/v1/modules", lambda reply: decode(reply.body).modules)
+
+
+def models() -> Ask[v.ModelList]:
+    return _get("/v1/models", _as(v.ModelList))
+
+
+def livez() -> Ask[v.Health]:
+    return _get("/livez", _as(v.Health))
+
+
+def readyz() -> Ask[None]:
+    """The status says it."""
+    return _get("/readyz", _nothing)
+
+
+def metrics() -> Ask[str]:
+    return _get("/metrics", _text)
+
+
+def openapi() -> Ask[dict[str, Json]]:
+    return _get("/openapi.json", _object)
+
+
+def request(
+    method: str, path: str, document: object = None, *, again: bool | None = None
+) -> Ask[Any]:
+    """Any other operation; what it answers is decoded if it is JSON, else it comes as bytes."""
+
+    def read(reply: Reply) -> Any:
+        is_json = "json" in reply.headers.get("content-type", "")
+        return msgspec.json.decode(reply.body) if is_json and reply.body else reply.body
+
+    body = None if document is None else msgspec.json.encode(document)
+    return Ask(
+        method, path, read, body, again=method in ("GET", "HEAD") if again is None else again
+    )

@@ -1,0 +1,93 @@
+"""What a daemon refuses, as the error that the runtime itself would raise. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+
+from agent_runtime.client.views import Problem
+from agent_runtime.errors import (
+    AgentRuntimeError,
+    ConfigError,
+    Conflict,
+    CorruptLog,
+    DeadlineExceeded,
+    DiskFull,
+    Fault,
+    Forbidden,
+    IdempotencyMismatch,
+    NotFound,
+    SandboxUnavailable,
+    StoreBroken,
+    StoreUnavailable,
+    TooManyRequests,
+    Unauthenticated,
+    UsageError,
+    WorkspaceError,
+)
+
+_BY_NAME: Final[Mapping[str, type[AgentRuntimeError]]] = {
+    "idempotency-mismatch": IdempotencyMismatch,
+    "forbidden": Forbidden,
+    "not-found": NotFound,
+    "conflict": Conflict,
+    "moved-on": Conflict,
+    "disk-full": DiskFull,
+    "store-unavailable": StoreUnavailable,
+    "store-broken": StoreBroken,
+    "sandbox-unavailable": SandboxUnavailable,
+    "time-out": DeadlineExceeded,
+    "not-configured": ConfigError,
+    "workspace": WorkspaceError,
+}
+"""The last part of a problem's type, where it says more than the status."""
+
+_BY_STATUS: Final[Mapping[int, type[AgentRuntimeError]]] = {
+    401: Unauthenticated,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    412: Conflict,
+    429: TooManyRequests,
+    502: StoreUnavailable,
+    503: StoreUnavailable,
+    504: DeadlineExceeded,
+}
+
+HOW_TO_SIGN_IN: Final = (
+    "give a key: token=, the variable AGENT_RUNTIME_TOKEN, or for a daemon of this machine the "
+    "file `token` in its state directory"
+)
+
+
+def problem_in(status: int, body: bytes) -> Problem:
+    """The problem in an answer; one is made up where a proxy answers in words of its own."""
+    try:
+        found = msgspec.json.decode(body, type=Problem)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        said = body[:200].decode("utf-8", "replace").strip()
+        return Problem(status=status, title=f"HTTP {status}", detail=said)
+    return msgspec.structs.replace(found, status=status)
+
+
+def error_of(problem: Problem) -> AgentRuntimeError:
+    """The runtime's error that a problem stands for."""
+    detail, status = problem.detail or problem.title or f"HTTP {problem.status}", problem.status
+    name = problem.type.rpartition("/")[2]
+    if name == "corrupt-log":
+        return CorruptLog(detail, task_id="")
+    kind: Callable[..., AgentRuntimeError] | None = _BY_NAME.get(name) or _BY_STATUS.get(status)
+    if kind is Unauthenticated:
+        return Unauthenticated(f"{detail}; {HOW_TO_SIGN_IN}")
+    if kind in (None, IdempotencyMismatch) and 400 <= status < 500:
+        faults = [Fault(_path(each.pointer), each.detail) for each in problem.errors]
+        return (IdempotencyMismatch if kind else UsageError)(detail, faults=faults)
+    return (kind or AgentRuntimeError)(detail)
+
+
+def _path(pointer: str) -> tuple[str | int, ...]:
+    """RFC 6901 backwards. A number may be a key too; nobody here looks."""
+    parts = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
+    return tuple(int(part) if part.isascii() and part.isdigit() else part for part in parts)

@@ -1,0 +1,445 @@
+"""`AsyncClient`: as `blocking.Client`, for an event loop (asyncio or trio), on httpx2.
+
+Any number of requests and streams at once. Proxies and certificates come from the environment, but
+no proxy leads to this machine's own daemon.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+import anyio
+import httpx2
+
+from agent_runtime.client import asks, places
+from agent_runtime.client import views as v
+from agent_runtime.client.asks import Ask, Reply, Task
+from agent_runtime.client.blocking import CONNECT_SECONDS, USER_AGENT, new_key
+from agent_runtime.client.following import Broken, Following, Output
+from agent_runtime.client.patience import (
+    ANSWER_SECONDS,
+    PATIENCE_SECONDS,
+    SILENCE_SECONDS,
+    STREAM_SECONDS,
+    Failure,
+    Patience,
+    is_busy,
+)
+from agent_runtime.client.places import Place
+from agent_runtime.client.problems import error_of, problem_in
+from agent_runtime.errors import AgentRuntimeError, DeadlineExceeded, Unreachable
+from agent_runtime.types import AnswerSpec, ContinuationSpec, Json, Policy, ResultSpec
+
+T = TypeVar("T")
+
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+
+def connect_async(
+    url: str | None = None,
+    *,
+    token: str | None = None,
+    state_dir: str | None = None,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> AsyncClient:
+    """As `blocking.connect`; nothing is sent yet."""
+    place = places.find_place(url, token=token, state_dir=state_dir)
+    return AsyncClient(place, patience_seconds=patience_seconds)
+
+
+class AsyncClient:
+    """Every operation of a daemon; what each raises stands at `blocking.Client`."""
+
+    def __init__(
+        self,
+        place: Place | str,
+        token: str | None = None,
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+        stream_seconds: float = STREAM_SECONDS,
+    ) -> None:
+        if isinstance(place, str):
+            places.checked(place)
+            place = Place(place, token)
+        self.place = place
+        self._patience_seconds = patience_seconds
+        self._stream_seconds = stream_seconds
+        for name in ("httpx2", "httpcore2"):
+            # They log headers, and a key is one.
+            logging.getLogger(name).setLevel(logging.WARNING)
+        self._http = httpx2.AsyncClient(
+            follow_redirects=False,
+            mounts={f"all://{host}": None for host in _LOOPBACK},
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20),
+        )
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:  # fmt: skip
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection. The client is not used after it."""
+        await self._http.aclose()
+
+    # ---- tasks ---------------------------------------------------------------------------
+
+    async def submit(
+        self, task: Task, *, idempotency_key: str | None = None, wait_seconds: int | None = None
+    ) -> v.TaskView:
+        """Hand off a task; it is stored when this returns, once, however often it had to be sent.
+
+        `wait_seconds` (at most 60): come back when it has ended or waits, at the latest then.
+
+        Raises:
+            UsageError: everything that is wrong with it, in `faults`; nothing was stored.
+            IdempotencyMismatch: the key was used for another task.
+        """
+        key = idempotency_key or new_key()
+        return await self.send(asks.submit(task, key=key, wait_seconds=wait_seconds))
+
+    async def submit_all(
+        self, tasks: Iterable[Task], *, idempotency_key: str | None = None
+    ) -> list[v.BatchItem]:
+        """Hand off many in one write; what one is refused for keeps no other from being stored."""
+        return await self.send(asks.submit_all(tasks, key=idempotency_key or new_key()))
+
+    async def get(self, task_id: str) -> v.TaskView:
+        """Where a task stands. `NotFound` if there is none."""
+        return await self.send(asks.get(task_id))
+
+    async def page(
+        self, *, statuses: Iterable[str] = (), labels: Mapping[str, str] = {},
+        cursor: str | None = None, limit: int = 100,
+    ) -> v.TaskPage:  # fmt: skip
+        """Tasks, the newest first; `next_cursor` is the `cursor` of the next page."""
+        return await self.send(
+            asks.page(statuses=statuses, labels=labels, cursor=cursor, limit=limit)
+        )
+
+    async def tasks(
+        self, *, statuses: Iterable[str] = (), labels: Mapping[str, str] = {}, page_size: int = 100
+    ) -> AsyncIterator[v.TaskView]:
+        """All tasks that fit, the newest first; pages are fetched as they are needed."""
+        wanted, cursor = tuple(statuses), None
+        while True:
+            page = await self.page(statuses=wanted, labels=labels, cursor=cursor, limit=page_size)
+            for task in page.tasks:
+                yield task
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    async def forget(self, task_id: str, *, seq: int | None = None) -> None:
+        """Remove an ended task and everything of it. `Conflict` if it has not ended.
+
+        `seq`, here and below: only if this is still the number of its newest event (`Conflict`).
+        """
+        await self.send(asks.forget(task_id, seq=seq))
+
+    # ---- events --------------------------------------------------------------------------
+
+    async def log(self, task_id: str) -> list[v.Event]:
+        """Every event of a task."""
+        return await self.send(asks.log(task_id))
+
+    async def event_page(
+        self, task_id: str, *, after: int = 0, types: Iterable[str] = (), limit: int = 100
+    ) -> v.EventPage:
+        """Some events of a task, without waiting for more."""
+        return await self.send(asks.events(task_id, after=after, types=types, limit=limit))
+
+    async def events(
+        self, task_id: str, *, after: int = 0, types: Collection[str] = ()
+    ) -> AsyncIterator[v.Event]:
+        """Stored events and new ones as they come, to the task's end: none twice, none left out.
+
+        Connections that are cut and daemons that are started anew are not noticed.
+
+        Raises:
+            NotFound: no such task.
+            Unreachable: no daemon for `stream_seconds`.
+        """
+        async for said in self._follow(Following(task_id, after=after, types=types)):
+            if isinstance(said, v.Event):
+                yield said
+
+    async def watch(self, task_id: str, *, after: int = 0) -> AsyncIterator[v.Event | Output]:
+        """As `events`, and between them what a model says, as it comes."""
+        async for said in self._follow(Following(task_id, after=after, output=True)):
+            if isinstance(said, v.Event | Output):
+                yield said
+
+    async def all_events(
+        self, *, after: int | None = None, types: Collection[str] = ()
+    ) -> AsyncIterator[v.Event]:
+        """Events of all tasks as they are stored, without end; `position` is the next `after`.
+
+        Without `after`, from now on.
+        """
+        async for said in self._follow(Following(None, after=after, types=types)):
+            if isinstance(said, v.Event):
+                yield said
+
+    async def wait(
+        self, task_id: str, *, seconds: float | None = None, settled: bool = False
+    ) -> v.TaskView:
+        """The task when it has ended; with `settled`, also when it waits or is paused.
+
+        Raises:
+            DeadlineExceeded: it has not within `seconds`; it goes on.
+        """
+        enough = v.SETTLED if settled else v.ENDED
+        task = await self.get(task_id)
+        with anyio.move_on_after(seconds):
+            if task.status not in enough:
+                following = Following(task_id, after=task.seq)
+                async with aclosing(self._news(following)) as bursts:
+                    async for _ in bursts:
+                        task = await self.get(task_id)
+                        if task.status in enough:
+                            break
+        task = await self.get(task_id)
+        if task.status in enough:
+            return task
+        raise DeadlineExceeded(
+            f"task {task_id!r} is {task.status} after {seconds} s; it goes on, wait for longer"
+        )
+
+    # ---- control -------------------------------------------------------------------------
+
+    async def steer(self, task_id: str, message: str, *, seq: int | None = None) -> v.TaskView:
+        """Tell a task's brain something; its next turn hears it. `Conflict` if it has ended."""
+        return await self.send(asks.steer(task_id, message, seq=seq))
+
+    async def cancel(self, task_id: str, reason: str = "", *, seq: int | None = None) -> v.TaskView:
+        """End a task for good. `Conflict` if it has ended."""
+        return await self.send(asks.cancel(task_id, reason, seq=seq))
+
+    async def pause(self, task_id: str, *, seq: int | None = None) -> v.TaskView:
+        """Let a task stop where it stands."""
+        return await self.send(asks.pause(task_id, seq=seq))
+
+    async def resume(self, task_id: str, model: str = "", *, seq: int | None = None) -> v.TaskView:
+        """Let a paused task go on, or give one that waits for a brain a model."""
+        return await self.send(asks.resume(task_id, model, seq=seq))
+
+    async def continue_task(
+        self, task_id: str, wish: ContinuationSpec | Mapping[str, Json], *, seq: int | None = None
+    ) -> v.TaskView:
+        """Open an ended task again, with more to do (docs/task-file.md, continuing)."""
+        return await self.send(asks.continue_task(task_id, wish, seq=seq))
+
+    async def fork(
+        self, task_id: str, *, at: int, answer: AnswerSpec | None = None,
+        result: ResultSpec | None = None, model: str | None = None, policy: Policy | None = None,
+        message: str = "",
+    ) -> v.TaskView:  # fmt: skip
+        """Another task that begins with the first `at` events of this one."""
+        return await self.send(
+            asks.fork(
+                task_id, at=at, answer=answer, result=result, model=model, policy=policy,
+                message=message,
+            )
+        )  # fmt: skip
+
+    async def replay(self, task_id: str) -> v.ReplayView:
+        """Are a task's decisions made again from its recorded inputs?"""
+        return await self.send(asks.replay(task_id))
+
+    async def approvals(self) -> list[v.ApprovalView]:
+        """Everything that waits for a person's decision."""
+        return await self.send(asks.approvals())
+
+    async def decide(
+        self, approval: str, decision: Literal["approve", "deny"], message: str = ""
+    ) -> v.Decided:
+        """Answer an approval by its `id`. `NotFound` if it does not wait any more."""
+        return await self.send(asks.decide(approval, decision, message))
+
+    async def approve(self, approval: str, message: str = "") -> v.Decided:
+        """Allow what is asked."""
+        return await self.decide(approval, "approve", message)
+
+    async def deny(self, approval: str, message: str = "") -> v.Decided:
+        """Refuse what is asked."""
+        return await self.decide(approval, "deny", message)
+
+    # ---- results -------------------------------------------------------------------------
+
+    async def plan(self, task_id: str) -> v.PlanView:
+        """The steps, and where each stands."""
+        return await self.send(asks.plan(task_id))
+
+    async def diff(self, task_id: str) -> bytes:
+        """The patch, as `git apply` takes it."""
+        return await self.send(asks.diff(task_id))
+
+    async def artifacts(self, task_id: str) -> v.ArtifactList:
+        """Files that were kept beside the patch."""
+        return await self.send(asks.artifacts(task_id))
+
+    async def artifact(self, task_id: str, path: str) -> bytes:
+        """One of them."""
+        return await self.send(asks.artifact(task_id, path))
+
+    async def cost(self, task_id: str) -> v.CostView:
+        """What was spent, of which limits."""
+        return await self.send(asks.cost(task_id))
+
+    async def certificate(self, task_id: str) -> dict[str, Json]:
+        """The evidence. `NotFound` if nothing was verified."""
+        return await self.send(asks.certificate(task_id))
+
+    async def report(self, task_id: str, form: Literal["markdown", "html"] = "markdown") -> str:
+        """One page for whoever reviews it."""
+        return await self.send(asks.report(task_id, form))
+
+    async def verify(self, task_id: str) -> v.VerifyView:
+        """Are log and claims what was written?"""
+        return await self.send(asks.verify(task_id))
+
+    # ---- the installation ----------------------------------------------------------------
+
+    async def tools(self) -> list[v.ToolView]:
+        """The tools that tasks can use."""
+        return await self.send(asks.tools())
+
+    async def modules(self) -> list[v.ModuleView]:
+        """The installed modules."""
+        return await self.send(asks.modules())
+
+    async def models(self) -> v.ModelList:
+        """Who thinks for tasks that name no model."""
+        return await self.send(asks.models())
+
+    async def livez(self) -> v.Health:
+        """The process answers."""
+        return await self.send(asks.livez())
+
+    async def ready(self) -> bool:
+        """Does it take work?"""
+        return (await self._reply(asks.readyz(), refuse=False)).status == 200
+
+    async def metrics(self) -> str:
+        """Figures in Prometheus' format."""
+        return await self.send(asks.metrics())
+
+    async def openapi(self) -> dict[str, Json]:
+        """What is served, as OpenAPI 3.1."""
+        return await self.send(asks.openapi())
+
+    async def request(self, method: str, path: str, document: object = None) -> Any:
+        """Any other operation, such as `GET /v1/keys`; JSON comes decoded, the rest as bytes."""
+        return await self.send(asks.request(method, path, document))
+
+    # ---- the wire ------------------------------------------------------------------------
+
+    async def send(self, ask: Ask[T]) -> T:
+        """The answer to one request, after as many tries as it takes and may have."""
+        return ask.read(await self._reply(ask))
+
+    async def _reply(self, ask: Ask[Any], *, refuse: bool = True) -> Reply:
+        patience = Patience(self._patience_seconds, ask.again)
+        while True:
+            retry_after: str | None = None
+            trouble: AgentRuntimeError
+            try:
+                response = await self._http.request(
+                    ask.method, self._url(ask.path), content=ask.body,
+                    headers=self._headers(ask.headers, has_body=ask.body is not None),
+                    timeout=httpx2.Timeout(
+                        ANSWER_SECONDS + ask.wait_seconds, connect=CONNECT_SECONDS
+                    ),
+                )  # fmt: skip
+            except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+                failure, trouble = Failure.REFUSED, self._unreachable(error)
+            except httpx2.TransportError as error:
+                failure, trouble = Failure.LOST, self._unreachable(error)
+            else:
+                if response.status_code < 400 or not refuse:
+                    headers = {name.lower(): value for name, value in response.headers.items()}
+                    return Reply(response.status_code, headers, response.content)
+                trouble, retry_after = self._refusal(response)
+                failure = Failure.BUSY
+            seconds = patience.wait(failure, anyio.current_time(), retry_after)
+            if seconds is None:
+                raise trouble
+            await anyio.sleep(seconds)
+            self.place = places.again(self.place)
+
+    def _refusal(self, response: httpx2.Response) -> tuple[AgentRuntimeError, str | None]:
+        """The error, and when to come back. Raises it if there is no sense in that."""
+        problem = problem_in(response.status_code, response.content)
+        retry_after: str | None = response.headers.get("retry-after")
+        if not is_busy(response.status_code, problem.type.rpartition("/")[2], retry_after):
+            raise error_of(problem)
+        return error_of(problem), retry_after
+
+    async def _follow(self, following: Following) -> AsyncIterator[v.Event | Output | v.TaskView]:
+        async with aclosing(self._news(following)) as bursts:
+            async for news in bursts:
+                for said in news:
+                    yield said
+
+    async def _news(
+        self, following: Following
+    ) -> AsyncGenerator[list[v.Event | Output | v.TaskView]]:
+        """What comes, in bursts."""
+        patience = Patience(self._stream_seconds, again=True)
+        while True:
+            failure, retry_after = Failure.LOST, None
+            trouble: AgentRuntimeError = self._unreachable(None)
+            path, headers = following.ask()
+            try:
+                async with self._http.stream(
+                    "GET", self._url(path), headers=self._headers(headers, has_body=False),
+                    timeout=httpx2.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS),
+                ) as response:  # fmt: skip
+                    if response.status_code == 204:
+                        return
+                    if response.status_code != 200:
+                        await response.aread()
+                        trouble, retry_after = self._refusal(response)
+                        failure = Failure.BUSY
+                    else:
+                        async for data in response.aiter_raw():
+                            patience.rest()
+                            if news := following.feed(data):
+                                yield news
+            except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+                failure, trouble = Failure.REFUSED, self._unreachable(error)
+            except (httpx2.TransportError, httpx2.StreamError, Broken) as error:
+                trouble = self._unreachable(error)
+            # See `blocking`: what ended after it brought something is asked for again at once.
+            now = anyio.current_time()
+            seconds = 0.0 if following.moved else patience.wait(failure, now, retry_after)
+            if seconds is None:
+                raise trouble
+            await anyio.sleep(seconds)
+            self.place = places.again(self.place)
+
+    def _url(self, path: str) -> str:
+        return self.place.url.rstrip("/") + path
+
+    def _headers(self, headers: Mapping[str, str], *, has_body: bool) -> dict[str, str]:
+        sent = {"Accept": "application/json", "User-Agent": USER_AGENT, **headers}
+        # What is compressed would be held back until there is enough of it.
+        sent["Accept-Encoding"] = "identity"
+        if has_body:
+            sent["Content-Type"] = "application/json"
+        if self.place.token is not None:
+            sent["Authorization"] = f"Bearer {self.place.token}"
+        return sent
+
+    def _unreachable(self, error: Exception | None) -> Unreachable:
+        why = f": {error or type(error).__name__}" if error is not None else ""
+        return Unreachable(f"the daemon at {self.place.url} does not answer{why}")
