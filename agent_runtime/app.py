@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
 import os
@@ -202,14 +201,6 @@ def sandbox_ceiling(settings: Settings) -> SandboxCeiling:
         disk_bytes=settings.sandbox_disk_bytes_max,
         inodes=settings.sandbox_inodes_max,
     )
-
-
-def who() -> str:
-    """Who sits at this command line, for the log."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}"
 
 
 def open_access(store: Store) -> AccessStore:

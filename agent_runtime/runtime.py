@@ -56,10 +56,10 @@ from agent_runtime.loop.hands import furnished
 from agent_runtime.loop.journal import append_fact
 from agent_runtime.loop.publishing import commit_message
 from agent_runtime.loop.replay import Replayed, replay
-from agent_runtime.loop.state import State, lacks_brain, status_of
+from agent_runtime.loop.state import State, lacks_brain, pending_of, status_of
 from agent_runtime.loop.submission import Submitted, first_event
 from agent_runtime.loop.supervisor import Supervisor
-from agent_runtime.loop.why import Link, chain
+from agent_runtime.loop.why import Link, chain, seq_asked
 from agent_runtime.messages import ToolUse
 from agent_runtime.ports import ArtifactLimits, CheckOutcome, NewTask, Ports, Publisher, Toolbox
 from agent_runtime.redaction import Redactor
@@ -81,6 +81,7 @@ from agent_runtime.types import (
     TaskSpec,
     TaskSummary,
     TreeId,
+    name_fits,
 )
 from agent_runtime.verdicts import differing, few, read_stored
 
@@ -389,7 +390,7 @@ class Runtime:
         matches: list[str] = []
         before: TaskId | None = None
         while page := await self.ports.store.tasks(before=before, limit=500):
-            matches += [t.task_id for t in page if _matches(t.task_id, name)]
+            matches += [t.task_id for t in page if name_fits(t.task_id, name)]
             before = TaskId(page[-1].task_id)
         if not matches:
             raise NotFound(f"no task is called {name!r}; `agent-runtime ps` lists them")
@@ -397,6 +398,14 @@ class Runtime:
             shown = ", ".join(sorted(matches)[:5])
             raise UsageError(f"{name!r} means several tasks ({shown}); write more of the id")
         return TaskId(matches[0])
+
+    async def summary(self, task_id: TaskId) -> TaskSummary:
+        """A task in a line. `NotFound` if there is none."""
+        return await self.ports.store.summary(task_id)
+
+    async def owner(self, task_id: TaskId) -> str | None:
+        """Who drives it now, for people; None if nobody alive does."""
+        return await self.ports.store.owner(task_id)
 
     async def tasks(
         self,
@@ -548,7 +557,7 @@ class Runtime:
         def make(state: State) -> e.OutsideFact:
             nonlocal answered
             _refuse_when_over(state)
-            answered = _pending(state, approval_id)
+            answered = pending_of(state, approval_id)
             if scope == "task" or arguments is not None:
                 asked = state.approvals[answered]
                 _require_fitting(asked, decision, arguments, self.ports.toolbox)
@@ -632,11 +641,7 @@ class Runtime:
         rows = await self.ports.store.load(task_id)
         codec.check_chain(rows, task_id=task_id)
         events = [codec.decode(row) for row in rows]
-        if seq is None:
-            seq = _last_decision(events)
-        if not 1 <= seq <= len(rows):
-            raise NotFound(f"task {task_id!r} has no event {seq}: its log ends at {len(rows)}")
-        return rows, chain(events, seq, depth)
+        return rows, chain(events, seq_asked(task_id, events, seq), depth)
 
     async def compare(self, one: TaskId, other: TaskId) -> Comparison:
         """Two tasks side by side; see `comparison`.
@@ -925,14 +930,6 @@ def _folded(task_id: TaskId, rows: Sequence[Row]) -> tuple[State, list[e.AnyEven
     return fold(zip(events, times, strict=True), State(task_id=task_id)), events
 
 
-def _last_decision(events: Sequence[e.AnyEvent]) -> int:
-    """The end of the task, else what was decided last, else the last event of all."""
-    ended = isinstance(events[-1], e.TaskEnded)
-    wanted = e.TaskConcluded if ended else e.DecisionEvent
-    found = (seq for seq in range(len(events), 0, -1) if isinstance(events[seq - 1], wanted))
-    return next(found, len(events))
-
-
 def _ends(state: State) -> list[int]:
     """Numbers of the events with which its earlier runs ended."""
     return [run.ended_seq for run in state.earlier]
@@ -941,12 +938,6 @@ def _ends(state: State) -> list[int]:
 def _literal(path: str) -> str:
     """The glob that means this very path."""
     return re.sub(r"([\\*?\[])", r"\\\1", path)
-
-
-def _matches(task_id: str, name: str) -> bool:
-    bare = task_id.removeprefix("task_")
-    return len(name) >= 4 and (task_id.startswith(name) or bare.startswith(name) or
-                               task_id.endswith(name))  # fmt: skip
 
 
 def _refuse_unproven(state: State) -> None:
@@ -992,22 +983,6 @@ def _require_fitting(
             f"the arguments do not fit {asked.tool!r}: " + "; ".join(problems),
             faults=[Fault(("arguments",), problem) for problem in problems],
         )
-
-
-def _pending(state: State, approval_id: str | None) -> str:
-    pending = sorted(state.approvals)
-    if not pending:
-        raise NotFound(f"task {state.task_id!r} waits for no approval")
-    if approval_id is None:
-        if len(pending) > 1:
-            raise UsageError(f"several approvals are pending ({', '.join(pending)}): name one")
-        return pending[0]
-    if approval_id not in pending:
-        raise NotFound(
-            f"approval {approval_id!r} is not pending in {state.task_id!r}; pending: "
-            f"{', '.join(pending)}"
-        )
-    return approval_id
 
 
 def _verdict(ok: bool, reason: str) -> str:

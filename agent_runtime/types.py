@@ -392,6 +392,14 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     hash: str
 
 
+def name_fits(task_id: str, name: str) -> bool:
+    """May a task be called that: by its id, or by four or more digits of its beginning or end?"""
+    bare = task_id.removeprefix("task_")
+    return len(name) >= 4 and (
+        task_id.startswith(name) or bare.startswith(name) or task_id.endswith(name)
+    )
+
+
 class TaskSummary(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """The `tasks` projection: what `ps` prints without reading a log. Written with each append."""
 

@@ -1,12 +1,13 @@
 """The command line: `agent-runtime VERB`. This file is all that `--help` imports, besides click.
 
 Each verb lives in a file of its family, which is imported when the verb is used: `run` (run,
-resume, continue), `tasks` (ps, show, logs), `control` (cancel, pause, steer), `approvals`,
-`fork`, `results` (verify, diff, apply), `branches` (pull, publish), `artifacts`, `report`, `replay`
-(replay, why), `inspect` (tools, modules, doctor), `models`, `transfer` (export, import), `keep`
-(init, gc), `sandbox`. What they share: `console` (output, errors), `words` (events in words),
-`follow` (driving and watching a task), `views` and `live` (how a watched task looks), `summary`
-(the end of a task in words).
+resume, continue), `submit`, `attach`, `tasks` (ps, show, logs), `top`, `control` (cancel, pause,
+steer), `approvals`, `fork`, `results` (verify, diff, apply), `branches` (pull, publish), `artifacts`,
+`report`, `replay` (replay, why), `inspect` (tools, modules, doctor), `models`, `transfer` (export, import), `keep`
+(init, gc), `serve`, `sandbox`, `completion`. What they share: `reach` (a daemon's tasks or those of
+the local store), `remote` (a daemon's), `console` (output, errors), `words` (events in words),
+`follow` (driving and watching a task), `watch` (watching one that is driven elsewhere), `views` and
+`live` (how a watched task looks), `summary` (the end of a task in words).
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from agent_runtime.errors import AgentRuntimeError
 FAMILIES: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
     "Work on a task": {
         "run": ("run", "Run a task here and show how it goes."),
+        "submit": ("submit", "Hand off a task, and go."),
+        "attach": ("attach", "Watch a task live, and talk to it."),
         "resume": ("run", "Go on with a task that was interrupted, paused, or waits."),
         "continue": ("run", "Open an ended task again, with more to do."),
         "fork": ("fork", "Make another task of the first events of one."),
@@ -38,6 +41,7 @@ FAMILIES: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
     },
     "Look at tasks": {
         "ps": ("tasks", "List tasks, newest first."),
+        "top": ("top", "Show the tasks that live, as they change."),
         "show": ("tasks", "Show where a task stands."),
         "logs": ("tasks", "Print a task's events."),
         "report": ("report", "Write one page about a task, for whoever reviews it."),
@@ -64,6 +68,7 @@ FAMILIES: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "export": ("transfer", "Write an ended task into one file, for another store."),
         "import": ("transfer", "Take in a task that was exported elsewhere."),
         "gc": ("keep", "Remove old tasks and leftovers."),
+        "completion": ("completion", "Print the script that completes this command in a shell."),
     },
 }
 """Family -> verb -> (file below `agent_runtime.cli`, its one line of help)."""
@@ -81,8 +86,8 @@ Examples:
 
 \b
 Exit codes:
-  0 ok, 1 failed or unverified, 2 usage, 3 configuration, 5 not found, 6 conflict,
-  7 unreachable, 8 time-out, 9 waiting for a person or a model, 130 detached (Ctrl-C)
+  0 ok, 1 failed or unverified, 2 usage, 3 configuration, 4 not allowed, 5 not found,
+  6 conflict, 7 unreachable, 8 time-out, 9 waiting for a person or a model, 130 detached (Ctrl-C)
 """
 
 
@@ -155,18 +160,30 @@ class Verbs(click.Group):
     "the settings files, else below $XDG_STATE_HOME.",
 )
 @click.option(
+    "--url",
+    metavar="URL",
+    help="The daemon to ask, such as http://127.0.0.1:8700. Default: $AGENT_RUNTIME_URL, else the "
+    "one that serves the store, if there is one.",
+)
+@click.option("--local", is_flag=True, help="Work on the local store, although a daemon serves it.")
+@click.option(
     "--log-level",
     type=click.Choice(LOG_LEVELS),
     help="What the runtime itself says on stderr; debug also prints tracebacks. Default: warning.",
 )
 @click.version_option(__version__, message="agent-runtime %(version)s", help="Print the version.")
 @click.pass_context
-def cli(ctx: click.Context, store: str | None, log_level: str | None) -> None:
+def cli(
+    ctx: click.Context, store: str | None, url: str | None, local: bool, log_level: str | None
+) -> None:
     """Hand off a coding task; get back a proven branch, or an honest "not done".
 
     Options of this list stand before the verb. `agent-runtime VERB --help` has examples.
     """
     ctx.obj = {"store": store, "log_level": log_level}
+    # No settings, see `reach`.
+    ctx.meta["agent_runtime.url"] = url
+    ctx.meta["agent_runtime.local"] = local
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 from msgspec import structs
 
-from agent_runtime.app import who
 from agent_runtime.cli.asked import say_details
 from agent_runtime.cli.console import (
     emit,
@@ -14,13 +13,13 @@ from agent_runtime.cli.console import (
     say,
     short,
     task_argument,
-    with_runtime,
+    who,
 )
 from agent_runtime.cli.control import say_if_idle
+from agent_runtime.cli.reach import Tasks, with_tasks
 from agent_runtime.cli.views import decision_lines
 from agent_runtime.cli.words import asked_words
 from agent_runtime.loop import events as e
-from agent_runtime.runtime import Runtime
 from agent_runtime.types import Status, TaskId
 
 _MAY_ASK = (Status.RUNNING, Status.WAITING, Status.PAUSED)
@@ -82,14 +81,11 @@ def deny(ctx: click.Context, task: str, approval: str | None, message: str, as_j
 
 
 def _list(ctx: click.Context, *, as_json: bool) -> int:
-    async def do(runtime: Runtime) -> None:
+    async def do(tasks: Tasks) -> None:
         found: list[tuple[str, e.ApprovalRequested]] = []
-        before: TaskId | None = None
-        while page := await runtime.tasks(statuses=_MAY_ASK, before=before, limit=500):
-            for summary in page:
-                state = await runtime.state(TaskId(summary.task_id))
-                found += [(summary.task_id, asked) for asked in state.approvals.values()]
-            before = TaskId(page[-1].task_id)
+        for asking in await _may_ask(tasks):
+            state = await tasks.state(asking)
+            found += [(asking, asked) for asked in state.approvals.values()]
         if as_json:
             emit([{"task_id": task_id, **structs.asdict(asked)} for task_id, asked in found])
             return
@@ -98,7 +94,21 @@ def _list(ctx: click.Context, *, as_json: bool) -> int:
         if not found:
             note("nothing waits for a decision")
 
-    return with_runtime(ctx, do)
+    return with_tasks(ctx, do)
+
+
+async def _may_ask(tasks: Tasks) -> list[TaskId]:
+    """The tasks that may wait for a decision, the newest first."""
+    from agent_runtime.cli.remote import Remote
+
+    if isinstance(tasks, Remote):
+        return await tasks.asking()
+    found: list[TaskId] = []
+    while page := await tasks.tasks(
+        statuses=_MAY_ASK, before=found[-1] if found else None, limit=500
+    ):
+        found += [TaskId(summary.task_id) for summary in page]
+    return found
 
 
 def _say_asked(task_id: str, asked: e.ApprovalRequested) -> None:
@@ -117,13 +127,13 @@ def _decide(
     *,
     as_json: bool,
 ) -> int:
-    async def do(runtime: Runtime) -> None:
-        task_id = await runtime.find(task)
-        waiting = (await runtime.state(task_id)).approvals
+    async def do(tasks: Tasks) -> None:
+        task_id = await tasks.find(task)
+        waiting = (await tasks.state(task_id)).approvals
         if approval is None and len(waiting) > 1 and not as_json:
             for asked in waiting.values():
                 _say_asked(task_id, asked)
-        answered = await runtime.decide_approval(
+        answered = await tasks.decide_approval(
             task_id, approval, decision, by=who(), message=message
         )
         done = "approved" if decision == "approve" else "denied"
@@ -131,6 +141,6 @@ def _decide(
             emit({"task_id": task_id, "approval_id": answered, "decision": decision})
         else:
             say(f"{done}: {answered} of {short(task_id)}")
-        await say_if_idle(runtime, task_id)
+        await say_if_idle(tasks, task_id)
 
-    return with_runtime(ctx, do)
+    return with_tasks(ctx, do)

@@ -13,10 +13,9 @@ from agent_runtime.cli.console import (
     short,
     table,
     task_argument,
-    with_runtime,
 )
+from agent_runtime.cli.reach import Tasks, with_tasks
 from agent_runtime.loop.events import WorkKept
-from agent_runtime.runtime import Runtime
 from agent_runtime.types import Json
 
 
@@ -46,10 +45,10 @@ def artifacts(ctx: click.Context, task: str, directory: str | None, as_json: boo
     newest run. No check has looked at them; what was checked is in the patch.
     """
 
-    async def do(runtime: Runtime) -> None:
-        task_id = await runtime.find(task)
-        kept = await runtime.artifacts(task_id)
-        written = await runtime.take_artifacts(task_id, directory) if directory else []
+    async def do(tasks: Tasks) -> None:
+        task_id = await tasks.find(task)
+        kept = await tasks.artifacts(task_id)
+        written = await tasks.take_artifacts(task_id, directory) if directory else []
         if as_json:
             emit(_json(task_id, kept, directory))
             return
@@ -64,7 +63,7 @@ def artifacts(ctx: click.Context, task: str, directory: str | None, as_json: boo
         for said in kept.left_out if kept else ():
             note(f"! left out: {said}")
 
-    return with_runtime(ctx, do)
+    return with_tasks(ctx, do)
 
 
 def _json(task_id: str, kept: WorkKept | None, directory: str | None) -> dict[str, Json]:

@@ -6,6 +6,7 @@ repositories; JSON is for programs and goes out as it is.
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
 import re
@@ -15,18 +16,22 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anyio
 import click
 import msgspec
 
-from agent_runtime.app import open_runtime
 from agent_runtime.cli.logs import JsonFormatter
+from agent_runtime.cli.reach import URL_KEY
 from agent_runtime.errors import AgentRuntimeError, UsageError
-from agent_runtime.runtime import Runtime
-from agent_runtime.settings import Settings, load_settings
 from agent_runtime.types import Json, Row
+
+if TYPE_CHECKING:
+    from agent_runtime.runtime import Runtime
+    from agent_runtime.settings import Settings
+
+# Stores, sandboxes and settings take a second to import, and a verb that asks a daemon does without
+# them: they are imported where they are used.
 
 unsafe_option = click.option(
     "--unsafe-no-sandbox",
@@ -48,6 +53,8 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]
 
 def settings_of(ctx: click.Context) -> Settings:
     """The settings with the global flags on top; starts logging at their level."""
+    from agent_runtime.settings import load_settings
+
     settings = load_settings(ctx.obj)
     # A person at a terminal wants less than a daemon's log, unless told otherwise.
     level = settings.log_level if "log_level" in settings.model_fields_set else LOG_LEVEL
@@ -65,6 +72,8 @@ def with_runtime(
     unsafe_no_sandbox: bool = False,
 ) -> int:
     """Run `do` with an open runtime on an event loop; its result is the exit code."""
+    from agent_runtime.app import open_runtime
+
     settings = settings_of(ctx)
 
     async def main() -> int | None:
@@ -76,6 +85,8 @@ def with_runtime(
 
 def run_loop(main: Callable[[], Awaitable[int | None]]) -> int:
     """Run `main` to its end. Of a group of errors the one that matters is raised."""
+    import anyio
+
     try:
         return anyio.run(main) or 0
     except BaseExceptionGroup as group:
@@ -235,8 +246,17 @@ def is_terminal() -> bool:
 
 
 def command(verb: str, *words: str) -> str:
-    """How to call another verb on the same store, to be pasted into a shell."""
+    """How to call another verb on the same store or daemon, to be pasted into a shell."""
     context = click.get_current_context(silent=True)
     store = (context.find_root().obj or {}).get("store") if context else None
-    where = ("--store", store) if store else ()
+    url = context.meta.get(URL_KEY) if context else None
+    where = ("--store", store) if store else ("--url", url) if url else ()
     return shlex.join(["agent-runtime", *where, verb, *words])
+
+
+def who() -> str:
+    """Who sits at this command line, for the log."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"

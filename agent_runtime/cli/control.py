@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import anyio
+from typing import TYPE_CHECKING
+
 import click
 
-from agent_runtime.app import who
 from agent_runtime.cli.console import (
     command,
     note,
@@ -13,12 +13,15 @@ from agent_runtime.cli.console import (
     say,
     short,
     task_argument,
-    with_runtime,
+    who,
 )
+from agent_runtime.cli.reach import Tasks, with_tasks
 from agent_runtime.errors import Conflict, DeadlineExceeded, UsageError
 from agent_runtime.loop.state import State, status_of
-from agent_runtime.runtime import Runtime
 from agent_runtime.types import TERMINAL_STATUSES, TaskId
+
+if TYPE_CHECKING:
+    from agent_runtime.runtime import Runtime
 
 CANCEL_SECONDS_MAX = 120.0
 """How long `cancel` waits for the process that drives the task to end it."""
@@ -48,21 +51,34 @@ def cancel(ctx: click.Context, task: str, reason: str, no_wait: bool) -> int:
     at: the log and the versions of the workspace stay.
     """
 
-    async def do(runtime: Runtime) -> None:
-        task_id = await runtime.find(task)
-        await runtime.cancel(task_id, by=who(), reason=reason)
+    async def do(tasks: Tasks) -> None:
+        task_id = await tasks.find(task)
+        await tasks.cancel(task_id, by=who(), reason=reason)
         if no_wait:
-            await _say_who_hears(runtime, task_id, "cancel asked for")
+            await _say_who_hears(tasks, task_id, "cancel asked for")
             return
-        state = await _carried_out(runtime, task_id)
+        state = await _carried_out(tasks, task_id)
         status, why = status_of(state)
         say(f"{short(task_id)} is {status}" + (f": {one_line(why)}" if why else ""))
 
-    return with_runtime(ctx, do)
+    return with_tasks(ctx, do)
 
 
-async def _carried_out(runtime: Runtime, task_id: TaskId) -> State:
-    """Wait until the task has ended; drive it if its owner is gone."""
+async def _carried_out(tasks: Tasks, task_id: TaskId) -> State:
+    """Wait until the task has ended; drive it if it is ours and its owner is gone."""
+    from agent_runtime.cli.remote import Remote
+
+    if isinstance(tasks, Remote):
+        return await tasks.wait_ended(task_id, CANCEL_SECONDS_MAX)
+    from agent_runtime.runtime import Runtime
+
+    assert isinstance(tasks, Runtime)
+    return await _ended_here(tasks, task_id)
+
+
+async def _ended_here(runtime: Runtime, task_id: TaskId) -> State:
+    import anyio
+
     store = runtime.ports.store
     give_up_at = anyio.current_time() + CANCEL_SECONDS_MAX
     while (await store.summary(task_id)).status not in TERMINAL_STATUSES:
@@ -98,12 +114,12 @@ def pause(ctx: click.Context, task: str) -> int:
     while there is such a call, else it ends with 9.
     """
 
-    async def do(runtime: Runtime) -> None:
-        task_id = await runtime.find(task)
-        await runtime.pause(task_id, by=who())
+    async def do(tasks: Tasks) -> None:
+        task_id = await tasks.find(task)
+        await tasks.pause(task_id, by=who())
         say(f"{short(task_id)} pauses; go on with: {command('resume', short(task_id))}")
 
-    return with_runtime(ctx, do)
+    return with_tasks(ctx, do)
 
 
 @click.command(
@@ -119,22 +135,22 @@ Examples:
 def steer(ctx: click.Context, task: str, message: str) -> int:
     """Tell a task's brain something; it reads it before its next turn."""
 
-    async def do(runtime: Runtime) -> None:
+    async def do(tasks: Tasks) -> None:
         if not message.strip():
             raise UsageError("the message is empty; say something")
-        task_id = await runtime.find(task)
-        await runtime.steer(task_id, message, by=who())
-        await _say_who_hears(runtime, task_id, "told")
+        task_id = await tasks.find(task)
+        await tasks.steer(task_id, message, by=who())
+        await _say_who_hears(tasks, task_id, "told")
 
-    return with_runtime(ctx, do)
+    return with_tasks(ctx, do)
 
 
-async def _say_who_hears(runtime: Runtime, task_id: TaskId, done: str) -> None:
+async def _say_who_hears(tasks: Tasks, task_id: TaskId, done: str) -> None:
     say(f"{done}: {short(task_id)}")
-    await say_if_idle(runtime, task_id)
+    await say_if_idle(tasks, task_id)
 
 
-async def say_if_idle(runtime: Runtime, task_id: TaskId) -> None:
+async def say_if_idle(tasks: Tasks, task_id: TaskId) -> None:
     """After a fact was stored: tell if no process will act on it by itself."""
-    if await runtime.ports.store.owner(task_id) is None:
+    if await tasks.owner(task_id) is None:
         note(f"nobody drives this task now; go on with: {command('resume', short(task_id))}")

@@ -12,18 +12,20 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import anyio
 
-from agent_runtime.app import who
-from agent_runtime.cli.console import command, first_cause, note, short, silence
+from agent_runtime.cli.console import command, first_cause, note, short, silence, who
 from agent_runtime.cli.views import View
 from agent_runtime.errors import AgentRuntimeError
 from agent_runtime.loop import codec
 from agent_runtime.loop.evolve import evolve
 from agent_runtime.loop.state import State, status_of
-from agent_runtime.runtime import Runtime
 from agent_runtime.types import Status, TaskId
+
+if TYPE_CHECKING:
+    from agent_runtime.runtime import Runtime
 
 TICK_SECONDS = 0.25
 """How often a view may show that time passes, and how long a stored event may go untold."""
@@ -31,8 +33,8 @@ TICK_SECONDS = 0.25
 SIGNAL_SECONDS = 0.2
 """Signals this close together are one: `timeout` and other wrappers send each of theirs twice."""
 
-_PEOPLE = frozenset({"approval", "unknown_effect"})
-_ANSWERS = {"y": "approve", "yes": "approve", "n": "deny", "no": "deny"}
+PEOPLE = frozenset({"approval", "unknown_effect"})
+ANSWERS = {"y": "approve", "yes": "approve", "n": "deny", "no": "deny"}
 
 
 class Ending(StrEnum):
@@ -150,7 +152,7 @@ class _Watch:
     def _watch_the_clock(self) -> None:
         status, reason = status_of(self.state)
         now = anyio.current_time()
-        if status is not Status.WAITING or not (reason in _PEOPLE or self.state.asked_client):
+        if status is not Status.WAITING or not (reason in PEOPLE or self.state.asked_client):
             self._waits_since = None
             return
         if self._waits_since is None:
@@ -183,7 +185,7 @@ class _Watch:
         terminal = sys.stdin.fileno()
         while True:
             await anyio.wait_readable(terminal)
-            if _in_background(terminal):
+            if in_background(terminal):
                 await anyio.sleep(TICK_SECONDS)  # in the background: the line is not for us
                 continue
             try:
@@ -193,7 +195,7 @@ class _Watch:
             if not typed and not os.isatty(terminal):
                 return  # it would be readable, and empty, for ever
             line = typed.decode(errors="replace").strip().lower()
-            decision = _ANSWERS.get(line)
+            decision = ANSWERS.get(line)
             if decision is None or not self.state.approvals:
                 continue
             approval_id = min(self.state.approvals)
@@ -203,7 +205,7 @@ class _Watch:
                 pass  # somebody else was faster; the log says who
 
 
-def _in_background(terminal: int) -> bool:
+def in_background(terminal: int) -> bool:
     try:
         return os.tcgetpgrp(terminal) != os.getpgrp()
     except OSError:  # not our controlling terminal, so there is no foreground

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from agent_runtime.app import who
 from agent_runtime.cli.console import (
     command,
     emit_line,
@@ -13,13 +14,25 @@ from agent_runtime.cli.console import (
     short,
     task_argument,
     unsafe_option,
+    who,
 )
-from agent_runtime.cli.run import drive_here, json_lines_option, told, wait_option
+from agent_runtime.cli.reach import Tasks, remote_of
+from agent_runtime.cli.run import (
+    drive_here,
+    json_lines_option,
+    told,
+    told_there,
+    wait_option,
+    watch_there,
+)
 from agent_runtime.errors import UsageError
 from agent_runtime.loop.state import State
-from agent_runtime.runtime import Runtime
 from agent_runtime.taskfile import read_continuation, read_part
-from agent_runtime.types import AnswerSpec, ContinuationSpec, ForkSpec, Policy, ResultSpec
+from agent_runtime.types import AnswerSpec, ContinuationSpec, ForkSpec, Policy, ResultSpec, TaskId
+
+if TYPE_CHECKING:
+    from agent_runtime.cli.remote import Remote
+    from agent_runtime.runtime import Runtime
 
 
 @click.command(
@@ -77,12 +90,12 @@ def fork(
 
     N must be the last event of what was stored together, or with --answer and --result the event
     that they replace; otherwise it says which numbers would do. The new task is driven here as by
-    `run`.
+    `run`; a daemon's goes on there, and is watched.
     """
 
-    async def do(runtime: Runtime) -> int:
-        task_id = await runtime.find(task)
-        state = await runtime.state(task_id)
+    async def make(tasks: Tasks) -> tuple[TaskId, TaskId]:
+        task_id = await tasks.find(task)
+        state = await tasks.state(task_id)
         wish = ForkSpec(
             at=at,
             answer=None if answer is None else read_part(answer, AnswerSpec),
@@ -91,7 +104,28 @@ def fork(
             policy=None if policy is None else _policy(policy, state),
             message=message,
         )
-        fork_id = await runtime.fork(task_id, wish, by=who())
+        return task_id, await tasks.fork(task_id, wish, by=who())
+
+    if (remote := remote_of(ctx)) is not None:
+        if no_run:
+            raise UsageError(
+                "--no-run is for the local store: a daemon drives every task it has; "
+                "`pause` stops one"
+            )
+
+        async def ask(remote: Remote) -> int:
+            _, fork_id = await make(remote)
+            if not as_json:
+                say(fork_id)
+            known = await remote.state(fork_id)
+            return watch_there(
+                ctx, remote, known, known.seq, as_json=as_json, wait_seconds=wait_seconds
+            )
+
+        return told_there(remote, ask, as_json=as_json)
+
+    async def do(runtime: Runtime) -> int:
+        task_id, fork_id = await make(runtime)
         if no_run:
             if as_json:
                 emit_line({"task_id": fork_id, "parent": task_id, "at": at})

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
-from agent_runtime import plugins
-from agent_runtime.cli import checkup
 from agent_runtime.cli.console import emit, json_option, note, run_loop, say, settings_of, table
-from agent_runtime.plugins import NotLoaded, Plugins
-from agent_runtime.ports import Tool
-from agent_runtime.toolbox import PluginToolbox
+from agent_runtime.cli.reach import remote_of
 from agent_runtime.types import EffectPolicy, Json
+
+if TYPE_CHECKING:
+    from agent_runtime.cli.checkup import Check
+    from agent_runtime.plugins import NotLoaded, Plugins
+    from agent_runtime.ports import Tool
+
+# What is installed here is looked at where no daemon is asked; that imports all of it.
 
 BY_ARGUMENTS = "by arguments"
 """A tool that cannot say what it changes before it sees its arguments."""
@@ -33,8 +38,16 @@ def tools(ctx: click.Context, as_json: bool) -> int:
     """List the tools that tasks can use, and the plug-ins that were not loaded.
 
     The effect says what happens to a call that has no result after a crash: a read is repeated, a
-    change of the workspace is rolled back first, anything else is never repeated in silence.
+    change of the workspace is rolled back first, anything else is never repeated in silence. If
+    there is a daemon, these are its tools.
     """
+    if (remote := remote_of(ctx)) is not None:
+        with remote:
+            _print_tools([msgspec.structs.asdict(t) for t in remote.client.tools()], None, as_json)
+        return 0
+    from agent_runtime import plugins
+    from agent_runtime.toolbox import PluginToolbox
+
     found = plugins.load(allowed=settings_of(ctx).plugins)
     toolbox = PluginToolbox.from_plugins(found)
     listed: list[dict[str, Json]] = [
@@ -49,16 +62,21 @@ def tools(ctx: click.Context, as_json: bool) -> int:
         }
         for info in toolbox.all()
     ]
+    _print_tools(listed, found, as_json)
+    return 0
+
+
+def _print_tools(listed: list[dict[str, Json]], found: Plugins | None, as_json: bool) -> None:
+    """`found`: what was not loaded; only the daemon knows that of its own."""
     if as_json:
         emit({"tools": listed, **_refused_json(found)})
-        return 0
+        return
     columns = ("name", "toolbelt", "where", "effect", "description")
     table(
         [[str(each[column]) for column in columns] for each in listed],
         heads=[column.upper() for column in columns],
     )
     _print_refused(found)
-    return 0
 
 
 def effect_hint(tool: Tool) -> str:
@@ -82,8 +100,17 @@ Examples:
 def modules(ctx: click.Context, as_json: bool) -> int:
     """List the installed modules, how they are, and the plug-ins that were not loaded.
 
-    A module is started when a task first needs its toolbelt.
+    A module is started when a task first needs its toolbelt. If there is a daemon, these are its
+    modules.
     """
+    if (remote := remote_of(ctx)) is not None:
+        with remote:
+            there = [{**msgspec.structs.asdict(m), "tools": []} for m in remote.client.modules()]
+        _print_modules(there, None, as_json)
+        return 0
+    from agent_runtime import plugins
+    from agent_runtime.toolbox import PluginToolbox
+
     found = plugins.load(allowed=settings_of(ctx).plugins)
     tools_of = {
         loaded.contribution.module.name: [tool.name for tool in loaded.contribution.tools]
@@ -103,26 +130,32 @@ def modules(ctx: click.Context, as_json: bool) -> int:
                 }
                 for health in await toolbox.modules.health()
             ]
-        if as_json:
-            emit({"modules": listed, **_refused_json(found)})
-            return 0
-        rows = [
-            (
-                each["name"],
-                each["health"] + (f": {each['detail']}" if each["detail"] else ""),
-                ", ".join(each["tools"]) or "-",
-                each["description"],
-            )
-            for each in listed
-        ]
-        table(rows, heads=("NAME", "HEALTH", "TOOLS", "DESCRIPTION"))
-        _print_refused(found)
+        _print_modules(listed, found, as_json)
         return 0
 
     return run_loop(do)
 
 
-def _refused_json(found: Plugins) -> dict[str, Json]:
+def _print_modules(listed: list[dict[str, Json]], found: Plugins | None, as_json: bool) -> None:
+    if as_json:
+        emit({"modules": listed, **_refused_json(found)})
+        return
+    rows = [
+        (
+            each["name"],
+            each["health"] + (f": {each['detail']}" if each["detail"] else ""),
+            ", ".join(each["tools"]) or "-",
+            each["description"],
+        )
+        for each in listed
+    ]
+    table(rows, heads=("NAME", "HEALTH", "TOOLS", "DESCRIPTION"))
+    _print_refused(found)
+
+
+def _refused_json(found: Plugins | None) -> dict[str, Json]:
+    if found is None:
+        return {}
     return {
         "quarantined": [_not_loaded(each) for each in found.quarantined],
         "not_allowed": [_not_loaded(each) for each in found.not_allowed],
@@ -141,7 +174,11 @@ def _not_loaded(each: NotLoaded) -> Mapping[str, Json]:
     }
 
 
-def _print_refused(found: Plugins) -> None:
+def _print_refused(found: Plugins | None) -> None:
+    if found is None:
+        return
+    from agent_runtime import plugins
+
     for each in found.quarantined:
         note(f"quarantined: {each}")
     for each in found.not_allowed:
@@ -166,8 +203,10 @@ def doctor(ctx: click.Context, as_json: bool) -> int:
     Python, git, the store, the sandbox, plug-ins, disk space, and the settings in effect. Ends with
     0 if a task could run, else with 3.
     """
+    from agent_runtime.cli import checkup
+
     settings = settings_of(ctx)
-    checks: list[checkup.Check] = []
+    checks: list[Check] = []
 
     async def do() -> None:
         checks.extend(await checkup.examine(settings))
@@ -202,7 +241,7 @@ def doctor(ctx: click.Context, as_json: bool) -> int:
     return 0 if well else 3
 
 
-def _print_checks(checks: Sequence[checkup.Check]) -> None:
+def _print_checks(checks: Sequence[Check]) -> None:
     for check in checks:
         mark = "ok  " if check.ok else "NOT " if check.needed else "note"
         say(f"{mark} {check.name:10} {check.detail}")

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-import anyio
 import click
+from msgspec import structs
 
 from agent_runtime.cli.console import emit, json_option, note, run_loop, say, settings_of, table
+from agent_runtime.cli.reach import remote_of
+from agent_runtime.errors import UsageError
 from agent_runtime.messages import Brain, ModelChoice
-from agent_runtime.models import Router, open_model
-from agent_runtime.models.providers import Provider
 from agent_runtime.types import Json, TaskSpec
+
+if TYPE_CHECKING:
+    from agent_runtime.cli.remote import Remote
+    from agent_runtime.models import Router
+    from agent_runtime.models.providers import Provider
 
 
 @click.command(
@@ -35,8 +41,18 @@ def models(ctx: click.Context, as_json: bool, asks: bool) -> int:
     """List who thinks for a task that names no model, and every provider with its key and address.
 
     Keys are never printed, only where they are. With --check it ends with 3 if a key is refused,
-    and with 7 if a provider does not answer.
+    and with 7 if a provider does not answer. If there is a daemon, it tells who thinks there.
     """
+    if (remote := remote_of(ctx)) is not None:
+        if asks:
+            raise UsageError(
+                "--check asks with the keys of this machine, not with the daemon's: use "
+                "`agent-runtime --local models --check` where the daemon runs"
+            )
+        with remote:
+            return _there(remote, as_json=as_json)
+    from agent_runtime.models import open_model
+
     settings = settings_of(ctx)
 
     async def do() -> int:
@@ -53,6 +69,17 @@ def models(ctx: click.Context, as_json: bool, asks: bool) -> int:
         return _code(providers)
 
     return run_loop(do)
+
+
+def _there(remote: Remote, *, as_json: bool) -> int:
+    found = remote.client.models()
+    models = [ModelChoice(**structs.asdict(model)) for model in found.models]
+    brain = Brain(kind=found.brain, why=found.why, models=models, offers=found.offers)  # type: ignore[arg-type]  # the daemon's own words
+    if as_json:
+        emit({"brain": _brain(brain)})
+    else:
+        _print_brain(brain)
+    return 0
 
 
 def _provider(router: Router, provider: Provider) -> dict[str, Json]:
@@ -73,6 +100,8 @@ def _provider(router: Router, provider: Provider) -> dict[str, Json]:
 
 async def _ask(router: Router, providers: list[dict[str, Json]]) -> None:
     # It imports the HTTP client, which a mere list does not need.
+    import anyio
+
     from agent_runtime.models.checking import check
 
     async def one(shown: dict[str, Json]) -> None:
@@ -114,7 +143,7 @@ def _choice(choice: ModelChoice) -> dict[str, Json]:
     }
 
 
-def _print(brain: Brain, providers: list[dict[str, Json]], local: list[dict[str, Json]]) -> None:
+def _print_brain(brain: Brain) -> None:
     if brain.models:
         say(f"tasks that name no model use ({brain.why}):")
         rows = [
@@ -126,6 +155,10 @@ def _print(brain: Brain, providers: list[dict[str, Json]], local: list[dict[str,
         say(f"tasks that name no model wait: {brain.why}" if brain.kind == "none" else brain.why)
         for offer in brain.offers:
             say(f"  {offer}")
+
+
+def _print(brain: Brain, providers: list[dict[str, Json]], local: list[dict[str, Json]]) -> None:
+    _print_brain(brain)
     say()
     listed = [
         (

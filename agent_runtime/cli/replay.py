@@ -14,15 +14,14 @@ from agent_runtime.cli.console import (
     one_line,
     say,
     task_argument,
-    with_runtime,
 )
+from agent_runtime.cli.reach import Tasks, with_tasks
 from agent_runtime.cli.words import words
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
 from agent_runtime.loop.phases import LOOP_VERSION
 from agent_runtime.loop.replay import Replayed, Told
 from agent_runtime.loop.why import Link
-from agent_runtime.runtime import Runtime
 from agent_runtime.types import Json, Row
 
 _DEPTH = 3
@@ -56,8 +55,8 @@ def replay(ctx: click.Context, task: str, as_json: bool) -> int:
     Nothing is run and no model is asked.
     """
 
-    async def do(runtime: Runtime) -> int:
-        found = await runtime.replay(await runtime.find(task))
+    async def do(tasks: Tasks) -> int:
+        found = await tasks.replay(await tasks.find(task))
         if as_json:
             emit_line(_replayed_json(found))
         else:
@@ -65,7 +64,7 @@ def replay(ctx: click.Context, task: str, as_json: bool) -> int:
                 say(line)
         return 0 if found.ok else 1
 
-    return with_runtime(ctx, do)
+    return with_tasks(ctx, do)
 
 
 def _replayed_json(found: Replayed) -> dict[str, Json]:
@@ -158,9 +157,9 @@ def why(ctx: click.Context, task: str, event: int | None, depth: int, as_json: b
     decision of one that has not ended. Below each event, further in, stands what it rests on.
     """
 
-    async def do(runtime: Runtime) -> None:
-        task_id = await runtime.find(task)
-        rows, links = await runtime.why(task_id, event, depth)
+    async def do(tasks: Tasks) -> None:
+        task_id = await tasks.find(task)
+        rows, links = await tasks.why(task_id, event, depth)
         if as_json:
             emit(
                 {
@@ -173,7 +172,7 @@ def why(ctx: click.Context, task: str, event: int | None, depth: int, as_json: b
         for link in links:
             say(_link_line(rows, link))
 
-    return with_runtime(ctx, do)
+    return with_tasks(ctx, do)
 
 
 def _link_json(rows: Sequence[Row], link: Link) -> dict[str, Json]:

@@ -11,12 +11,10 @@ from agent_runtime.cli.console import (
     note,
     say,
     task_argument,
-    with_runtime,
     write_output,
 )
+from agent_runtime.cli.reach import Tasks, with_tasks
 from agent_runtime.errors import UsageError
-from agent_runtime.report_page import html_of, markdown_of
-from agent_runtime.runtime import Runtime
 
 
 @click.command(
@@ -43,11 +41,14 @@ def report(ctx: click.Context, task: str, html: bool, output: str | None, as_jso
     if as_json and (html or output is not None):
         raise UsageError("--json prints the report's parts: leave out --html and --output")
 
-    async def do(runtime: Runtime) -> None:
-        made = await runtime.report(await runtime.find(task))
+    async def do(tasks: Tasks) -> None:
+        made = await tasks.report(await tasks.find(task))
         if as_json:
             emit(msgspec.to_builtins(made))
             return
+        # Pages are made with jinja2, which the JSON does without.
+        from agent_runtime.report_page import html_of, markdown_of
+
         page = html_of(made) if html else markdown_of(made)
         if output is None:
             say(page.removesuffix("\n"))
@@ -55,4 +56,4 @@ def report(ctx: click.Context, task: str, html: bool, output: str | None, as_jso
         write_output(output, page.encode())
         note(f"wrote {output}")
 
-    return with_runtime(ctx, do)
+    return with_tasks(ctx, do)

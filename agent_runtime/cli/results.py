@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import click
 import msgspec
@@ -25,16 +25,13 @@ from agent_runtime.cli.console import (
     short,
     task_argument,
     unsafe_option,
-    with_runtime,
 )
+from agent_runtime.cli.reach import Tasks, with_tasks
 from agent_runtime.errors import ConfigError, Conflict, NotFound, UsageError
 from agent_runtime.loop.events import Continued
 from agent_runtime.loop.publishing import commit_message
 from agent_runtime.loop.state import State, status_of
-from agent_runtime.runtime import Runtime
-from agent_runtime.settings import state_dir
 from agent_runtime.types import Status, TaskId
-from agent_runtime.workspaces.branch import CommitText, commit_branch
 
 CERTIFICATE_BYTES_MAX = 64 << 20
 _STAT_SECONDS_MAX = 60.0
@@ -87,12 +84,12 @@ def verify(
     """
     saved = None if certificate_path is None else _read_certificate(certificate_path)
 
-    async def do(runtime: Runtime) -> int:
+    async def do(tasks: Tasks) -> int:
         try:
-            task_id = await runtime.find(task)
-            report = await (runtime.check_again if rerun else runtime.verify)(task_id)
+            task_id = await tasks.find(task)
+            report = await (tasks.check_again if rerun else tasks.verify)(task_id)
             if report.ok and saved is not None:
-                report = await _compare(runtime, task_id, saved)
+                report = await _compare(tasks, task_id, saved)
         except NotFound as error:
             if as_json:
                 emit_line(VerifyReport(ok=False, task_id=task, fault=str(error)))
@@ -110,7 +107,7 @@ def verify(
                 say(f"  {one_line(text, 1000)}")
         return 0 if report.ok else 1
 
-    return with_runtime(ctx, do, unsafe_no_sandbox=unsafe_no_sandbox)
+    return with_tasks(ctx, do, unsafe_no_sandbox=unsafe_no_sandbox)
 
 
 def _read_certificate(path: str) -> dict[str, Any]:
@@ -127,7 +124,7 @@ def _read_certificate(path: str) -> dict[str, Any]:
     return dict(saved)
 
 
-async def _compare(runtime: Runtime, task_id: TaskId, saved: dict[str, Any]) -> VerifyReport:
+async def _compare(tasks: Tasks, task_id: TaskId, saved: dict[str, Any]) -> VerifyReport:
     """Does the log still hold what a saved certificate says, event for event?"""
 
     def fault(message: str, seq: int | None = None) -> VerifyReport:
@@ -136,7 +133,7 @@ async def _compare(runtime: Runtime, task_id: TaskId, saved: dict[str, Any]) -> 
     if saved["task_id"] != task_id:
         return fault(f"the certificate is one of task {saved['task_id']!r}")
     seq, head = saved["log"]["seq"], saved["log"]["head"]
-    rows = await runtime.rows(task_id)
+    rows = await tasks.rows(task_id)
     if len(rows) < seq:
         return fault(
             f"the certificate names event {seq}, and the log ends at {len(rows)}: it was cut",
@@ -144,7 +141,7 @@ async def _compare(runtime: Runtime, task_id: TaskId, saved: dict[str, Any]) -> 
         )
     if rows[seq - 1].hash != head:
         return fault(f"event {seq} is not the one that the certificate names: another history", seq)
-    made = await runtime.certificate(task_id, seq=seq)
+    made = await tasks.certificate(task_id, seq=seq)
     # Another version of the runtime may look at it than the one that wrote it.
     if made | {"runtime": ""} != saved | {"runtime": ""}:
         return fault(
@@ -187,22 +184,22 @@ def diff(ctx: click.Context, task: str, other: str | None, stat: bool, as_json: 
     if other is not None and stat:
         raise UsageError("--stat is about the patch of one task: leave it out, or OTHER")
 
-    async def do(runtime: Runtime) -> None:
+    async def do(tasks: Tasks) -> None:
         if other is not None:
-            found = await runtime.compare(await runtime.find(task), await runtime.find(other))
+            found = await tasks.compare(await tasks.find(task), await tasks.find(other))
             if as_json:
                 emit(msgspec.to_builtins(found))
                 return
             for line in comparison_lines(found):
                 say(line)
             return
-        patch = await runtime.patch(await runtime.find(task))
+        patch = await tasks.patch(await tasks.find(task))
         if stat:
             patch = _stat(patch)
         sys.stdout.buffer.write(patch)
         sys.stdout.buffer.flush()
 
-    return with_runtime(ctx, do)
+    return with_tasks(ctx, do)
 
 
 def _stat(patch: bytes) -> bytes:
@@ -234,22 +231,6 @@ def _stat(patch: bytes) -> bytes:
 
 
 # ---- apply -------------------------------------------------------------------------------
-
-
-@runtime_checkable
-class Applies(Protocol):
-    """Workspaces that can bring a result to a checkout."""
-
-    async def apply(
-        self,
-        task_id: TaskId,
-        patch: bytes,
-        checkout: str,
-        *,
-        base_commit: str = "",
-        check_only: bool = False,
-    ) -> list[str]:
-        """The paths that changed (or would)."""
 
 
 @click.command(
@@ -303,43 +284,40 @@ def apply(
         raise UsageError("--check and --branch exclude each other: a new branch harms nothing")
     name, email = _author(author)
 
-    async def do(runtime: Runtime) -> None:
-        task_id = await runtime.find(task)
-        state = await runtime.state(task_id)
+    async def do(tasks: Tasks) -> None:
+        task_id = await tasks.find(task)
+        state = await tasks.state(task_id)
         _refuse_unverified(state, allowed=unverified)
         target = _target(state, directory)
-        patch = await runtime.patch(task_id)
+        patch = await tasks.patch(task_id)
         base_commit = state.workspace.base_commit if state.workspace else ""
+        objects = _objects(ctx, tasks, task_id)
         if branch is not None:
+            # Working with repositories takes a while to import.
+            from agent_runtime.workspaces.branch import CommitText, commit_branch
+
+            text = CommitText(message=message or commit_message(state), name=name, email=email)
             commit = await commit_branch(
-                patch,
-                target,
-                branch=branch,
-                base_commit=base_commit,
-                text=CommitText(message=message or commit_message(state), name=name, email=email),
-                objects=_objects(ctx, task_id),
+                patch, target, branch=branch, base_commit=base_commit, text=text, objects=objects
             )
             say(f"{target}: branch {branch} is {commit[:12]}")
             return
-        workspaces = runtime.ports.workspaces
-        if not isinstance(workspaces, Applies):
-            raise ConfigError(
-                f"these workspaces cannot apply; use: {command('diff', short(task_id))} | git apply"
-            )
-        changed = await workspaces.apply(
-            task_id, patch, target, base_commit=base_commit, check_only=check
+        from agent_runtime.workspaces.apply import apply as apply_to
+
+        changed = await apply_to(
+            patch, target, base_commit=base_commit, check_only=check, objects=objects
         )
         for path in changed:
             say(path)
         done = "would change" if check else "changed"
         note(f"{target}: {done} {len(changed)} files" if changed else f"{target}: nothing to do")
 
-    return with_runtime(ctx, do)
+    return with_tasks(ctx, do, needs_loop=True)
 
 
 def _author(text: str | None) -> tuple[str, str]:
     if text is None:
-        return CommitText(message="").name, CommitText(message="").email
+        return "agent-runtime", "agent-runtime@localhost"
     name, opening, rest = text.partition("<")
     email, closing, tail = rest.partition(">")
     if not (name.strip() and opening and email.strip() and closing) or tail.strip():
@@ -369,9 +347,18 @@ def _target(state: State, directory: str | None) -> str:
     return workspace.repo
 
 
-def _objects(ctx: click.Context, task_id: TaskId) -> str:
-    """The private store's objects, for a merge; they are gone after `gc`."""
-    path = os.path.join(
-        state_dir(settings_of(ctx)), "workspaces", task_id, "trees", "store", "objects"
-    )
+def _objects(ctx: click.Context, tasks: Tasks, task_id: TaskId) -> str:
+    """The private store's objects, for a merge; they are gone after `gc`, and not on this machine
+    if the daemon is not."""
+    from agent_runtime.cli.remote import Remote
+
+    if isinstance(tasks, Remote):
+        directory = tasks.place.state_dir
+    else:
+        from agent_runtime.settings import state_dir
+
+        directory = state_dir(settings_of(ctx))
+    if directory is None:
+        return ""
+    path = os.path.join(directory, "workspaces", task_id, "trees", "store", "objects")
     return path if os.path.isdir(path) else ""

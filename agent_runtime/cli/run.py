@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import anyio
 import click
 import msgspec
 
-from agent_runtime.app import who
 from agent_runtime.cli.console import (
     command,
     emit_line,
@@ -21,17 +21,22 @@ from agent_runtime.cli.console import (
     short,
     task_argument,
     unsafe_option,
+    who,
     with_runtime,
 )
 from agent_runtime.cli.follow import Ending, drive
+from agent_runtime.cli.reach import at_once, remote_of
 from agent_runtime.cli.summary import result_lines, waiting_lines
 from agent_runtime.cli.views import JsonView, PlainView, View
 from agent_runtime.errors import AgentRuntimeError, Conflict, CorruptLog, NotFound, UsageError
 from agent_runtime.loop.continuing import earlier_steps, refuse_unless_ended
-from agent_runtime.loop.state import State
-from agent_runtime.runtime import Runtime
+from agent_runtime.loop.state import State, status_of
 from agent_runtime.taskfile import goal_task, read_continuation, read_task_file
 from agent_runtime.types import Status, TaskId, TaskSpec
+
+if TYPE_CHECKING:
+    from agent_runtime.cli.remote import Remote
+    from agent_runtime.runtime import Runtime
 
 HAND_OVER_SECONDS_MAX = 5.0
 """How long a process may take to go that has just ended the task."""
@@ -139,8 +144,20 @@ def resume(
 
     It is driven here as by `run`, and only what is new is printed; `logs` has the rest. A finished
     step is never repeated. With --model, a task that waits for a brain gets one. Ends with 6 if the
-    task is over, or if another process drives it.
+    task is over, or if another process drives it. A daemon's task goes on there, and is watched.
     """
+    if (remote := remote_of(ctx)) is not None:
+
+        async def ask(remote: Remote) -> int:
+            task_id = await remote.find(task)
+            stood = await remote.state(task_id)
+            refuse_ended(stood)
+            told = await remote.resume(task_id, by=who(), model=model or "")
+            return watch_there(
+                ctx, remote, stood, told.seq, as_json=as_json, wait_seconds=wait_seconds
+            )
+
+        return told_there(remote, ask, as_json=as_json)
 
     async def do(runtime: Runtime) -> int:
         task_id = await runtime.find(task)
@@ -205,9 +222,27 @@ def continue_(
     what MESSAGE tells its model, or the checks alone if FILE brings objectives. Then everything is
     checked anew, against the base that the task began with. Its earlier result is superseded.
 
-    It is driven here as by `run`. Ends with 6 if the task has not ended; `steer` talks to such one.
+    It is driven here as by `run`; a daemon's task goes on there, and is watched. Ends with 6 if the
+    task has not ended; `steer` talks to such one.
     """
     changed = dict(_limit(text) for text in limits)
+    if (remote := remote_of(ctx)) is not None:
+
+        async def ask(remote: Remote) -> int:
+            task_id = await remote.find(task)
+            stood = await remote.state(task_id)
+            refuse_unless_ended(stood)
+            wish = read_continuation(
+                path, task=stood.task, earlier=earlier_steps(stood), message=message, limits=changed
+            )
+            opened = await remote.continue_task(task_id, wish, by=who())
+            if not as_json:
+                say(task_id)
+            return watch_there(
+                ctx, remote, stood, opened.seq, as_json=as_json, wait_seconds=wait_seconds
+            )
+
+        return told_there(remote, ask, as_json=as_json)
 
     async def do(runtime: Runtime) -> int:
         try:
@@ -223,6 +258,8 @@ def continue_(
         await runtime.continue_task(task_id, wish, by=who())
         if not as_json:
             say(task_id)
+        import anyio
+
         # Its last driver may not quite be gone.
         with anyio.move_on_after(HAND_OVER_SECONDS_MAX):
             while await runtime.ports.store.owner(task_id) is not None:
@@ -296,7 +333,7 @@ async def drive_here(
         state, ending = await drive(
             runtime,
             task_id,
-            _view(as_json),
+            view_for(as_json),
             wait_seconds=wait_seconds,
             answer=person and sys.stdin.isatty(),
             known=known,
@@ -316,6 +353,58 @@ async def drive_here(
     for line in _leaving_lines(state, ending):
         note(line)
     return exit_code(state, ending)
+
+
+def watch_there(
+    ctx: click.Context,
+    remote: Remote,
+    known: State,
+    caught_up: int,
+    *,
+    as_json: bool,
+    wait_seconds: float | None = None,
+    stay: bool = False,
+    talks: bool = False,
+) -> int:
+    """Show how a daemon's task goes on behind `known`, and say what came of it; the exit code."""
+    from agent_runtime.cli.watch import DaemonLine, watch
+
+    person = is_terminal() and not as_json
+    if wait_seconds is None and not person and not stay:
+        wait_seconds = settings_of(ctx).approval_wait_seconds
+    state, ending = watch(
+        DaemonLine(remote.client), view_for(as_json), known, caught_up=caught_up,
+        stay=stay, wait_seconds=wait_seconds, talks=talks, answers=person and sys.stdin.isatty(),
+    )  # fmt: skip
+    if ending is Ending.DETACHED:
+        again = command("attach", short(known.task_id))
+        note(f"detached, the task goes on; look again with: {again}")
+        return exit_code(state, ending)
+    result = at_once(remote.result(TaskId(known.task_id)))
+    if as_json:
+        emit_line(result)
+    elif ending is Ending.ENDED:
+        for line in result_lines(state, result):
+            say(line)
+    for line in _leaving_lines(state, ending):
+        note(line)
+    return exit_code(state, ending)
+
+
+def told_there(remote: Remote, do: Callable[[Remote], Awaitable[int]], *, as_json: bool) -> int:
+    """As `told`, for a daemon's task."""
+    with remote, _errors_told(as_json):
+        return at_once(do(remote))
+
+
+def refuse_ended(state: State) -> None:
+    """`Conflict` if it has: there is nothing to go on with."""
+    if state.ended:
+        status, _ = status_of(state)
+        raise Conflict(
+            f"task {state.task_id!r} has ended: it is {status}; "
+            f"`agent-runtime continue {state.task_id}` opens it again"
+        )
 
 
 def exit_code(state: State, ending: Ending) -> int:
@@ -345,7 +434,8 @@ def _leaving_lines(state: State, ending: Ending) -> list[str]:
             return [f"stopped, nothing is lost; {again}"]
 
 
-def _view(as_json: bool) -> View:
+def view_for(as_json: bool) -> View:
+    """How a task looks to whoever watches: a picture, lines, or the log's rows."""
     if as_json:
         return JsonView()
     if is_terminal() and os.environ.get("TERM") not in (None, "", "dumb"):
@@ -364,8 +454,14 @@ def told(
     unsafe_no_sandbox: bool,
 ) -> int:
     """As `with_runtime`; with JSON, an error is also the last line."""
-    try:
+    with _errors_told(as_json):
         return with_runtime(ctx, do, unsafe_no_sandbox=unsafe_no_sandbox)
+
+
+@contextmanager
+def _errors_told(as_json: bool) -> Iterator[None]:
+    try:
+        yield
     except AgentRuntimeError as error:
         if as_json:
             emit_line(

@@ -28,8 +28,8 @@ from agent_runtime.cli.console import (
     short_ids,
     table,
     task_argument,
-    with_runtime,
 )
+from agent_runtime.cli.reach import Tasks, with_tasks
 from agent_runtime.cli.summary import (
     artifact_lines,
     check_words,
@@ -45,7 +45,6 @@ from agent_runtime.loop import events as e
 from agent_runtime.loop.evolve import fold
 from agent_runtime.loop.reached import told
 from agent_runtime.loop.state import State, StepState, Usage, status_of
-from agent_runtime.runtime import Runtime
 from agent_runtime.types import TERMINAL_STATUSES, Json, Row, Status, TaskId, TaskSummary
 
 _PAGE = 500
@@ -99,19 +98,24 @@ def ps(
     """
     wanted = dict(_label(text) for text in labels)
 
-    async def do(runtime: Runtime) -> None:
-        found = await _tasks(runtime, statuses, wanted, None if show_all else limit)
-        owners = {
-            task.task_id: await runtime.ports.store.owner(TaskId(task.task_id))
-            for task in found
-            if task.status not in TERMINAL_STATUSES
-        }
-        if as_json:
-            emit([_row(task, owners.get(task.task_id)) for task in found])
-            return
-        _print_tasks(found, owners)
+    async def do(tasks: Tasks) -> None:
+        found = await found_tasks(tasks, statuses, wanted, None if show_all else limit)
+        await print_found(tasks, found, as_json=as_json)
 
-    return with_runtime(ctx, do)
+    return with_tasks(ctx, do)
+
+
+async def print_found(tasks: Tasks, found: Sequence[TaskSummary], *, as_json: bool) -> None:
+    """A table, or an array."""
+    owners = {
+        task.task_id: await tasks.owner(TaskId(task.task_id))
+        for task in found
+        if task.status not in TERMINAL_STATUSES
+    }
+    if as_json:
+        emit([_row(task, owners.get(task.task_id)) for task in found])
+    else:
+        _print_tasks(found, owners)
 
 
 def _row(task: TaskSummary, owner: str | None) -> dict[str, Json]:
@@ -128,14 +132,15 @@ def _label(text: str) -> tuple[str, str]:
     return key, value
 
 
-async def _tasks(
-    runtime: Runtime, statuses: Sequence[str], labels: Mapping[str, str], limit: int | None
+async def found_tasks(
+    tasks: Tasks, statuses: Sequence[str], labels: Mapping[str, str], limit: int | None
 ) -> list[TaskSummary]:
+    """The newest that fit; None: all of them."""
     found: list[TaskSummary] = []
     before: TaskId | None = None
     while limit is None or len(found) < limit:
         room = _PAGE if limit is None else min(_PAGE, limit - len(found))
-        page = await runtime.tasks(statuses=statuses, labels=labels, before=before, limit=room)
+        page = await tasks.tasks(statuses=statuses, labels=labels, before=before, limit=room)
         if not page:
             break
         found += page
@@ -186,21 +191,21 @@ Examples:
 def show(ctx: click.Context, task: str, as_json: bool) -> int:
     """Show where a task stands: phases, plan, approvals, usage, evidence."""
 
-    async def do(runtime: Runtime) -> None:
-        task_id = await runtime.find(task)
-        rows = await runtime.rows(task_id)
+    async def do(tasks: Tasks) -> None:
+        task_id = await tasks.find(task)
+        rows = await tasks.rows(task_id)
         codec.check_chain(rows, task_id=task_id)
         events = [codec.decode(row) for row in rows]
         times = [row.at_us for row in rows]
         state = fold(zip(events, times, strict=True), State(task_id=task_id))
-        owner = await runtime.ports.store.owner(task_id)
+        owner = await tasks.owner(task_id)
         picture = describe(state, rows, events, owner)
         if as_json:
             emit(picture)
         else:
             _print_task(state, picture)
 
-    return with_runtime(ctx, do)
+    return with_tasks(ctx, do)
 
 
 def describe(
@@ -417,20 +422,20 @@ def logs(
     """
     wanted = _types(types)
 
-    async def do(runtime: Runtime) -> None:
-        task_id = await runtime.find(task)
+    async def do(tasks: Tasks) -> None:
+        task_id = await tasks.find(task)
         if follow:
-            owner = await runtime.ports.store.owner(task_id)
-            status = (await runtime.ports.store.summary(task_id)).status
+            owner = await tasks.owner(task_id)
+            status = (await tasks.summary(task_id)).status
             if owner is None and status not in TERMINAL_STATUSES:
                 note(f"nobody drives this task; go on with: {command('resume', short(task_id))}")
-            async for row in runtime.follow(task_id, after):
+            async for row in tasks.follow(task_id, after):
                 _print_row(row, wanted, as_json=as_json)
             return
-        for row in await runtime.rows(task_id, after):
+        for row in await tasks.rows(task_id, after):
             _print_row(row, wanted, as_json=as_json)
 
-    return with_runtime(ctx, do)
+    return with_tasks(ctx, do)
 
 
 def _types(text: str | None) -> frozenset[str]:

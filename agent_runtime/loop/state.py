@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from agent_runtime.errors import NotFound, UsageError
 from agent_runtime.loop import events as e
 from agent_runtime.loop.conversation import Conversation, TurnCall, next_call
 from agent_runtime.loop.reached import Reached
@@ -404,3 +405,25 @@ def model_asked(state: State) -> ModelChoice | None:
     models = state.brain.models if state.brain is not None else []
     index = state.conversation.model
     return models[index] if index < len(models) else None
+
+
+def pending_of(state: State, approval_id: str | None) -> str:
+    """The approval that is meant: the named one, or the only one.
+
+    Raises:
+        NotFound: nothing is pending, or not that one.
+        UsageError: several are pending and none was named.
+    """
+    pending = sorted(state.approvals)
+    if not pending:
+        raise NotFound(f"task {state.task_id!r} waits for no approval")
+    if approval_id is None:
+        if len(pending) > 1:
+            raise UsageError(f"several approvals are pending ({', '.join(pending)}): name one")
+        return pending[0]
+    if approval_id not in pending:
+        raise NotFound(
+            f"approval {approval_id!r} is not pending in {state.task_id!r}; pending: "
+            f"{', '.join(pending)}"
+        )
+    return approval_id

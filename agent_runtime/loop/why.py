@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
+from agent_runtime.errors import NotFound
 from agent_runtime.loop import events as e
 from agent_runtime.loop.past import RESULTS, Past
 from agent_runtime.loop.publishing import TIMER
@@ -59,6 +60,22 @@ def why(events: Sequence[e.AnyEvent], seq: int) -> Grounds:
     named = tuple(dict.fromkeys(n for n in grounds.because if n))
     left_out = max(0, len(named) - BECAUSE_MAX)
     return Grounds(named[:BECAUSE_MAX], grounds.rule, grounds.file, left_out)
+
+
+def seq_asked(task_id: str, events: Sequence[e.AnyEvent], seq: int | None) -> int:
+    """`seq`; without one, the end of the task, else what was decided last, else the last of all.
+
+    Raises:
+        NotFound: there is no such event.
+    """
+    if seq is None:
+        ended = bool(events) and isinstance(events[-1], e.TaskEnded)
+        wanted = e.TaskConcluded if ended else e.DecisionEvent
+        found = (at for at in range(len(events), 0, -1) if isinstance(events[at - 1], wanted))
+        return next(found, len(events))
+    if not 1 <= seq <= len(events):
+        raise NotFound(f"task {task_id!r} has no event {seq}: its log ends at {len(events)}")
+    return seq
 
 
 def chain(events: Sequence[e.AnyEvent], seq: int, depth_max: int) -> list[Link]:
