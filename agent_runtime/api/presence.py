@@ -51,7 +51,8 @@ def find_daemon(state_dir: str) -> Presence | None:
     try:
         with open(os.path.join(state_dir, NAME), "rb") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Shared: two who look at once must not take each other for the daemon.
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return msgspec.json.decode(file.read(), type=Presence)
             return None  # nobody holds it: a killed one left it

@@ -185,7 +185,9 @@ class EventStream:
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b""})
             return
-        await _send(send, b"retry: %d\n\n" % RETRY_MS)
+        # The id says where a stream begins that was given no number: who is cut off before the
+        # first event comes back to that place.
+        await _send(send, b"retry: %d\nid: %d\n\n" % (RETRY_MS, self._cursor))
         async with anyio.create_task_group() as tg:
 
             async def leave() -> None:

@@ -13,8 +13,18 @@ from agent_runtime.access.auditor import Auditor
 from agent_runtime.access.callers import ROLES, SCOPES, Caller
 from agent_runtime.access.desk import Desk
 from agent_runtime.access.keys import Key, NewKey
-from agent_runtime.app import open_access, open_store, who
-from agent_runtime.cli.console import at, emit, json_option, note, run_loop, say, settings_of, table
+from agent_runtime.app import open_access, open_store
+from agent_runtime.cli.console import (
+    at,
+    emit,
+    json_option,
+    note,
+    run_loop,
+    say,
+    settings_of,
+    table,
+    who,
+)
 from agent_runtime.errors import UsageError
 from agent_runtime.settings import state_dir
 from agent_runtime.types import Json

@@ -180,8 +180,6 @@ class Remote:
         )
 
     async def certificate(self, task_id: TaskId, *, seq: int | None = None) -> dict[str, Json]:
-        if seq is None:
-            return self.client.certificate(task_id)
         from agent_runtime.certificate import certificate_of
 
         rows = (await self.rows(task_id))[:seq]

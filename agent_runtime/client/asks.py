@@ -292,6 +292,31 @@ def verify(task_id: str) -> Ask[v.VerifyView]:
     return _get(_of(task_id, "verify"), _as(v.VerifyView))
 
 
+# ---- who may ask ---------------------------------------------------------------------------
+
+
+def create_key(name: str, **wish: Json) -> Ask[v.NewKeyView]:
+    return _post("/v1/keys", _as(v.NewKeyView), {"name": name, **wish}, seq=None)
+
+
+def keys(*, cursor: str | None = None, limit: int = 100) -> Ask[v.KeyPage]:
+    return _get("/v1/keys", _as(v.KeyPage), cursor=cursor, limit=limit)
+
+
+def key(key_id: str) -> Ask[v.KeyView]:
+    return _get(f"/v1/keys/{quote(key_id, safe='')}", _as(v.KeyView))
+
+
+def revoke_key(key_id: str) -> Ask[None]:
+    return Ask("DELETE", f"/v1/keys/{quote(key_id, safe='')}", _nothing, None)
+
+
+def audit(
+    *, by: str = "", action: str = "", cursor: str | None = None, limit: int = 100
+) -> Ask[v.AuditPage]:
+    return _get("/v1/audit", _as(v.AuditPage), by=by, action=action, cursor=cursor, limit=limit)
+
+
 # ---- the installation --------------------------------------------------------------------
 
 

@@ -305,7 +305,7 @@ class Client:
         return self.send(asks.cost(task_id))
 
     def certificate(self, task_id: str) -> dict[str, Json]:
-        """The evidence. `NotFound` if nothing was verified."""
+        """The evidence. `Conflict` if nothing was verified."""
         return self.send(asks.certificate(task_id))
 
     def report(self, task_id: str, form: Literal["markdown", "html"] = "markdown") -> str:
@@ -315,6 +315,33 @@ class Client:
     def verify(self, task_id: str) -> v.VerifyView:
         """Are log and claims what was written?"""
         return self.send(asks.verify(task_id))
+
+    # ---- who may ask ---------------------------------------------------------------------
+
+    def create_key(self, name: str, **wish: Json) -> v.NewKeyView:
+        """Make an API key: `role`, `scopes`, `expires_seconds`, `rate`… (docs/access.md).
+
+        Its secret is told once.
+        """
+        return self.send(asks.create_key(name, **wish))
+
+    def keys(self, *, cursor: str | None = None, limit: int = 100) -> v.KeyPage:
+        """Keys, revoked ones too."""
+        return self.send(asks.keys(cursor=cursor, limit=limit))
+
+    def key(self, key_id: str) -> v.KeyView:
+        """One of them."""
+        return self.send(asks.key(key_id))
+
+    def revoke_key(self, key_id: str) -> None:
+        """Take a key back for good."""
+        self.send(asks.revoke_key(key_id))
+
+    def audit(
+        self, *, by: str = "", action: str = "", cursor: str | None = None, limit: int = 100
+    ) -> v.AuditPage:
+        """Who decided what, the newest first."""
+        return self.send(asks.audit(by=by, action=action, cursor=cursor, limit=limit))
 
     # ---- the installation ----------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -18,6 +18,7 @@ from agent_runtime.errors import (
     Fault,
     Forbidden,
     IdempotencyMismatch,
+    MalformedJson,
     NotFound,
     SandboxUnavailable,
     StoreBroken,
@@ -30,6 +31,7 @@ from agent_runtime.errors import (
 
 _BY_NAME: Final[Mapping[str, type[AgentRuntimeError]]] = {
     "idempotency-mismatch": IdempotencyMismatch,
+    "malformed-json": MalformedJson,
     "forbidden": Forbidden,
     "not-found": NotFound,
     "conflict": Conflict,
@@ -78,13 +80,13 @@ def error_of(problem: Problem) -> AgentRuntimeError:
     name = problem.type.rpartition("/")[2]
     if name == "corrupt-log":
         return CorruptLog(detail, task_id="")
-    kind: Callable[..., AgentRuntimeError] | None = _BY_NAME.get(name) or _BY_STATUS.get(status)
+    other = UsageError if 400 <= status < 500 else AgentRuntimeError
+    kind = _BY_NAME.get(name) or _BY_STATUS.get(status) or other
     if kind is Unauthenticated:
         return Unauthenticated(f"{detail}; {HOW_TO_SIGN_IN}")
-    if kind in (None, IdempotencyMismatch) and 400 <= status < 500:
-        faults = [Fault(_path(each.pointer), each.detail) for each in problem.errors]
-        return (IdempotencyMismatch if kind else UsageError)(detail, faults=faults)
-    return (kind or AgentRuntimeError)(detail)
+    if issubclass(kind, UsageError):
+        return kind(detail, faults=[Fault(_path(e.pointer), e.detail) for e in problem.errors])
+    return kind(detail)
 
 
 def _path(pointer: str) -> tuple[str | int, ...]:

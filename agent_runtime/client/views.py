@@ -187,6 +187,65 @@ class ArtifactList(msgspec.Struct, frozen=True):
     missing: list[str]
 
 
+class KeyView(msgspec.Struct, frozen=True, kw_only=True):
+    """A key without its secret. Moments are null where there is none."""
+
+    id: str
+    name: str
+    role: str
+    scopes: list[str]
+    created_at: str
+    created_by: str
+    expires_at: str | None
+    revoked_at: str | None
+    revoked_by: str
+    last_used_at: str | None
+    rate: float | None
+    burst: int | None
+    usd_day: float | None
+    tokens_day: int | None
+    tasks_day: int | None
+
+
+class NewKeyView(msgspec.Struct, frozen=True, kw_only=True):
+    """A new key. `secret` is told once, and kept nowhere."""
+
+    secret: str
+    key: KeyView
+
+
+class KeyPage(msgspec.Struct, frozen=True):
+    """Keys by id, revoked ones too. `next_cursor` is the `cursor` of the next page."""
+
+    keys: list[KeyView]
+    next_cursor: str | None
+
+
+class AuditView(msgspec.Struct, frozen=True, kw_only=True):
+    """A decision, or several alike: then `count` says how many, and `targets` names them."""
+
+    seq: int
+    at: str
+    by: str
+    action: str
+    outcome: str
+    target: str
+    targets: list[str]
+    detail: str
+    peer: str
+    key_id: str
+    count: int
+    prev_hash: str
+    hash: str
+
+
+class AuditPage(msgspec.Struct, frozen=True):
+    """Entries, the newest first. `next_cursor` is the `cursor` of the next page."""
+
+    entries: list[AuditView]
+    next_cursor: str | None
+
+
 class ToolView(msgspec.Struct, frozen=True, kw_only=True):
     """A tool that tasks can use. `effect`: what a call without a result is taken for."""
 

@@ -296,7 +296,7 @@ class AsyncClient:
         return await self.send(asks.cost(task_id))
 
     async def certificate(self, task_id: str) -> dict[str, Json]:
-        """The evidence. `NotFound` if nothing was verified."""
+        """The evidence. `Conflict` if nothing was verified."""
         return await self.send(asks.certificate(task_id))
 
     async def report(self, task_id: str, form: Literal["markdown", "html"] = "markdown") -> str:
@@ -306,6 +306,33 @@ class AsyncClient:
     async def verify(self, task_id: str) -> v.VerifyView:
         """Are log and claims what was written?"""
         return await self.send(asks.verify(task_id))
+
+    # ---- who may ask ---------------------------------------------------------------------
+
+    async def create_key(self, name: str, **wish: Json) -> v.NewKeyView:
+        """Make an API key: `role`, `scopes`, `expires_seconds`, `rate`… (docs/access.md).
+
+        Its secret is told once.
+        """
+        return await self.send(asks.create_key(name, **wish))
+
+    async def keys(self, *, cursor: str | None = None, limit: int = 100) -> v.KeyPage:
+        """Keys, revoked ones too."""
+        return await self.send(asks.keys(cursor=cursor, limit=limit))
+
+    async def key(self, key_id: str) -> v.KeyView:
+        """One of them."""
+        return await self.send(asks.key(key_id))
+
+    async def revoke_key(self, key_id: str) -> None:
+        """Take a key back for good."""
+        await self.send(asks.revoke_key(key_id))
+
+    async def audit(
+        self, *, by: str = "", action: str = "", cursor: str | None = None, limit: int = 100
+    ) -> v.AuditPage:
+        """Who decided what, the newest first."""
+        return await self.send(asks.audit(by=by, action=action, cursor=cursor, limit=limit))
 
     # ---- the installation ----------------------------------------------------------------
 

@@ -1,0 +1,237 @@
+"""Both clients on a real daemon."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+
+from agent_runtime.api.presence import daemon_file, find_daemon
+from agent_runtime.client import AsyncClient, Client, Event, connect
+from agent_runtime.client.views import SETTLED
+from agent_runtime.errors import (
+    Conflict,
+    DeadlineExceeded,
+    Forbidden,
+    IdempotencyMismatch,
+    NotFound,
+    Unauthenticated,
+    Unreachable,
+    UsageError,
+)
+from agent_runtime.taskfile import parse_task
+from agent_runtime.types import ContinuationSpec
+from tests.api.daemons import DaemonProcess
+from tests.client.daemon import IDLE, place_of, shell_task, state_of
+
+DOCS = Path(__file__).parents[2] / "docs" / "client.md"
+
+
+def home_of(daemon: DaemonProcess) -> Path:
+    return daemon.directory.parents[1]
+
+
+def test_a_task_from_its_submission_to_its_patch(daemon: DaemonProcess, client: Client) -> None:
+    document = shell_task(
+        home_of(daemon) / "repo", "echo more > more.txt", "cat calc.py", artifacts=["calc.py"]
+    )
+    task = client.submit(parse_task(document, base_dir="/"))
+    events = list(client.events(task.id))
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    assert events[0].fields["spec"]["goal"] == "Run commands"
+    done = client.wait(task.id)
+    assert (done.status, done.seq) == ("succeeded", events[-1].seq)
+    assert client.log(task.id) == events
+    assert [e.type for e in client.events(task.id, types=["TaskConcluded"])] == ["TaskConcluded"]
+    assert list(client.events(task.id, after=done.seq)) == []
+    page = client.event_page(task.id, after=2, limit=3)
+    assert page.events == events[2:5] and page.next == 5
+
+    assert b"more.txt" in client.diff(task.id)
+    assert client.verify(task.id).ok and client.replay(task.id).ok
+    assert [step.status for step in client.plan(task.id).steps] == ["done", "done"]
+    assert client.cost(task.id).usage.steps == 2
+    assert client.certificate(task.id)["log"]["seq"] == done.seq
+    assert "more.txt" in client.report(task.id)
+    kept = client.artifacts(task.id).artifacts
+    assert [client.artifact(task.id, each.path)[:7] for each in kept] == [b"def add"]
+
+    again = client.continue_task(
+        task.id, ContinuationSpec(objectives=parse_task(document, base_dir="/").objectives)
+    )
+    assert again.seq > done.seq
+    # What ended before it was continued is no end.
+    assert list(client.events(task.id, after=done.seq - 1))[-1].seq > again.seq
+    fork = client.fork(task.id, at=1)
+    assert fork.id != task.id
+    with pytest.raises(Conflict):
+        client.cancel(task.id)
+    client.wait(task.id)
+    client.forget(task.id)
+    with pytest.raises(NotFound):
+        client.get(task.id)
+
+
+def test_people_s_wishes_and_lists(client: Client) -> None:
+    key = "one-" + os.urandom(4).hex()
+    task = client.submit(IDLE, idempotency_key=key, wait_seconds=20)
+    assert task.status == "waiting"
+    assert client.submit(IDLE, idempotency_key=key).id == task.id
+    with pytest.raises(IdempotencyMismatch):
+        client.submit({"goal": "Another"}, idempotency_key=key)
+    with pytest.raises(UsageError) as wrong:
+        client.submit({"goal": "x", "limits": {"stepps": 1}})
+    assert [fault.pointer for fault in wrong.value.faults] == ["/limits/stepps"]
+    settled = client.wait(task.id, settled=True)
+    assert settled.status in SETTLED
+    with pytest.raises(DeadlineExceeded):
+        client.wait(task.id, seconds=0.2)
+
+    told = client.steer(task.id, "Think of a song.")
+    with pytest.raises(Conflict):
+        client.steer(task.id, "Or of a poem.", seq=told.seq - 1)
+    assert client.pause(task.id).status == "paused"
+    assert client.resume(task.id).status != "paused"
+    assert client.approvals() == []
+    with pytest.raises(NotFound):
+        client.approve(f"{task.id}.a1")
+
+    batch = client.submit_all([{"goal": f"Idea {n}", "labels": {"set": key}} for n in range(5)])
+    ids = [item.task.id for item in batch if item.task is not None]
+    listed = [each.id for each in client.tasks(labels={"set": key}, page_size=2)]
+    assert listed == sorted(ids, reverse=True) and len(ids) == 5
+    refused = client.submit_all([{"goal": ""}])[0].problem
+    assert refused is not None and "goal" in refused.detail
+
+    position = client.request("GET", "/v1/events?limit=1")["next"]
+    [first] = [event for event, _ in zip(client.all_events(after=position), [1], strict=False)]
+    assert first.position is not None and first.position > position
+    for each in (task.id, *ids):
+        client.cancel(each, "enough")
+    assert {client.wait(each).status for each in (task.id, *ids)} == {"cancelled"}
+    assert [t.status for t in client.tasks(statuses=["cancelled"], labels={"set": key})]
+
+
+def test_the_installation_and_who_may_ask(daemon: DaemonProcess, client: Client) -> None:
+    assert client.livez().status == "ok" and client.ready()
+    assert "shell" in {tool.name for tool in client.tools()}
+    assert "knowledge" in {module.name for module in client.modules()}
+    assert client.models().brain in ("none", "model", "client")
+    assert "agent_runtime" in client.metrics() and client.openapi()["openapi"].startswith("3.1")
+    made = client.create_key("reader", role="viewer")
+    assert client.key(made.key.id).name == "reader" and client.keys().keys
+    with Client(place_of(daemon).url, made.secret) as reader:
+        assert reader.page(limit=1) is not None
+        with pytest.raises(Forbidden, match="tasks:write"):
+            reader.submit(IDLE)
+        client.revoke_key(made.key.id)
+        with pytest.raises(Unauthenticated, match="AGENT_RUNTIME_TOKEN"):
+            reader.page()
+    assert any(entry.key_id or entry.by for entry in client.audit(limit=5).entries)
+
+
+def test_an_event_loop_has_the_same(daemon: DaemonProcess) -> None:
+    async def main() -> None:
+        async with AsyncClient(place_of(daemon)) as client:
+            task = await client.submit(shell_task(home_of(daemon) / "repo", "true"))
+            idle = await client.submit(IDLE, wait_seconds=20)
+            seen: list[int] = []
+
+            async def follow() -> None:
+                async for event in client.watch(task.id):
+                    assert isinstance(event, Event)
+                    seen.append(event.seq)
+
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(follow)
+                with pytest.raises(DeadlineExceeded):
+                    await client.wait(idle.id, seconds=0.2)
+                assert (await client.wait(task.id, seconds=60)).status == "succeeded"
+            assert seen == list(range(1, len(seen) + 1))
+            assert (await client.log(task.id))[-1].seq == seen[-1]
+            assert [each.id async for each in client.tasks(page_size=1)][:2] == [idle.id, task.id]
+            await client.cancel(idle.id)
+            assert (await client.wait(idle.id, settled=True, seconds=60)).status == "cancelled"
+            with pytest.raises(NotFound):
+                await client.get("task_" + "0" * 32)
+        async with AsyncClient("http://127.0.0.1:1", "x", patience_seconds=0) as nobody:
+            with pytest.raises(Unreachable):
+                await nobody.livez()
+
+    anyio.run(main)
+
+
+# ---- finding it --------------------------------------------------------------------------
+
+
+def test_a_daemon_is_found_by_argument_environment_or_state_file(
+    daemon: DaemonProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AGENT_RUNTIME_URL", "AGENT_RUNTIME_TOKEN", "AGENT_RUNTIME_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(home_of(daemon) / "state"))
+    with connect() as client:
+        assert client.place.token == daemon.token and client.page(limit=1) is not None
+    # Its own token goes to it by any name that leads there, and to nobody else.
+    assert connect(place_of(daemon).url).place.token == daemon.token
+    assert connect("http://127.0.0.1:1").place.token is None
+    monkeypatch.setenv("AGENT_RUNTIME_URL", "https://agents.example.org/base")
+    monkeypatch.setenv("AGENT_RUNTIME_TOKEN", "ark_x_y")
+    place = connect().place
+    assert (place.parts.path, place.token) == ("/base", "ark_x_y") and "ark_x_y" not in repr(place)
+    assert connect(state_dir=str(daemon.directory)).place.state_dir == str(daemon.directory)
+    with pytest.raises(Unreachable, match="agent-runtime serve"):
+        connect(state_dir=str(tmp_path))
+    for url in ("127.0.0.1:8700", "ftp://x", "http://u:p@x", "http://x:99999"):
+        with pytest.raises(UsageError, match="must look like"):
+            connect(url)
+
+
+def test_who_looks_for_a_daemon_is_not_taken_for_one(tmp_path: Path) -> None:
+    """Of two who looked at a stale file at once, one saw the other's lock."""
+    with daemon_file(str(tmp_path), "http://127.0.0.1:1"):
+        assert find_daemon(str(tmp_path)) is not None
+        left = (tmp_path / "daemon.json").read_bytes()
+    (tmp_path / "daemon.json").write_bytes(left)
+    looks = (
+        f"from agent_runtime.api.presence import find_daemon; print(find_daemon({str(tmp_path)!r}))"
+    )
+    holds = "import fcntl, sys; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_SH)"
+    said = subprocess.run(
+        [sys.executable, "-c", f"{holds}\n{looks}", str(tmp_path / "daemon.json")],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert said.stdout.strip() == "None"
+
+
+def test_importing_the_client_brings_no_server_and_no_event_loop() -> None:
+    script = "import sys, agent_runtime.client; print(*sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True
+    )
+    heavy = {"anyio", "apsw", "asyncio", "httpx2", "pydantic", "starlette", "uvicorn", "yaml"}
+    assert heavy.isdisjoint(done.stdout.split())
+
+
+@pytest.mark.parametrize("at", range(3))
+def test_the_examples_of_the_docs_run(
+    at: int,
+    daemon: DaemonProcess,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """docs/client.md is what people copy."""
+    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
+    assert len(blocks) == 3
+    monkeypatch.setenv("XDG_STATE_HOME", str(home_of(daemon) / "state"))
+    for name in ("AGENT_RUNTIME_URL", "AGENT_RUNTIME_TOKEN", "AGENT_RUNTIME_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    assert state_of(home_of(daemon)) == daemon.directory
+    exec(compile(blocks[at], str(DOCS), "exec"), {"repo": str(home_of(daemon) / "repo")})
+    said = capsys.readouterr().out
+    assert ("succeeded True", "it has moved on\ncancelled", "Idea 0")[at] in said
