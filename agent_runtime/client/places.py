@@ -62,7 +62,10 @@ def look_for_place(
     token = token or os.environ.get(TOKEN_VARIABLE) or None
     if url is not None:
         checked(url)
-        return Place(url, token or _token_of_neighbour(url, state_dir))
+        where = state_dir or state_dir_of(store_url())
+        if _address(where) == url.rstrip("/"):
+            return Place(url, token or _token(where), where)
+        return Place(url, token)
     where = state_dir or state_dir_of(store_url())
     address = _address(where)
     if address is None:
@@ -110,9 +113,3 @@ def _token(state_dir: str) -> str | None:
     from agent_runtime.access.token import read
 
     return read(state_dir)
-
-
-def _token_of_neighbour(url: str, state_dir: str | None) -> str | None:
-    """The token of this machine's own daemon, if that is the one that is named."""
-    where = state_dir or state_dir_of(store_url())
-    return _token(where) if _address(where) == url.rstrip("/") else None

@@ -27,7 +27,9 @@ from agent_runtime.errors import (
 from agent_runtime.taskfile import parse_task
 from agent_runtime.types import ContinuationSpec
 from tests.api.daemons import DaemonProcess
+from tests.cli.helpers import Cli
 from tests.client.daemon import IDLE, place_of, shell_task, state_of
+from tests.client.test_restarts import follow_through
 
 DOCS = Path(__file__).parents[2] / "docs" / "client.md"
 
@@ -166,6 +168,15 @@ def test_an_event_loop_has_the_same(daemon: DaemonProcess) -> None:
     anyio.run(main)
 
 
+def test_the_command_line_asks_the_daemon(daemon: DaemonProcess) -> None:
+    """The rest of it is in tests/cli/test_daemon.py."""
+    cli = Cli(home_of(daemon), {"AGENT_RUNTIME_TOKEN": daemon.token})
+    done = cli("--url", place_of(daemon).url, "submit", "Think", "--repo", "repo", "--wait")
+    assert done.code == 9 and "waiting: brain" in done.err, done
+    listed = cli("ps", "--status", "waiting", "--json").json()
+    assert listed[0]["id"] == done.out.strip() and "daemon" in listed[0]["owner"]
+
+
 # ---- finding it --------------------------------------------------------------------------
 
 
@@ -235,3 +246,10 @@ def test_the_examples_of_the_docs_run(
     exec(compile(blocks[at], str(DOCS), "exec"), {"repo": str(home_of(daemon) / "repo")})
     said = capsys.readouterr().out
     assert ("succeeded True", "it has moved on\ncancelled", "Idea 0")[at] in said
+
+
+def test_a_reader_does_not_notice_that_the_daemon_was_killed(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    """The short form of tests/client/test_restarts.py; the last one, for the daemon moves."""
+    follow_through(daemon, ["server"], tmp_path / "seen")
