@@ -181,9 +181,7 @@ def cli(
     Options of this list stand before the verb. `agent-runtime VERB --help` has examples.
     """
     ctx.obj = {"store": store, "log_level": log_level}
-    # No settings, see `reach`.
-    ctx.meta["agent_runtime.url"] = url
-    ctx.meta["agent_runtime.local"] = local
+    # `url` and `local` are no settings: `reach` looks at them.
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -22,7 +22,7 @@ import click
 import msgspec
 
 from agent_runtime.cli.logs import JsonFormatter
-from agent_runtime.cli.reach import URL_KEY
+from agent_runtime.cli.reach import complete_task
 from agent_runtime.errors import AgentRuntimeError, UsageError
 from agent_runtime.types import Json, Row
 
@@ -41,7 +41,7 @@ unsafe_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 """On every verb that prints data."""
 
-task_argument = click.argument("task", metavar="TASK")
+task_argument = click.argument("task", metavar="TASK", shell_complete=complete_task)
 """An id, or the beginning or the end of one."""
 
 LOG_LEVEL = "warning"
@@ -248,8 +248,8 @@ def is_terminal() -> bool:
 def command(verb: str, *words: str) -> str:
     """How to call another verb on the same store or daemon, to be pasted into a shell."""
     context = click.get_current_context(silent=True)
-    store = (context.find_root().obj or {}).get("store") if context else None
-    url = context.meta.get(URL_KEY) if context else None
+    given = context.find_root().params if context else {}
+    store, url = given.get("store"), given.get("url")
     where = ("--store", store) if store else ("--url", url) if url else ()
     return shlex.join(["agent-runtime", *where, verb, *words])
 

@@ -20,6 +20,7 @@ from agent_runtime.cli.reach import Tasks, remote_of
 from agent_runtime.cli.run import (
     drive_here,
     json_lines_option,
+    refuse_unsafe,
     told,
     told_there,
     wait_option,
@@ -107,6 +108,7 @@ def fork(
         return task_id, await tasks.fork(task_id, wish, by=who())
 
     if (remote := remote_of(ctx)) is not None:
+        refuse_unsafe(unsafe_no_sandbox)
         if no_run:
             raise UsageError(
                 "--no-run is for the local store: a daemon drives every task it has; "

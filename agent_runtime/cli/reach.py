@@ -12,8 +12,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
-from agent_runtime.errors import UsageError
+from agent_runtime.errors import AgentRuntimeError, UsageError
 from agent_runtime.locations import state_dir_of, store_url
 from agent_runtime.loop import events as e
 from agent_runtime.loop.state import State
@@ -29,9 +30,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-URL_KEY: Final = "agent_runtime.url"
-LOCAL_KEY: Final = "agent_runtime.local"
-"""In the `meta` of click's context: they are no settings."""
+_TASKS_OFFERED: Final = 50
 
 
 class Tasks(Protocol):
@@ -88,8 +87,8 @@ def remote_of(ctx: click.Context) -> Remote | None:
         UsageError: the options exclude each other, or the address is none.
         ConfigError: the daemon's token may be read by others.
     """
-    url, is_local = ctx.meta.get(URL_KEY), ctx.meta.get(LOCAL_KEY)
-    store = (ctx.find_root().obj or {}).get("store")
+    given = ctx.find_root().params
+    url, is_local, store = given.get("url"), given.get("local"), given.get("store")
     if url and (is_local or store):
         other = "--local" if is_local else "--store"
         raise UsageError(f"--url and {other} exclude each other: a daemon has a store of its own")
@@ -106,6 +105,26 @@ def remote_of(ctx: click.Context) -> Remote | None:
     from agent_runtime.cli.remote import Remote
 
     return Remote(place)
+
+
+def complete_task(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """A daemon's newest tasks, for a shell; without a daemon none: a store is slow to open."""
+    try:
+        remote = remote_of(ctx)
+        if remote is None:
+            return []
+        with remote:
+            found = remote.client.page(limit=_TASKS_OFFERED).tasks
+    except AgentRuntimeError:
+        return []  # nobody wants to read of it while typing
+    return [
+        CompletionItem(name, help=f"{task.status}: {task.goal.splitlines()[0][:60]}")
+        for task in found
+        for name in (task.id[-8:],)
+        if name.startswith(incomplete)
+    ]
 
 
 def with_tasks(

@@ -147,6 +147,7 @@ def resume(
     task is over, or if another process drives it. A daemon's task goes on there, and is watched.
     """
     if (remote := remote_of(ctx)) is not None:
+        refuse_unsafe(unsafe_no_sandbox)
 
         async def ask(remote: Remote) -> int:
             task_id = await remote.find(task)
@@ -227,6 +228,7 @@ def continue_(
     """
     changed = dict(_limit(text) for text in limits)
     if (remote := remote_of(ctx)) is not None:
+        refuse_unsafe(unsafe_no_sandbox)
 
         async def ask(remote: Remote) -> int:
             task_id = await remote.find(task)
@@ -389,6 +391,15 @@ def watch_there(
     for line in _leaving_lines(state, ending):
         note(line)
     return exit_code(state, ending)
+
+
+def refuse_unsafe(given: bool) -> None:
+    """`UsageError` if a daemon shall do without a sandbox for one call."""
+    if given:
+        raise UsageError(
+            "--unsafe-no-sandbox is for tasks that are driven here: how a daemon runs tools was "
+            "decided when it was started"
+        )
 
 
 def told_there(remote: Remote, do: Callable[[Remote], Awaitable[int]], *, as_json: bool) -> int:

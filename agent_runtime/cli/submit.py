@@ -84,6 +84,8 @@ def submit(
     """
     if waits and follows:
         raise UsageError("--wait and --follow exclude each other: following waits too")
+    if wait_seconds is not None and not follows:
+        raise UsageError("--wait-seconds belongs to --follow: --wait comes back at once")
     remote = remote_of(ctx)
     if remote is None:
         if waits or follows:

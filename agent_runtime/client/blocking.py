@@ -398,6 +398,8 @@ class Client:
                 problem = problem_in(reply.status, reply.body)
                 trouble, retry_after = error_of(problem), reply.headers.get("retry-after")
                 kind = problem.type.rpartition("/")[2]
+                if self._has_new_token(reply.status):
+                    continue
                 if not is_busy(reply.status, kind, retry_after):
                     raise trouble
                 failure = Failure.BUSY
@@ -455,6 +457,8 @@ class Client:
                 if response.status != 200:
                     problem = problem_in(response.status, response.read())
                     trouble, retry_after = error_of(problem), response.getheader("retry-after")
+                    if self._has_new_token(response.status):
+                        continue
                     if not is_busy(response.status, problem.type.rpartition("/")[2], retry_after):
                         raise trouble
                     failure = Failure.BUSY
@@ -485,6 +489,14 @@ class Client:
                 raise trouble
             time.sleep(_room(deadline, seconds))
             self.place = places.again(self.place)
+
+    def _has_new_token(self, status: int) -> bool:
+        """Was the token changed since it was read? A 401 has done nothing, so all can be asked
+        again."""
+        if status != 401 or (fresh := places.with_new_token(self.place)) is None:
+            return False
+        self.place = fresh
+        return True
 
     def _open(self, seconds: float) -> http.client.HTTPConnection:
         parts = self.place.parts

@@ -85,6 +85,13 @@ def again(place: Place) -> Place:
     )
 
 
+def with_new_token(place: Place) -> Place | None:
+    """After a daemon did not know the token: the place with the one that is in force since; None
+    if there is no other."""
+    fresh = again(place)
+    return fresh if fresh.token != place.token else None
+
+
 def checked(url: str) -> None:
     """`UsageError` unless it is an address of HTTP."""
     try:

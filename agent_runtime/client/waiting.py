@@ -395,6 +395,8 @@ class AsyncClient:
                 if response.status_code < 400 or not refuse:
                     headers = {name.lower(): value for name, value in response.headers.items()}
                     return Reply(response.status_code, headers, response.content)
+                if self._has_new_token(response.status_code):
+                    continue
                 trouble, retry_after = self._refusal(response)
                 failure = Failure.BUSY
             seconds = patience.wait(failure, anyio.current_time(), retry_after)
@@ -435,6 +437,8 @@ class AsyncClient:
                         return
                     if response.status_code != 200:
                         await response.aread()
+                        if self._has_new_token(response.status_code):
+                            continue
                         trouble, retry_after = self._refusal(response)
                         failure = Failure.BUSY
                     else:
@@ -453,6 +457,13 @@ class AsyncClient:
                 raise trouble
             await anyio.sleep(seconds)
             self.place = places.again(self.place)
+
+    def _has_new_token(self, status: int) -> bool:
+        """See `blocking`."""
+        if status != 401 or (fresh := places.with_new_token(self.place)) is None:
+            return False
+        self.place = fresh
+        return True
 
     def _url(self, path: str) -> str:
         return self.place.url.rstrip("/") + path

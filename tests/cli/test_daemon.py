@@ -190,16 +190,19 @@ def test_a_shell_is_told_how_to_complete(shell: str) -> None:
     assert done.exit_code == 0 and "_AGENT_RUNTIME_COMPLETE" in done.output
 
 
-def test_verbs_are_completed(cli: Cli) -> None:
-    asked = Cli(cli.home, {
-        "_AGENT_RUNTIME_COMPLETE": "bash_complete", "COMP_WORDS": "agent-runtime att",
-        "COMP_CWORD": "1",
-    })  # fmt: skip
-    script = "from agent_runtime.cli import main; main([])"
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=asked.environment()
-    )
-    assert done.stdout.split() == ["plain,attach"]
+@pytest.mark.long
+def test_verbs_and_a_daemon_s_tasks_are_completed(there: There) -> None:
+    for typed, wanted in (("att", "attach"), (f"show {there.task_id[-8:-2]}", there.task_id[-8:])):
+        words = {
+            "_AGENT_RUNTIME_COMPLETE": "bash_complete", "COMP_WORDS": f"agent-runtime {typed}",
+            "COMP_CWORD": str(len(typed.split())),
+        }  # fmt: skip
+        script = "from agent_runtime.cli import main; main([])"
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=False,
+            env=Cli(there.home, words).environment(),
+        )  # fmt: skip
+        assert done.stdout.split() == [f"plain,{wanted}"], done
 
 
 @pytest.mark.long

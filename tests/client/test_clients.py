@@ -11,6 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from agent_runtime.access import token
 from agent_runtime.api.presence import daemon_file, find_daemon
 from agent_runtime.client import AsyncClient, Client, Event, connect
 from agent_runtime.client.views import SETTLED
@@ -166,6 +167,17 @@ def test_an_event_loop_has_the_same(daemon: DaemonProcess) -> None:
                 await nobody.livez()
 
     anyio.run(main)
+
+
+def test_a_token_that_was_changed_is_not_noticed(daemon: DaemonProcess, client: Client) -> None:
+    """`keys rotate-token` beside a program that lives for long."""
+    task = client.submit(IDLE)
+    following = client.events(task.id)
+    assert next(following).seq == 1
+    token.rotate(str(daemon.directory))
+    assert client.get(task.id).id == task.id
+    client.cancel(task.id)
+    assert [event.seq for event in following][-1] == client.wait(task.id).seq
 
 
 def test_the_command_line_asks_the_daemon(daemon: DaemonProcess) -> None:
