@@ -2,12 +2,13 @@
 
 Each verb lives in a file of its family, which is imported when the verb is used: `run` (run,
 resume, continue), `submit`, `attach`, `tasks` (ps, show, logs), `top`, `control` (cancel, pause,
-steer), `approvals`, `fork`, `results` (verify, diff, apply), `branches` (pull, publish), `artifacts`,
-`report`, `replay` (replay, why), `inspect` (tools, modules, doctor), `models`, `transfer` (export, import), `keep`
-(init, gc), `serve`, `sandbox`, `completion`. What they share: `reach` (a daemon's tasks or those of
-the local store), `remote` (a daemon's), `console` (output, errors), `words` (events in words),
-`follow` (driving and watching a task), `watch` (watching one that is driven elsewhere), `views` and
-`live` (how a watched task looks), `summary` (the end of a task in words).
+steer), `approvals`, `fork`, `results` (verify, diff, apply), `branches` (pull, publish),
+`artifacts`, `report`, `replay` (replay, why), `inspect` (tools, modules, doctor), `models`,
+`transfer` (export, import), `keep` (init, gc), `serve`, `sandbox`, `completion`. What they share:
+`reach` (a daemon's tasks or those of the local store), `remote` (a daemon's), `console` (output,
+errors), `words` (events in words), `follow` (driving and watching a task), `watch` (watching one
+that is driven elsewhere), `views` and `live` (how a watched task looks), `summary` (the end of a
+task in words).
 """
 
 from __future__ import annotations

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 import click
 import msgspec
 
-from agent_runtime.app import who
 from agent_runtime.cli.console import (
     emit,
     json_option,
@@ -19,15 +19,27 @@ from agent_runtime.cli.console import (
     short,
     task_argument,
     unsafe_option,
-    with_runtime,
+    who,
 )
-from agent_runtime.cli.run import HAND_OVER_SECONDS_MAX, drive_here, json_lines_option, told
+from agent_runtime.cli.reach import Tasks, remote_of, with_tasks
+from agent_runtime.cli.run import (
+    HAND_OVER_SECONDS_MAX,
+    drive_here,
+    json_lines_option,
+    refuse_unsafe,
+    told,
+    told_there,
+    watch_there,
+)
 from agent_runtime.errors import UsageError
 from agent_runtime.loop.state import status_of
-from agent_runtime.runtime import Runtime
 from agent_runtime.taskfile import parse_publish
 from agent_runtime.types import PublishSpec, Status
 from agent_runtime.workspaces.pull import pull_branch
+
+if TYPE_CHECKING:
+    from agent_runtime.cli.remote import Remote
+    from agent_runtime.runtime import Runtime
 
 
 @click.command(
@@ -57,13 +69,13 @@ def pull(
     """
     checkout = _top(directory or ".")
 
-    async def do(runtime: Runtime) -> None:
-        task_id = await runtime.find(task)
-        bundle = await runtime.branch_bundle(task_id)
+    async def do(tasks: Tasks) -> None:
+        task_id = await tasks.find(task)
+        bundle = await tasks.branch_bundle(task_id)
         name, commit, made = await anyio.to_thread.run_sync(
             lambda: pull_branch(bundle, checkout, branch=branch or "")
         )
-        status, reason = status_of(await runtime.state(task_id))
+        status, reason = status_of(await tasks.state(task_id))
         if as_json:
             emit({"task_id": task_id, "repo": checkout, "branch": name, "commit": commit,
                   "made": made, "status": status})  # fmt: skip
@@ -72,7 +84,7 @@ def pull(
         if status is not Status.SUCCEEDED:
             note(f"nothing proves it: the task is {status} ({one_line(reason)})")
 
-    return with_runtime(ctx, do)
+    return with_tasks(ctx, do, needs_loop=True)
 
 
 def _top(directory: str) -> str:
@@ -127,6 +139,17 @@ def publish(
     """
     given = {"push": push, "branch": branch, "base": base, "pr": pr, "title": title}
     wanted = {name: text for name, text in given.items() if text is not None}
+
+    if (remote := remote_of(ctx)) is not None:
+        refuse_unsafe(unsafe_no_sandbox)
+
+        async def ask(remote: Remote) -> int:
+            task_id = await remote.find(task)
+            stood = await remote.state(task_id)
+            asked = remote.client.publish(task_id, seq=None, **wanted)
+            return watch_there(ctx, remote, stood, asked.seq, as_json=as_json)
+
+        return told_there(remote, ask, as_json=as_json)
 
     async def do(runtime: Runtime) -> int:
         task_id = await runtime.find(task)

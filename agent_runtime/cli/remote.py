@@ -226,6 +226,9 @@ class Remote:
     async def patch(self, task_id: TaskId) -> bytes:
         return self.client.diff(task_id)
 
+    async def branch_bundle(self, task_id: TaskId) -> bytes:
+        return self.client.branch(task_id)
+
     async def verify(self, task_id: TaskId) -> VerifyReport:
         from agent_runtime.certificate import VerifyReport
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from typing import TYPE_CHECKING
 
 import click
@@ -22,10 +23,11 @@ from agent_runtime.cli.reach import remote_of
 from agent_runtime.cli.run import model_option, read_spec, told_there, wait_option, watch_there
 from agent_runtime.errors import Forbidden, UsageError
 from agent_runtime.loop.state import State
-from agent_runtime.types import TaskId, TaskSpec
+from agent_runtime.types import TaskId, TaskSpec, WorkspaceSpec
 
 if TYPE_CHECKING:
     from agent_runtime.cli.remote import Remote
+    from agent_runtime.client.views import TaskView
     from agent_runtime.runtime import Runtime
 
 
@@ -108,7 +110,7 @@ def submit(
 
     async def ask(remote: Remote) -> int:
         spec = _with_model(read_spec(task, repo), model)
-        taken = remote.client.submit(_reachable(remote, spec), idempotency_key=key)
+        taken = _hand_off(remote, spec, key)
         if follows:
             if not as_json:
                 say(taken.id)
@@ -138,15 +140,35 @@ def _with_model(spec: TaskSpec, model: str | None) -> TaskSpec:
     return spec if model is None else msgspec.structs.replace(spec, model=model)
 
 
-def _reachable(remote: Remote, spec: TaskSpec) -> TaskSpec:
-    """The task with a repository that the daemon can read.
-
-    A directory of this machine means nothing to a daemon of another one.
-    """
+def _hand_off(remote: Remote, spec: TaskSpec, key: str | None) -> TaskView:
+    """Submit it; a repository of this machine that the daemon may not read is sent to it first."""
     workspace = spec.workspace
-    if workspace is None or not os.path.isdir(workspace.repo) or remote.place.state_dir is not None:
-        return spec
-    raise Forbidden(
-        f"workspace.repo: {workspace.repo!r} is a directory of this machine, and the daemon at "
-        f"{remote.place.url} may be on another: give --repo a git URL that it can read"
-    )
+    if workspace is None or not os.path.isdir(workspace.repo):
+        return remote.client.submit(spec, idempotency_key=key)
+    if remote.place.state_dir is not None:
+        try:
+            return remote.client.submit(spec, idempotency_key=key)
+        except Forbidden:
+            if workspace.in_place:
+                raise
+    elif workspace.in_place:
+        raise UsageError(
+            f"workspace.in_place: {workspace.repo!r} is a directory of this machine, and the "
+            f"daemon at {remote.place.url} works on its own: leave out in_place"
+        )
+    return remote.client.submit(_sent(remote, spec, workspace), idempotency_key=key)
+
+
+def _sent(remote: Remote, spec: TaskSpec, workspace: WorkspaceSpec) -> TaskSpec:
+    """The task on an upload of its repository, uncommitted edits and all."""
+    # Working with repositories takes a while to import.
+    from agent_runtime.workspaces.uploads import make_bundle
+
+    with tempfile.TemporaryDirectory(prefix="agent-runtime-submit-") as place:
+        path = os.path.join(place, "repository.bundle")
+        for said in make_bundle(workspace.repo, path, include_dirty=workspace.include_dirty):
+            note(said)
+        note(f"{workspace.repo}: {os.path.getsize(path) / 1e6:.1f} MB are sent")
+        there = remote.client.upload(path)
+    sent = msgspec.structs.replace(workspace, repo=there.repo)
+    return msgspec.structs.replace(spec, workspace=sent)

@@ -30,6 +30,8 @@ ViewT = TypeVar("ViewT")
 Task = TaskSpec | Mapping[str, Json]
 """A task file's content: what `taskfile` made of one, or the mapping itself."""
 
+UPLOAD_SECONDS: Final = 600.0
+"""For a repository to be sent and looked at."""
 WAIT_SECONDS_MAX: Final = 60
 """That a daemon holds an answer back for (`Prefer: wait`)."""
 
@@ -53,6 +55,8 @@ class Ask(Generic[T]):
     read: Callable[[Reply], T]
     body: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    file: str | None = None
+    """The body is this file's content."""
     again: bool = False
     """May it be sent twice? The second time must change nothing."""
     wait_seconds: float = 0
@@ -71,7 +75,8 @@ def _post(
     path: str, read: Callable[[Reply], T], document: object, *, again: bool = False, seq: int | None
 ) -> Ask[T]:
     headers = {} if seq is None else {"If-Match": f'"{seq}"'}
-    return Ask("POST", path, read, msgspec.json.encode(document), headers, again)
+    body = msgspec.json.encode(document)
+    return Ask("POST", path, read, body, headers, again=again)
 
 
 def _as(kind: type[ViewT]) -> Callable[[Reply], ViewT]:
@@ -290,6 +295,26 @@ def report(task_id: str, form: Literal["markdown", "html"] = "markdown") -> Ask[
 
 def verify(task_id: str) -> Ask[v.VerifyView]:
     return _get(_of(task_id, "verify"), _as(v.VerifyView))
+
+
+# ---- code in, a branch out ---------------------------------------------------------------------
+
+
+def upload(bundle: str) -> Ask[v.WorkspaceView]:
+    """`bundle` is a git bundle's file. The same one is kept once, so it may be sent twice."""
+    return Ask(
+        "POST", "/v1/workspaces", _as(v.WorkspaceView), file=bundle,
+        headers={"Content-Type": "application/x-git-bundle"}, again=True,
+        wait_seconds=UPLOAD_SECONDS,
+    )  # fmt: skip
+
+
+def branch(task_id: str) -> Ask[bytes]:
+    return _get(_of(task_id, "branch"), _bytes)
+
+
+def publish(task_id: str, *, seq: int | None = None, **wish: str) -> Ask[v.TaskView]:
+    return _post(_of(task_id, "publish"), _as(v.TaskView), wish, seq=seq)
 
 
 # ---- who may ask ---------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import http.client
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
@@ -29,7 +30,7 @@ from agent_runtime.client.patience import (
 )
 from agent_runtime.client.places import Place
 from agent_runtime.client.problems import error_of, problem_in
-from agent_runtime.errors import AgentRuntimeError, DeadlineExceeded, Unreachable
+from agent_runtime.errors import AgentRuntimeError, DeadlineExceeded, Unreachable, UsageError
 from agent_runtime.types import AnswerSpec, ContinuationSpec, Json, Policy, ResultSpec
 
 T = TypeVar("T")
@@ -316,6 +317,25 @@ class Client:
         """Are log and claims what was written?"""
         return self.send(asks.verify(task_id))
 
+    # ---- code in, a branch out -----------------------------------------------------------
+
+    def upload(self, bundle: str) -> v.WorkspaceView:
+        """Send a repository as a git bundle's file; its `repo` is what a task's may be.
+
+        Raises:
+            UsageError: it is none, or is too large.
+        """
+        return self.send(asks.upload(bundle))
+
+    def branch(self, task_id: str) -> bytes:
+        """The branch of an ended task as a git bundle."""
+        return self.send(asks.branch(task_id))
+
+    def publish(self, task_id: str, *, seq: int | None = None, **wish: str) -> v.TaskView:
+        """Push a proven branch and open its pull request: `push`, `branch`, `pr`, `base`, `title`,
+        each as the task's file says if it is not given (docs/publishing.md)."""
+        return self.send(asks.publish(task_id, seq=seq, **wish))
+
     # ---- who may ask ---------------------------------------------------------------------
 
     def create_key(self, name: str, **wish: Json) -> v.NewKeyView:
@@ -396,7 +416,8 @@ class Client:
                 if reply.status < 400 or not refuse:
                     return reply
                 problem = problem_in(reply.status, reply.body)
-                trouble, retry_after = error_of(problem), reply.headers.get("retry-after")
+                retry_after = reply.headers.get("retry-after")
+                trouble = error_of(problem, retry_after)
                 kind = problem.type.rpartition("/")[2]
                 if self._has_new_token(reply.status):
                     continue
@@ -421,7 +442,11 @@ class Client:
         else:
             self._dial(connection, ANSWER_SECONDS + ask.wait_seconds)
         try:
-            connection.request(ask.method, *self._head(ask.path, ask.body, ask.headers))
+            path, sent, headers = self._head(ask.path, ask.body, ask.headers)
+            if ask.file is None:
+                connection.request(ask.method, path, sent, headers)
+            else:
+                _send_file(connection, ask.method, path, ask.file, headers)
             response = connection.getresponse()
             body = response.read()
         except (OSError, http.client.HTTPException) as error:
@@ -431,8 +456,8 @@ class Client:
             connection.close()
         else:
             self._connection = connection
-        headers = {name.lower(): value for name, value in response.getheaders()}
-        return Reply(response.status, headers, body)
+        given = {name.lower(): value for name, value in response.getheaders()}
+        return Reply(response.status, given, body)
 
     def _follow(self, following: Following) -> Iterator[v.Event | Output | v.TaskView]:
         for news in self._news(following, None):
@@ -456,7 +481,8 @@ class Client:
                     return
                 if response.status != 200:
                     problem = problem_in(response.status, response.read())
-                    trouble, retry_after = error_of(problem), response.getheader("retry-after")
+                    retry_after = response.getheader("retry-after")
+                    trouble = error_of(problem, retry_after)
                     if self._has_new_token(response.status):
                         continue
                     if not is_busy(response.status, problem.type.rpartition("/")[2], retry_after):
@@ -535,6 +561,21 @@ class _Failed(Exception):
         super().__init__()
         self.failure = failure
         self.error = error
+
+
+def _send_file(
+    connection: http.client.HTTPConnection, method: str, path: str, name: str,
+    headers: Mapping[str, str],
+) -> None:  # fmt: skip
+    try:
+        file = open(name, "rb")
+    except OSError as error:
+        raise UsageError(f"{name!r} cannot be read: {error.strerror}") from None
+    with file:
+        length = str(os.fstat(file.fileno()).st_size)
+        # A daemon that refuses it may answer, and close, before it has read all of it.
+        with suppress(ConnectionError):
+            connection.request(method, path, file, {**headers, "Content-Length": length})
 
 
 def new_key() -> str:

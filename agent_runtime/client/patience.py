@@ -31,13 +31,15 @@ class Failure(StrEnum):
     """The daemon is full, or about to end (429, 503 with Retry-After)."""
 
 
+_DAYS: Final = "allowance-spent"
+"""It is a 429 too, and lasts until midnight."""
 _BUSY: Final = frozenset({"store-unavailable", "disk-full", "", "about:blank", "overloaded"})
 
 
 def is_busy(status: int, kind: str, retry_after: str | None) -> bool:
     """Does an answer ask to come back? A missing sandbox does not mend itself in a second."""
     if status == 429:
-        return True
+        return kind != _DAYS
     return status in (502, 503) and (retry_after is not None or status == 502) and kind in _BUSY
 
 
@@ -59,7 +61,7 @@ class Patience:
             self.since = now
         seconds = min(FIRST_SECONDS * 2**self.tries, MOST_SECONDS)
         if retry_after is not None and retry_after.isascii() and retry_after.isdigit():
-            seconds = max(seconds, min(float(retry_after), self.seconds))
+            seconds = max(seconds, float(retry_after))
         self.tries = min(self.tries + 1, 30)
         return None if now + seconds - self.since > self.seconds else seconds
 

@@ -20,6 +20,7 @@ from agent_runtime.errors import (
     IdempotencyMismatch,
     MalformedJson,
     NotFound,
+    Overloaded,
     SandboxUnavailable,
     StoreBroken,
     StoreUnavailable,
@@ -74,12 +75,15 @@ def problem_in(status: int, body: bytes) -> Problem:
     return msgspec.structs.replace(found, status=status)
 
 
-def error_of(problem: Problem) -> AgentRuntimeError:
-    """The runtime's error that a problem stands for."""
+def error_of(problem: Problem, retry_after: str | None = None) -> AgentRuntimeError:
+    """The runtime's error that a problem stands for; `retry_after` is the header of that name."""
     detail, status = problem.detail or problem.title or f"HTTP {problem.status}", problem.status
     name = problem.type.rpartition("/")[2]
     if name == "corrupt-log":
         return CorruptLog(detail, task_id="")
+    if name == "overloaded":
+        seconds = float(retry_after) if retry_after and retry_after.isdigit() else 1.0
+        return Overloaded(detail, retry_after_seconds=seconds)
     other = UsageError if 400 <= status < 500 else AgentRuntimeError
     kind = _BY_NAME.get(name) or _BY_STATUS.get(status) or other
     if kind is Unauthenticated:

@@ -187,6 +187,13 @@ class ArtifactList(msgspec.Struct, frozen=True):
     missing: list[str]
 
 
+class WorkspaceView(msgspec.Struct, frozen=True, kw_only=True):
+    """A repository that was sent; `repo` is what `workspace.repo` of a task may be."""
+
+    id: str
+    repo: str
+
+
 class KeyView(msgspec.Struct, frozen=True, kw_only=True):
     """A key without its secret. Moments are null where there is none."""
 

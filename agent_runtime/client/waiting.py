@@ -307,6 +307,25 @@ class AsyncClient:
         """Are log and claims what was written?"""
         return await self.send(asks.verify(task_id))
 
+    # ---- code in, a branch out -----------------------------------------------------------
+
+    async def upload(self, bundle: str) -> v.WorkspaceView:
+        """Send a repository as a git bundle's file; its `repo` is what a task's may be.
+
+        Raises:
+            UsageError: it is none, or is too large.
+        """
+        return await self.send(asks.upload(bundle))
+
+    async def branch(self, task_id: str) -> bytes:
+        """The branch of an ended task as a git bundle."""
+        return await self.send(asks.branch(task_id))
+
+    async def publish(self, task_id: str, *, seq: int | None = None, **wish: str) -> v.TaskView:
+        """Push a proven branch and open its pull request: `push`, `branch`, `pr`, `base`, `title`,
+        each as the task's file says if it is not given (docs/publishing.md)."""
+        return await self.send(asks.publish(task_id, seq=seq, **wish))
+
     # ---- who may ask ---------------------------------------------------------------------
 
     async def create_key(self, name: str, **wish: Json) -> v.NewKeyView:
@@ -381,7 +400,7 @@ class AsyncClient:
             trouble: AgentRuntimeError
             try:
                 response = await self._http.request(
-                    ask.method, self._url(ask.path), content=ask.body,
+                    ask.method, self._url(ask.path), content=_content(ask),
                     headers=self._headers(ask.headers, has_body=ask.body is not None),
                     timeout=httpx2.Timeout(
                         ANSWER_SECONDS + ask.wait_seconds, connect=CONNECT_SECONDS
@@ -410,8 +429,8 @@ class AsyncClient:
         problem = problem_in(response.status_code, response.content)
         retry_after: str | None = response.headers.get("retry-after")
         if not is_busy(response.status_code, problem.type.rpartition("/")[2], retry_after):
-            raise error_of(problem)
-        return error_of(problem), retry_after
+            raise error_of(problem, retry_after)
+        return error_of(problem, retry_after), retry_after
 
     async def _follow(self, following: Following) -> AsyncIterator[v.Event | Output | v.TaskView]:
         async with aclosing(self._news(following)) as bursts:
@@ -481,3 +500,13 @@ class AsyncClient:
     def _unreachable(self, error: Exception | None) -> Unreachable:
         why = f": {error or type(error).__name__}" if error is not None else ""
         return Unreachable(f"the daemon at {self.place.url} does not answer{why}")
+
+
+def _content(ask: Ask[Any]) -> bytes | AsyncIterator[bytes] | None:
+    return ask.body if ask.file is None else _pieces(ask.file)
+
+
+async def _pieces(path: str) -> AsyncIterator[bytes]:
+    async with await anyio.open_file(path, "rb") as file:
+        while piece := await file.read(1 << 18):
+            yield piece

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from agent_runtime.cli import cli as command_line
 from tests.api.daemons import DaemonProcess, serving
-from tests.cli.conftest import FIX, make_repository
+from tests.cli.conftest import FIX, git, make_repository
 from tests.cli.helpers import Cli, Started
 from tests.client.daemon import IDLE, client_of, shell_task, state_of
 
@@ -140,8 +140,30 @@ def test_what_the_daemon_refuses_ends_with_its_exit_code(there: There) -> None:
     assert there.cli("--url", f"http://127.0.0.1:{there.daemon.port}", "--local", "ps").code == 2
     stranger = Cli(there.home, {"AGENT_RUNTIME_TOKEN": "ark_local_wrong"})("ps")
     assert stranger.code == 4 and "AGENT_RUNTIME_TOKEN" in stranger.err
-    outside = there.cli("submit", "Mend it", "--repo", str(Path(__file__).parents[2]))
-    assert outside.code == 4 and "workspace_roots" in outside.err
+    assert there.cli("resume", there.task_id, "--unsafe-no-sandbox").code == 2
+
+
+@pytest.mark.long
+def test_code_goes_in_and_a_branch_comes_out(there: There, tmp_path: Path) -> None:
+    """A repository that the daemon may not read is sent to it, uncommitted edits and all."""
+    checkout = make_repository(tmp_path / "outside")
+    (checkout / "note.txt").write_text("not committed\n", encoding="utf-8")
+    task = tmp_path / "task.yaml"
+    task.write_text(
+        FIX.replace("./repo", "./outside").replace(
+            "grep -q 'a + b' calc.py", "cat note.txt; exit 1"
+        )
+    )
+    done = there.cli("submit", str(task), "--wait")
+    assert done.code == 0 and "are sent" in done.err, done
+    task_id = done.out.strip()
+    assert there.client.get(task_id).repo.startswith("upload:")
+    pulled = there.cli("pull", task_id, "--repo", str(checkout), "--branch", "mended", "--json")
+    assert pulled.code == 0, pulled
+    assert "a + b" in git(checkout, "show", "mended:calc.py")
+    assert "a - b" in (checkout / "calc.py").read_text()
+    refused = there.cli("publish", task_id, "--to", "https://127.0.0.1:1/x.git", "--pr", "none")
+    assert refused.code in (1, 2, 3, 4), refused
 
 
 @pytest.mark.long

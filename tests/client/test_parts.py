@@ -13,7 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_runtime.api import control, health, installation, keys, operations, problems, results
+from agent_runtime.api import (
+    control,
+    health,
+    installation,
+    keys,
+    operations,
+    problems,
+    publishing,
+    results,
+)
 from agent_runtime.api import streams as served
 from agent_runtime.api import tasks as api_tasks
 from agent_runtime.api.routes import OPERATIONS
@@ -30,6 +39,7 @@ from agent_runtime.errors import (
     Forbidden,
     IdempotencyMismatch,
     NotFound,
+    Overloaded,
     SandboxUnavailable,
     StoreUnavailable,
     TooManyRequests,
@@ -48,7 +58,8 @@ ALL: list[asks.Ask[Any]] = [
     asks.plan(T), asks.diff(T), asks.artifacts(T), asks.cost(T), asks.certificate(T),
     asks.report(T), asks.verify(T), asks.tools(), asks.modules(), asks.models(), asks.livez(),
     asks.readyz(), asks.metrics(), asks.openapi(), asks.create_key("x"), asks.keys(),
-    asks.key("k"), asks.revoke_key("k"), asks.audit(),
+    asks.key("k"), asks.upload("x"), asks.branch(T), asks.publish(T), asks.revoke_key("k"),
+    asks.audit(),
 ]  # fmt: skip
 
 
@@ -80,7 +91,7 @@ def test_every_operation_of_the_daemon_can_be_asked_for() -> None:
 )  # fmt: skip
 def test_a_view_is_the_daemon_s_own(view: type[msgspec.Struct]) -> None:
     """They are written down twice, because the daemon's files are heavy; they must not part."""
-    places = (control, health, installation, keys, problems, results, api_tasks)
+    places = (control, health, installation, keys, problems, publishing, results, api_tasks)
     found = [getattr(place, view.__name__) for place in places if hasattr(place, view.__name__)]
     assert found
     assert view.__struct_fields__ == found[0].__struct_fields__
@@ -194,7 +205,9 @@ def test_what_might_be_done_twice_is_sent_again_only_if_it_was_never_sent() -> N
 
 def test_retry_after_is_heeded() -> None:
     assert list(waits(Patience(30.0, again=True), Failure.BUSY, "7")) == [7, 14, 21, 28]
+    assert not list(waits(Patience(30.0, again=True), Failure.BUSY, "3600"))
     assert is_busy(503, "store-unavailable", "1") and is_busy(429, "", None)
+    assert is_busy(503, "overloaded", "2") and not is_busy(429, "allowance-spent", "3600")
     assert not is_busy(503, "sandbox-unavailable", "1") and not is_busy(500, "internal", None)
 
 
@@ -222,9 +235,11 @@ def test_a_problem_is_the_error_that_the_runtime_would_raise(
 def test_every_error_of_the_api_comes_back_as_itself() -> None:
     """`api.problems` writes them, `client.problems` reads them."""
     for kind, *_ in problems._KINDS:
-        if kind.__name__ != "CorruptLog":
-            answer = problems.problem_of(kind("why"))
-            assert type(error_of(problem_in(answer.status, answer.body))) is kind
+        if kind.__name__ in ("CorruptLog", "AllowanceSpent"):
+            continue  # they are made of more than words
+        error = kind("why") if kind is not Overloaded else Overloaded("w", retry_after_seconds=3)
+        answer = problems.problem_of(error)
+        assert type(error_of(problem_in(answer.status, answer.body))) is kind
 
 
 def test_faults_come_with_their_places() -> None:
