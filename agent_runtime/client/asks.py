@@ -304,7 +304,7 @@ def upload(bundle: str) -> Ask[v.WorkspaceView]:
     """`bundle` is a git bundle's file. The same one is kept once, so it may be sent twice."""
     return Ask(
         "POST", "/v1/workspaces", _as(v.WorkspaceView), file=bundle,
-        headers={"Content-Type": "application/x-git-bundle"}, again=True,
+        headers={"Content-Type": "application/octet-stream"}, again=True,
         wait_seconds=UPLOAD_SECONDS,
     )  # fmt: skip
 
