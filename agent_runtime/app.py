@@ -5,17 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from time import monotonic
 
 from agent_runtime import plugins
 from agent_runtime.access.ports import AccessStore
 from agent_runtime.admission import Bounds
 from agent_runtime.bus import LocalBus, LocalListeners
 from agent_runtime.clock import SystemClock
+from agent_runtime.egress_rules import parse_rules
 from agent_runtime.errors import ConfigError
 from agent_runtime.loop.supervisor import Supervisor
 from agent_runtime.models import open_model
+from agent_runtime.notices.ports import NoticeStore
+from agent_runtime.notices.service import Notices
+from agent_runtime.notices.targets import parse_targets
 from agent_runtime.ports import (
     ArtifactLimits,
     Ports,
@@ -35,8 +40,10 @@ from agent_runtime.schema import nearest
 from agent_runtime.settings import Settings, state_dir
 from agent_runtime.stores.memory import MemoryStore
 from agent_runtime.stores.memory_access import MemoryAccess
+from agent_runtime.stores.memory_notices import MemoryNotices
 from agent_runtime.stores.sqlite import SqliteStore
 from agent_runtime.stores.sqlite_access import SqliteAccess
+from agent_runtime.stores.sqlite_notices import SqliteNotices
 from agent_runtime.toolbox import PluginToolbox
 from agent_runtime.workspaces import LocalWorkspaces
 from agent_runtime.workspaces.environment import LocalEnvironment
@@ -201,6 +208,25 @@ def sandbox_ceiling(settings: Settings) -> SandboxCeiling:
         disk_bytes=settings.sandbox_disk_bytes_max,
         inodes=settings.sandbox_inodes_max,
     )
+
+
+def open_notices_store(store: Store) -> NoticeStore:
+    """Webhooks, hooks and deliveries, where the tasks are kept."""
+    return SqliteNotices(store) if isinstance(store, SqliteStore) else MemoryNotices()
+
+
+def open_notices(
+    settings: Settings, runtime: Runtime, store: NoticeStore, *, address: str,
+    count: Callable[[str, str], None],
+) -> Notices:  # fmt: skip
+    """What tells others of events. `address`: where the daemon serves, for links."""
+    return Notices(
+        runtime.ports.store, store, state_dir=state_dir(settings),
+        allow=parse_rules("full", settings.webhook_allow, place="the setting webhook_allow"),
+        notify=parse_targets(settings.notify),
+        link=f"{(settings.public_url or address).rstrip('/')}/v1/tasks/", environ=os.environ,
+        now_us=runtime.ports.clock.now_us, monotonic=monotonic, count=count,
+    )  # fmt: skip
 
 
 def open_access(store: Store) -> AccessStore:

@@ -166,15 +166,17 @@ class Rules:
         return ", ".join(texts) or "none"
 
 
-def parse_rules(mode: NetworkMode, texts: Sequence[str]) -> Rules:
-    """The rules of a task. Raises `BadHost`, naming it, at the first that is none."""
+def parse_rules(
+    mode: NetworkMode, texts: Sequence[str], *, place: str = "policy.egress of the task"
+) -> Rules:
+    """The rules of a task, or of `place`. Raises `BadHost`, naming the first that is none."""
     rules = []
     for text in texts:
         try:
             rules.append(parse_rule(text))
         except BadHost as error:
             raise BadHost(f"the rule {text!r} {error}") from None
-    return Rules(mode, tuple(rules))
+    return Rules(mode, tuple(rules), place)
 
 
 def parse_rule(text: str) -> Rule:

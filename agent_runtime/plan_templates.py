@@ -7,7 +7,7 @@ is told before the task is accepted.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import jinja2
@@ -46,7 +46,20 @@ class Reference(NamedTuple):
     key: str
 
 
-def read_template(text: str) -> tuple[list[Reference], list[str]]:
+def read_names(text: str) -> frozenset[str]:
+    """What the expressions of a text read, whoever knows it; nothing, if they cannot be parsed."""
+    if "{{" not in text or _RAW.fullmatch(text) or len(text) > TEMPLATE_CHARS_MAX:
+        return frozenset()
+    try:
+        found = _PARSER.parse(text).find_all(nodes.Name)
+        return frozenset(node.name for node in found if node.name not in FUNCTIONS)
+    except (jinja2.TemplateSyntaxError, RecursionError, ValueError, OverflowError):
+        return frozenset()
+
+
+def read_template(
+    text: str, variables: Sequence[str] = VARIABLES
+) -> tuple[list[Reference], list[str]]:
     """The steps that the expressions of a text read, and what is wrong with them."""
     if _RAW.fullmatch(text):
         return [], []
@@ -58,9 +71,9 @@ def read_template(text: str) -> tuple[list[Reference], list[str]]:
     try:
         tree = _PARSER.parse(text)
         faults = [
-            _unknown(node.name)
+            _unknown(node.name, variables)
             for node in tree.find_all(nodes.Name)
-            if node.name not in (*VARIABLES, *FUNCTIONS)
+            if node.name not in (*variables, *FUNCTIONS)
         ]
         faults += [
             _no_such("filter", node.name, _FILTERS)
@@ -113,10 +126,10 @@ def _name(node: nodes.Getattr | nodes.Getitem) -> str | None:
     return str(node.arg.value) if isinstance(node.arg, nodes.Const) else None
 
 
-def _unknown(name: str) -> str:
-    guess = nearest(name, VARIABLES)
+def _unknown(name: str, variables: Sequence[str]) -> str:
+    guess = nearest(name, variables)
     hint = f"; did you mean {guess!r}?" if guess else ""
-    return f"a template knows {' and '.join(VARIABLES)}, not {shown(name)}{hint}"
+    return f"a template knows {' and '.join(variables)}, not {shown(name)}{hint}"
 
 
 def _no_such(kind: str, name: str, known: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from time import monotonic
+from typing import Final
 
 from agent_runtime import __version__
 from agent_runtime.access.binding import check_bind
@@ -17,11 +18,15 @@ from agent_runtime.api.presence import daemon_file
 from agent_runtime.api.routes import application
 from agent_runtime.api.server import listen, serve
 from agent_runtime.api.tls import tls_options
-from agent_runtime.app import open_access, open_runtime
+from agent_runtime.app import open_access, open_notices, open_notices_store, open_runtime
+from agent_runtime.notices.hooks import Hooks
 from agent_runtime.notify_socket import NotifySocket
 from agent_runtime.retention import Policy
 from agent_runtime.settings import Settings, state_dir
 from agent_runtime.toolbox import PluginToolbox
+
+HOOK_PREFIXES: Final = ("/hooks/",)
+"""Requests of other programs, which look at signatures of their own."""
 
 
 async def run_daemon(
@@ -49,10 +54,20 @@ async def run_daemon(
         toolbox = runtime.ports.toolbox
         assert isinstance(toolbox, PluginToolbox)
         access = make_access(settings, open_access(runtime.ports.store), now_us=clock.now_us)
+        port = sockets[0].getsockname()[1]
+        scheme = "https" if settings.tls_cert else "http"
+        address = f"{scheme}://{_shown_host(settings.host)}:{port}"
+        metrics = Metrics(monotonic)
+        notice_store = open_notices_store(runtime.ports.store)
+        notices = open_notices(
+            settings, runtime, notice_store, address=address, count=metrics.delivered
+        )
         daemon = Daemon(
             runtime=runtime,
             hub=Hub(runtime.ports.store),
-            metrics=Metrics(monotonic),
+            metrics=metrics,
+            notices=notices,
+            hooks=Hooks(notice_store),
             modules=toolbox.modules.health,
             state_dir=directory,
             access=access,
@@ -63,10 +78,8 @@ async def run_daemon(
             application(daemon), access.gate, monotonic=monotonic, journal=access.auditor,
             hosts=settings.allowed_hosts, proxies=settings.proxy_addresses,
             large_bodies={"/v1/workspaces": settings.upload_bytes},
+            open_prefixes=HOOK_PREFIXES,
         )  # fmt: skip
-        port = sockets[0].getsockname()[1]
-        scheme = "https" if settings.tls_cert else "http"
-        address = f"{scheme}://{_shown_host(settings.host)}:{port}"
 
         def ready() -> None:
             systemd.ready()
@@ -79,7 +92,13 @@ async def run_daemon(
                 Measured(guarded, daemon.metrics, monotonic),
                 sockets,
                 shutdown_seconds=settings.shutdown_seconds,
-                chores=[access.run, systemd.keep_alive, runtime.admission.run, retention.run],
+                chores=[
+                    access.run,
+                    systemd.keep_alive,
+                    runtime.admission.run,
+                    retention.run,
+                    notices.run,
+                ],
                 tls=tls_options(settings),
                 on_ready=ready,
                 on_stopping=systemd.stopping,

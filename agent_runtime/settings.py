@@ -15,6 +15,7 @@ from ipaddress import ip_network
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
+import msgspec
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
@@ -32,6 +33,7 @@ from agent_runtime.errors import ConfigError, UsageError
 from agent_runtime.locations import SQLITE, config_files, default_store, user_config
 from agent_runtime.model_names import endpoint_fault
 from agent_runtime.model_names import fault_of as model_fault
+from agent_runtime.notices.targets import parse_targets
 from agent_runtime.schema import nearest
 from agent_runtime.secret_sources import fault_of
 from agent_runtime.shapes import shown
@@ -46,6 +48,9 @@ NOT_IN_DIRECTORY: Final = {
     "allowed_hosts": _WHO_ASKS,
     "host": _WHO_ASKS,
     "workspace_roots": _WHO_ASKS,
+    "public_url": _WHO_ASKS,
+    "webhook_allow": _WHO_ASKS,
+    "notify": _WHO_ASKS,
     "bwrap": _OF_THIS_MACHINE,
     "git_credentials": _OF_THIS_MACHINE,
     "modules": _OF_THIS_MACHINE,
@@ -263,6 +268,17 @@ def _roles(value: dict[str, str]) -> dict[str, str]:
     return value
 
 
+def _notify(value: object) -> object:
+    """A variable holds it as JSON."""
+    if isinstance(value, str):
+        try:
+            value = msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            raise ValueError("must be a JSON object in a variable") from None
+    parse_targets(value)
+    return value
+
+
 def _lowered(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -430,6 +446,14 @@ class Settings(BaseSettings):
     """Of one repository that is sent to the daemon."""
     upload_hours: Annotated[Number, Field(gt=0, le=8760, allow_inf_nan=False)] = 24
     """How long a sent repository is kept that no task works on."""
+    public_url: Annotated[str, Field(pattern=r"^https?://[!-~]{1,500}$")] | None = None
+    """The daemon's address as others know it, for links."""
+    webhook_allow: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_egress_rules)
+    ] = ()
+    """Hosts, addresses and networks that webhooks may lead to beside the public ones."""
+    notify: Annotated[dict[str, Any], NoDecode, BeforeValidator(_notify)] = {}
+    """Who is told when a task waits or ends; see `notices.targets`."""
     workspace_roots: Annotated[tuple[AbsolutePath, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Directories below which a daemon's tasks may name repositories."""
     behind_proxy: bool = False
@@ -569,6 +593,15 @@ def _told(fault: Any, flags: Mapping[str, object]) -> str:
     # A URL may hold a password; who confuses a secret's source with its value, the value.
     hidden = ("store", "secrets", "model", "model_fallbacks", "model_keys", "model_endpoints",
               "git_credentials")  # fmt: skip
+    hidden = (
+        "store",
+        "secrets",
+        "model",
+        "model_fallbacks",
+        "model_keys",
+        "model_endpoints",
+        "notify",
+    )
     got = "" if name in hidden else f", got {shown(fault['input'])}"
     return f"{_origin(name, flags)}: {said}{got}"
 

@@ -11,6 +11,8 @@ from agent_runtime.api.hub import Hub
 from agent_runtime.api.metrics import Metrics
 from agent_runtime.errors import StoreUnavailable
 from agent_runtime.modules.registry import ModuleHealth
+from agent_runtime.notices.hooks import Hooks
+from agent_runtime.notices.service import Notices
 from agent_runtime.runtime import Runtime
 
 
@@ -38,6 +40,9 @@ class Daemon:
     document: bytes = b""
     """OpenAPI of what is served."""
     readiness: Readiness = Readiness.STARTING
+    notices: Notices | None = None
+    """Tells others of events."""
+    hooks: Hooks | None = None
     faults: dict[str, str] = field(default_factory=dict)
     """What is wrong just now, by what it is about; `/readyz` says it, and no work is taken."""
 

@@ -48,5 +48,6 @@ async def metrics(request: Request[None, None]) -> Reply:
         streams=daemon.hub.followers,
         position=await store.position(),
         faults=daemon.faults,
+        deliveries=await daemon.notices.pending() if daemon.notices is not None else {},
     )
     return Answer(200, text, (), b"text/plain; version=0.0.4; charset=utf-8")

@@ -46,6 +46,17 @@ class Metrics:
         self.events = Counter(
             "agent_runtime_events", "Events that any process has stored.", registry=self.registry
         )
+        self.deliveries = Counter(
+            "agent_runtime_deliveries", "Tries to tell others of events, by kind and outcome.",
+            ("kind", "outcome"), registry=self.registry,
+        )  # fmt: skip
+        for kind in ("webhook", "notify"):
+            for outcome in ("delivered", "retried", "failed"):
+                self.deliveries.labels(kind, outcome)
+        self.deliveries_pending = Gauge(
+            "agent_runtime_deliveries_pending", "Messages to others that wait, by kind.",
+            ("kind",), registry=self.registry,
+        )  # fmt: skip
         self.faults = Gauge(
             "agent_runtime_faults", "1 for each fault that keeps work from being taken.",
             ("fault",), registry=self.registry,
@@ -60,6 +71,7 @@ class Metrics:
         streams: int,
         position: int,
         faults: Iterable[str],
+        deliveries: Mapping[str, int] = {},
     ) -> bytes:
         """The figures, with those that are looked up when somebody asks."""
         for status in Status:
@@ -68,10 +80,16 @@ class Metrics:
         self.streams.set(streams)
         self.events.inc(max(0, position - self._position))
         self._position = max(position, self._position)
+        for kind, number in deliveries.items():
+            self.deliveries_pending.labels(kind).set(number)
         self.faults.clear()
         for name in faults:
             self.faults.labels(name).set(1)
         return generate_latest(self.registry)
+
+    def delivered(self, kind: str, outcome: str) -> None:
+        """Count one try to tell somebody."""
+        self.deliveries.labels(kind, outcome).inc()
 
     def observe(self, method: str, route: str, status: int, seconds: float | None) -> None:
         """Count one request; `seconds` None: a stream."""

@@ -73,7 +73,14 @@ def openapi(operations: Sequence[Operation], version: str) -> dict[str, Json]:
                     "type": "http",
                     "scheme": "bearer",
                     "description": "The local token, an API key, or a JWT.",
-                }
+                },
+                "signature": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "webhook-signature",
+                    "description": "A signature with the hook's secret: this header, or the one "
+                    "of the hook's scheme.",
+                },
             },
         },
     }
@@ -107,7 +114,7 @@ def _entry(
         "summary": each.summary,
         "parameters": parameters,
         "responses": _responses(each, refs),
-        "security": [{"bearer": [each.scope]}] if each.scope else [],
+        "security": _security(each),
     }
     if each.description:
         entry["description"] = each.description
@@ -118,6 +125,12 @@ def _entry(
             "content": {each.takes: {"schema": schema}},
         }
     return entry
+
+
+def _security(each: Operation) -> list[Json]:
+    if each.signed:
+        return [{"signature": []}]
+    return [{"bearer": [each.scope]}] if each.scope else []
 
 
 def _query(each: Operation, components: Mapping[str, Json]) -> list[Json]:

@@ -89,6 +89,8 @@ class Operation:
     """The body is handed over as bytes: its reader is the operation's own."""
     streamed: bool = False
     """The body is left to the operation, which reads `request.receive`."""
+    signed: bool = False
+    """It looks at a signature of its own, and at no credentials of ours."""
     query: Any = None
     body_bytes_max: int = BODY_BYTES_MAX
     body_optional: bool = False
@@ -250,7 +252,7 @@ class _Prepared:
         operation = self.operation
         if operation.streamed or (operation.body is None and not operation.raw):
             return None
-        body = await _whole_body(scope, receive, operation.body_bytes_max)
+        body = await whole_body(scope, receive, operation.body_bytes_max)
         if not body and operation.body_optional:
             return msgspec.convert({}, operation.body)
         _require_media_type(scope, operation.takes)
@@ -311,7 +313,8 @@ def _require_media_type(scope: Scope, wanted: str) -> None:
     )  # fmt: skip
 
 
-async def _whole_body(scope: Scope, receive: Receive, bytes_max: int) -> bytes:
+async def whole_body(scope: Scope, receive: Receive, bytes_max: int) -> bytes:
+    """A body of at most `bytes_max`. Raises `Refused`, or `ClientGone`."""
     message = await receive()
     if message["type"] == "http.disconnect":
         raise ClientGone

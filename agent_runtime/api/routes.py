@@ -11,12 +11,15 @@ from starlette.routing import Route, Router, WebSocketRoute
 from agent_runtime.api import (
     control,
     health,
+    hooks,
+    inbox,
     installation,
     keys,
     publishing,
     results,
     streams,
     tasks,
+    webhooks,
 )
 from agent_runtime.api.answers import Answer, Receive, Reply, Scope, Send
 from agent_runtime.api.attach import Attach
@@ -50,6 +53,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
     control.replay_task,
     control.list_approvals,
     control.decide_approval,
+    inbox.list_inbox,
     results.task_plan,
     results.task_logs,
     results.task_diff,
@@ -65,6 +69,8 @@ OPERATIONS: Final[Sequence[Operation]] = (
     installation.list_modules,
     installation.list_models,
     *keys.OPERATIONS,
+    *webhooks.OPERATIONS,
+    *hooks.OPERATIONS,
     health.livez,
     health.readyz,
     health.metrics,

@@ -74,7 +74,7 @@ async def submit_task(request: Request[bytes, None]) -> Reply:
     """
     daemon = request.daemon
     daemon.refuse_unless_ready()
-    spec = _read(request.body, daemon)
+    spec = read_task(request.body, daemon)
     key = _idempotency_key(request)
     wait_seconds = _wait_seconds(request)
     taken = await daemon.runtime.take_in(
@@ -126,7 +126,7 @@ async def submit_tasks(request: Request[bytes, None]) -> Reply:
     wishes: list[tuple[TaskSpec, str | None]] = []
     for at, raw in enumerate(raws):
         try:
-            wishes.append((_read(bytes(raw), daemon), None if key is None else f"{key}#{at}"))
+            wishes.append((read_task(bytes(raw), daemon), None if key is None else f"{key}#{at}"))
             items.append(None)
         except (UsageError, Forbidden) as error:
             items.append(_refused(error))
@@ -262,7 +262,7 @@ def _names(header: str, tag: str, *, weakly: bool) -> bool:
 # ---- what came ---------------------------------------------------------------------------
 
 
-def _read(body: bytes, daemon: Daemon) -> TaskSpec:
+def read_task(body: bytes, daemon: Daemon) -> TaskSpec:
     """The task in a body, with a repository that the daemon may use.
 
     Raises:

@@ -45,6 +45,7 @@ FAMILIES: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "top": ("top", "Show the tasks that live, as they change."),
         "show": ("tasks", "Show where a task stands."),
         "logs": ("tasks", "Print a task's events."),
+        "inbox": ("inbox", "List everything that waits for a person."),
         "report": ("report", "Write one page about a task, for whoever reviews it."),
         "why": ("replay", "Tell which events a decision rests on, and by which rule."),
         "replay": ("replay", "Decide a task again from its recorded inputs, and compare."),

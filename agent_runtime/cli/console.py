@@ -51,13 +51,16 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]
 """Everything that could move a terminal's cursor or turn the direction of writing; not tab, LF."""
 
 
-def settings_of(ctx: click.Context) -> Settings:
-    """The settings with the global flags on top; starts logging at their level."""
+def settings_of(ctx: click.Context, *, log_level: str = LOG_LEVEL) -> Settings:
+    """The settings with the global flags on top; starts logging at their level.
+
+    `log_level`: where no setting says otherwise.
+    """
     from agent_runtime.settings import load_settings
 
     settings = load_settings(ctx.obj)
     # A person at a terminal wants less than a daemon's log, unless told otherwise.
-    level = settings.log_level if "log_level" in settings.model_fields_set else LOG_LEVEL
+    level = settings.log_level if "log_level" in settings.model_fields_set else log_level
     handler = logging.StreamHandler()
     text = _CleanFormatter("%(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else text)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
+from typing import Final
 
 import msgspec
+
+FIELDS: Final = ("task_id", "target")
+"""What a message is about, where its writer says so (`extra=`)."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -21,6 +25,9 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
+        for name in FIELDS:
+            if value := getattr(record, name, None):
+                line[name] = str(value)
         # A path that is no Unicode must not end the log.
         safe = {key: text.encode("utf-8", "replace").decode() for key, text in line.items()}
         return msgspec.json.encode(safe).decode()

@@ -54,7 +54,7 @@ def serve(ctx: Context, /, unsafe_no_sandbox: bool, **flags: object) -> int:
     from agent_runtime.cli.console import first_cause
 
     ctx.obj = {**(ctx.obj or {}), **flags}
-    settings = settings_of(ctx)
+    settings = settings_of(ctx, log_level="info")
     try:
         anyio.run(
             _serve, settings, unsafe_no_sandbox, backend_options={"use_uvloop": _has_uvloop()}

@@ -221,13 +221,13 @@ class Supervisor:
                 tried[task_id] = state.seq
             self._failures.pop(task_id, None)
         except CorruptLog as error:
-            log.error("task %s stopped here: %s", task_id, error)
+            log.error("task %s stopped here: %s", task_id, error, extra={"task_id": task_id})
             tried[task_id] = await self._head(task_id)
         except AgentRuntimeError as error:
-            log.error("task %s stopped here: %s", task_id, error)
+            log.error("task %s stopped here: %s", task_id, error, extra={"task_id": task_id})
             await self._back_off(task_id)
         except Exception:
-            log.exception("task %s stopped here by a defect", task_id)
+            log.exception("task %s stopped here by a defect", task_id, extra={"task_id": task_id})
             tried[task_id] = await self._head(task_id)
         finally:
             self._let_go(task_id)

@@ -171,7 +171,7 @@ def answer(request: Request) -> bytes:
         code = 1
         try:
             os.close(read_end)
-            _limit()
+            limit()
             frames.write_all(write_end, _filled(request))
             code = 0
         finally:
@@ -204,7 +204,8 @@ def _filled(request: Request) -> bytes:
         return frames.encode(Answer(number=number, error=f"a template's value: {error}"))
 
 
-def _limit() -> None:
+def limit() -> None:
+    """Bound the CPU time and the memory of this process."""
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS_MAX, CPU_SECONDS_MAX + 1))
     with open("/proc/self/statm", encoding="ascii") as file:

@@ -1,0 +1,78 @@
+"""What waits for a person, over HTTP."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from agent_runtime import inbox
+from agent_runtime.api.answers import Reply, json_answer
+from agent_runtime.api.operations import Refused, Request, operation
+from agent_runtime.api.problems import problem
+from agent_runtime.api.views import moment
+from agent_runtime.types import Json, TaskId
+
+
+class InboxAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing to do: a POST of `body` to `path`, or `agent-runtime` with `words`."""
+
+    does: str
+    path: str
+    body: dict[str, Json]
+    words: list[str]
+
+
+class InboxView(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that waits. `since`: when its task last moved."""
+
+    kind: inbox.Kind
+    task_id: str
+    goal: str
+    since: str
+    what: str
+    approval_id: str
+    answers: list[InboxAnswer]
+
+
+class InboxPage(msgspec.Struct, frozen=True):
+    """What waits, of the newest task first. `next_cursor` is the `cursor` of the next page."""
+
+    items: list[InboxView]
+    next_cursor: str | None
+
+
+class InboxQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which page."""
+
+    limit: Annotated[int, Meta(ge=1, le=500)] = 100
+    """About so many: all that waits of one task comes together."""
+    cursor: Annotated[str, Meta(max_length=64)] = ""
+    """`next_cursor` of the page before."""
+
+
+@operation(
+    "GET", "/v1/inbox", answers={200: InboxPage}, scope="tasks:read", query=InboxQuery,
+)  # fmt: skip
+async def list_inbox(request: Request[None, InboxQuery]) -> Reply:
+    """List everything that waits for a person, and what to do about each."""
+    query = request.query
+    if query.cursor and not re.fullmatch(r"task_[0-9a-f]{32}", query.cursor):
+        detail = f"cursor must be the next_cursor of an earlier page, got {query.cursor!r}"
+        raise Refused(problem(422, "invalid-query", "The query is not valid", detail))
+    before = TaskId(query.cursor) if query.cursor else None
+    found, more = await inbox.waiting(request.daemon.runtime, before=before, limit=query.limit)
+    return json_answer(InboxPage([_view(item) for item in found], more))
+
+
+def _view(item: inbox.InboxItem) -> InboxView:
+    return InboxView(
+        kind=item.kind, task_id=item.task_id, goal=item.goal, since=moment(item.since_us),
+        what=item.what, approval_id=item.approval_id,
+        answers=[
+            InboxAnswer(does=each.does, path=each.path, body=each.body, words=each.words)
+            for each in item.answers
+        ],
+    )  # fmt: skip
