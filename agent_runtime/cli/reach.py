@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -59,7 +59,15 @@ class Tasks(Protocol):
     async def resume(self, task_id: TaskId, *, by: str, model: str = "") -> object: ...
     async def steer(self, task_id: TaskId, message: str, *, by: str) -> object: ...
     async def decide_approval(
-        self, task_id: TaskId, approval_id: str | None, decision: str, *, by: str, message: str = ""
+        self,
+        task_id: TaskId,
+        approval_id: str | None,
+        decision: str,
+        *,
+        by: str,
+        message: str = "",
+        scope: Literal["once", "task"] = "once",
+        arguments: Mapping[str, Json] | None = None,
     ) -> str: ...
     async def continue_task(
         self, task_id: TaskId, wish: ContinuationSpec, *, by: str

@@ -13,7 +13,7 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from agent_runtime.client.blocking import Client
 from agent_runtime.client.places import Place
@@ -141,13 +141,23 @@ class Remote:
         return [TaskId(t) for t in dict.fromkeys(a.task_id for a in self.client.approvals())]
 
     async def decide_approval(
-        self, task_id: TaskId, approval_id: str | None, decision: str, *, by: str, message: str = ""
+        self,
+        task_id: TaskId,
+        approval_id: str | None,
+        decision: str,
+        *,
+        by: str,
+        message: str = "",
+        scope: Literal["once", "task"] = "once",
+        arguments: Mapping[str, Json] | None = None,
     ) -> str:
         if approval_id is None:
             approval_id = pending_of(await self.state(task_id), None)
         yes = decision == "approve"
         name = f"{task_id}.{approval_id}"
-        return self.client.decide(name, "approve" if yes else "deny", message).approval_id
+        return self.client.decide(
+            name, "approve" if yes else "deny", message, scope=scope, arguments=arguments
+        ).approval_id
 
     async def continue_task(self, task_id: TaskId, wish: ContinuationSpec, *, by: str) -> TaskView:
         return self.client.continue_task(task_id, wish)

@@ -255,11 +255,17 @@ def approvals() -> Ask[list[v.ApprovalView]]:
 
 
 def decide(
-    approval: str, decision: Literal["approve", "deny"], message: str = ""
+    approval: str,
+    decision: Literal["approve", "deny"],
+    message: str = "",
+    *,
+    scope: Literal["once", "task"] = "once",
+    arguments: Mapping[str, Json] | None = None,
 ) -> Ask[v.Decided]:
     """`approval` is an `ApprovalView.id`."""
     path = f"/v1/approvals/{quote(approval, safe='')}/decide"
-    return _post(path, _as(v.Decided), {"decision": decision, "message": message}, seq=None)
+    body = {"decision": decision, "message": message, "scope": scope, "arguments": arguments}
+    return _post(path, _as(v.Decided), body, seq=None)
 
 
 # ---- results -----------------------------------------------------------------------------

@@ -270,14 +270,32 @@ class Client:
         return self.send(asks.approvals())
 
     def decide(
-        self, approval: str, decision: Literal["approve", "deny"], message: str = ""
+        self,
+        approval: str,
+        decision: Literal["approve", "deny"],
+        message: str = "",
+        *,
+        scope: Literal["once", "task"] = "once",
+        arguments: Mapping[str, Json] | None = None,
     ) -> v.Decided:
-        """Answer an approval by its `id`. `NotFound` if it does not wait any more."""
-        return self.send(asks.decide(approval, decision, message))
+        """Answer what a task asks; `approval` is the `id` of the list.
 
-    def approve(self, approval: str, message: str = "") -> v.Decided:
-        """Allow what is asked."""
-        return self.decide(approval, "approve", message)
+        `scope` task: what the same rule asks about the same tool is allowed from then on.
+        `arguments` stand in the place of the call's own.
+        """
+        ask = asks.decide(approval, decision, message, scope=scope, arguments=arguments)
+        return self.send(ask)
+
+    def approve(
+        self,
+        approval: str,
+        message: str = "",
+        *,
+        scope: Literal["once", "task"] = "once",
+        arguments: Mapping[str, Json] | None = None,
+    ) -> v.Decided:
+        """Allow what a task asks for; as `decide`."""
+        return self.decide(approval, "approve", message, scope=scope, arguments=arguments)
 
     def deny(self, approval: str, message: str = "") -> v.Decided:
         """Refuse what is asked."""

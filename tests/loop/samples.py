@@ -178,7 +178,10 @@ SAMPLES: Mapping[str, e.AnyEvent] = {
             brain=e.BrainFound(kind="model", models=[ModelChoice(name="m")]), path="/w2",
             notes=["no commits"],
         ),
-        e.ApprovalDecided(approval_id="a1", decision="deny", by="me", message="no"),
+        e.ApprovalDecided(
+            approval_id="a1", decision="deny", by="me", message="no", scope="task",
+            arguments={"n": 2},
+        ),
         e.PhaseEntered(phase=Phase.EXECUTION, previous=Phase.PLANNING),
         e.PlanAdopted(steps=_SPEC.plan.steps if _SPEC.plan else [], source="given", attempt=1,
             objectives=_SPEC.objectives, requirements=["it works"],
@@ -189,7 +192,7 @@ SAMPLES: Mapping[str, e.AnyEvent] = {
         ),
         e.ApprovalRequested(
             approval_id="a1", step_id="a", subject="call", tool="shell", arguments={"n": 1},
-            digest="dd", tree_before="t0", expires_at_us=5, question="May it?",
+            digest="dd", tree_before="t0", expires_at_us=5, question="May it?", rule="*",
             preview="+new",
         ),
         e.ApprovalExpired(approval_id="a1"),
