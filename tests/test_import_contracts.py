@@ -19,6 +19,7 @@ BREAKERS = {
     "adapters": ("agent_runtime/runtime.py", "import agent_runtime.stores.memory"),
     "siblings": ("agent_runtime/workspaces/trees.py", "import agent_runtime.stores.memory"),
     "tools": ("tools/agent_runtime_tools/files.py", "import agent_runtime_tools.shell"),
+    "client": ("agent_runtime/client/asks.py", "import agent_runtime.settings"),
     "heavy": ("agent_runtime/workspaces/trees.py", "import apsw"),
 }
 """Contract -> a file and an import that breaks it."""

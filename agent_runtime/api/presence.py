@@ -6,7 +6,6 @@ seen to be stale.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +29,8 @@ def daemon_file(state_dir: str, address: str) -> Iterator[None]:
 
     Of two daemons on one state directory the later one is found.
     """
+    import fcntl  # here: only a daemon needs POSIX, whoever looks for one may live without
+
     path = os.path.join(state_dir, NAME)
     partial = f"{path}.{os.getpid()}"
     with open(partial, "wb") as file:
@@ -48,6 +49,10 @@ def daemon_file(state_dir: str, address: str) -> Iterator[None]:
 
 def find_daemon(state_dir: str) -> Presence | None:
     """The daemon that serves this state directory now; None: there is none."""
+    try:
+        import fcntl
+    except ImportError:
+        return None  # where there is none, no daemon runs
     try:
         with open(os.path.join(state_dir, NAME), "rb") as file:
             try:

@@ -6,7 +6,6 @@ that was. All of it is read from the store: what is in memory here may be lost a
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 from collections import Counter
@@ -298,6 +297,8 @@ def judged(webhook: Webhook, outcome: Outcome, now_us: int) -> Webhook:
 @asynccontextmanager
 async def _alone(path: str) -> AsyncIterator[None]:
     """Hold the lock that one process on a state directory has; the kernel frees it with us."""
+    import fcntl  # here: only a daemon needs it, and the command line imports this file too
+
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         while True:
