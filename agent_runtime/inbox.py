@@ -5,12 +5,11 @@ without a brain, paused ones, and branches that could not be published.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import msgspec
 
 from agent_runtime.loop.state import State, status_of
-from agent_runtime.runtime import Runtime
 from agent_runtime.types import Json, Status, TaskId, TaskSummary
 
 Kind = Literal["approval", "unknown_effect", "brain", "input", "publishing", "paused", "budget"]
@@ -45,8 +44,17 @@ class InboxItem(msgspec.Struct, frozen=True, kw_only=True):
     answers: list[Answer]
 
 
+class Tasks(Protocol):
+    """What is looked through; `runtime.Runtime` has it."""
+
+    async def tasks(
+        self, *, statuses: Sequence[str] = (), before: TaskId | None = None, limit: int = 100
+    ) -> list[TaskSummary]: ...
+    async def state(self, task_id: TaskId) -> State: ...
+
+
 async def waiting(
-    runtime: Runtime, *, before: TaskId | None = None, limit: int = 100
+    tasks: Tasks, *, before: TaskId | None = None, limit: int = 100
 ) -> tuple[list[InboxItem], TaskId | None]:
     """At least `limit` things, if there are as many, of the newest task first.
 
@@ -54,11 +62,11 @@ async def waiting(
     """
     found: list[InboxItem] = []
     ended = 0
-    while page := await runtime.tasks(statuses=(*LIVING, *ENDED), before=before, limit=PAGE):
+    while page := await tasks.tasks(statuses=(*LIVING, *ENDED), before=before, limit=PAGE):
         for summary in page:
             before = TaskId(summary.task_id)
             if summary.status in LIVING:
-                found += waits_of(await runtime.state(before), summary)
+                found += waits_of(await tasks.state(before), summary)
             else:
                 ended += 1
                 found += _unpublished(summary)

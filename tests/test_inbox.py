@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
+from agent_runtime.api import inbox as served
+from agent_runtime.cli import inbox as printed
 from agent_runtime.inbox import _unpublished, waits_of
 from agent_runtime.loop import events as e
 from agent_runtime.loop.state import State
@@ -56,3 +59,10 @@ def test_a_branch_that_did_not_get_out_waits() -> None:
     [item] = _unpublished(summary(status="succeeded", reason="; not published: denied"))
     assert (item.kind, item.what) == ("publishing", "its branch is not published: denied")
     assert not _unpublished(summary(status="succeeded", reason="not needed"))
+
+
+def test_the_command_line_has_an_item_as_the_daemon_answers_it() -> None:
+    [item] = waits_of(state(paused=True), summary(status="paused"))
+    printed_item = msgspec.to_builtins(printed._view(item))
+    assert printed_item == msgspec.to_builtins(served._view(item))
+    assert printed_item["since"] == "1970-01-01T00:00:00.000Z"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from agent_runtime.client.blocking import Client
 from agent_runtime.client.places import Place
-from agent_runtime.client.views import TaskView
+from agent_runtime.client.views import InboxView, TaskView
 from agent_runtime.errors import Conflict, NotFound, UsageError, WorkspaceError
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
@@ -139,6 +139,18 @@ class Remote:
     async def asking(self) -> list[TaskId]:
         """The tasks that ask a person something."""
         return [TaskId(t) for t in dict.fromkeys(a.task_id for a in self.client.approvals())]
+
+    async def inbox(self, limit: int) -> tuple[list[InboxView], bool]:
+        """At least `limit` things that wait for a person, if there are as many; is that all?"""
+        found: list[InboxView] = []
+        cursor: str | None = None
+        while len(found) < limit:
+            page = self.client.inbox(cursor=cursor, limit=min(limit - len(found), _PAGE))
+            found += page.items
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        return found, cursor is None
 
     async def decide_approval(
         self,

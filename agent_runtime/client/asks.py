@@ -101,6 +101,22 @@ def _object(reply: Reply) -> dict[str, Json]:
     return found
 
 
+def _patch(path: str, read: Callable[[Reply], T], document: object) -> Ask[T]:
+    """What is named becomes what is said: twice is as good as once."""
+    return Ask("PATCH", path, read, msgspec.json.encode(document), again=True)
+
+
+def _named(name: str, value: str) -> str:
+    if not value:
+        raise UsageError(f"{name} must be an id, got an empty one")
+    return quote(value, safe="")
+
+
+def _at(kind: Literal["webhooks", "hooks"], *parts: str) -> str:
+    """An empty id would ask for the list, or for something else."""
+    return "/".join((f"/v1/{kind}", *(_named(f"an id of {kind}", part) for part in parts)))
+
+
 def _of(task_id: str, name: str = "") -> str:
     if not task_id:
         raise UsageError("task_id must be the id of a task, got an empty one")
@@ -268,6 +284,10 @@ def decide(
     return _post(path, _as(v.Decided), body, seq=None)
 
 
+def inbox(*, cursor: str | None = None, limit: int = 100) -> Ask[v.InboxPage]:
+    return _get("/v1/inbox", _as(v.InboxPage), cursor=cursor, limit=limit)
+
+
 # ---- results -----------------------------------------------------------------------------
 
 
@@ -346,6 +366,96 @@ def audit(
     *, by: str = "", action: str = "", cursor: str | None = None, limit: int = 100
 ) -> Ask[v.AuditPage]:
     return _get("/v1/audit", _as(v.AuditPage), by=by, action=action, cursor=cursor, limit=limit)
+
+
+# ---- webhooks out, and in ------------------------------------------------------------------
+
+
+def create_webhook(url: str, **wish: Json) -> Ask[v.NewWebhookView]:
+    return _post("/v1/webhooks", _as(v.NewWebhookView), {"url": url, **wish}, seq=None)
+
+
+def webhooks() -> Ask[list[v.WebhookView]]:
+    decode = msgspec.json.Decoder(v.WebhookList).decode
+    return _get("/v1/webhooks", lambda reply: decode(reply.body).webhooks)
+
+
+def webhook(webhook_id: str) -> Ask[v.WebhookView]:
+    return _get(_at("webhooks", webhook_id), _as(v.WebhookView))
+
+
+def change_webhook(webhook_id: str, **change: Json) -> Ask[v.WebhookView]:
+    return _patch(_at("webhooks", webhook_id), _as(v.WebhookView), change)
+
+
+def delete_webhook(webhook_id: str) -> Ask[None]:
+    return Ask("DELETE", _at("webhooks", webhook_id), _nothing, None)
+
+
+def enable_webhook(webhook_id: str) -> Ask[v.WebhookView]:
+    path = _at("webhooks", webhook_id, "enable")
+    return _post(path, _as(v.WebhookView), {}, again=True, seq=None)
+
+
+def disable_webhook(webhook_id: str) -> Ask[v.WebhookView]:
+    path = _at("webhooks", webhook_id, "disable")
+    return _post(path, _as(v.WebhookView), {}, again=True, seq=None)
+
+
+def rotate_webhook(webhook_id: str) -> Ask[v.NewWebhookView]:
+    """Sent once: a second time would end the secret before the lost one."""
+    return _post(_at("webhooks", webhook_id, "rotate"), _as(v.NewWebhookView), {}, seq=None)
+
+
+def ping_webhook(webhook_id: str) -> Ask[v.DeliveryView]:
+    return _post(_at("webhooks", webhook_id, "ping"), _as(v.DeliveryView), {}, seq=None)
+
+
+def deliveries(
+    webhook_id: str, *, state: str = "", cursor: str | None = None, limit: int = 50
+) -> Ask[v.DeliveryPage]:
+    path = _at("webhooks", webhook_id, "deliveries")
+    return _get(path, _as(v.DeliveryPage), state=state, cursor=cursor, limit=limit)
+
+
+def redeliver(webhook_id: str, delivery_id: str) -> Ask[v.DeliveryView]:
+    path = _at("webhooks", webhook_id, "deliveries", delivery_id, "redeliver")
+    return _post(path, _as(v.DeliveryView), {}, seq=None)
+
+
+def create_hook(
+    name: str, scheme: str, task: Mapping[str, Json], **wish: Json
+) -> Ask[v.NewHookView]:
+    body = {"name": name, "scheme": scheme, "task": task, **wish}
+    return _post("/v1/hooks", _as(v.NewHookView), body, seq=None)
+
+
+def hooks() -> Ask[list[v.HookView]]:
+    decode = msgspec.json.Decoder(v.HookList).decode
+    return _get("/v1/hooks", lambda reply: decode(reply.body).hooks)
+
+
+def hook(hook_id: str) -> Ask[v.HookView]:
+    return _get(_at("hooks", hook_id), _as(v.HookView))
+
+
+def change_hook(hook_id: str, **change: Json) -> Ask[v.HookView]:
+    return _patch(_at("hooks", hook_id), _as(v.HookView), change)
+
+
+def delete_hook(hook_id: str) -> Ask[None]:
+    return Ask("DELETE", _at("hooks", hook_id), _nothing, None)
+
+
+def try_hook(hook_id: str, payload: Json, headers: Mapping[str, str] = {}) -> Ask[v.HookTried]:
+    body = {"payload": payload, "headers": headers}
+    return _post(_at("hooks", hook_id, "try"), _as(v.HookTried), body, again=True, seq=None)
+
+
+def call_hook(hook_id: str, body: bytes, headers: Mapping[str, str]) -> Ask[v.HookTaken]:
+    """The same delivery makes one task, so it may be sent twice."""
+    path = f"/hooks/{_named('hook_id', hook_id)}"
+    return Ask("POST", path, _as(v.HookTaken), body, headers, again=True)
 
 
 # ---- the installation --------------------------------------------------------------------

@@ -301,6 +301,10 @@ class Client:
         """Refuse what is asked."""
         return self.decide(approval, "deny", message)
 
+    def inbox(self, *, cursor: str | None = None, limit: int = 100) -> v.InboxPage:
+        """Everything that waits for a person, and what to do about each; about `limit` things."""
+        return self.send(asks.inbox(cursor=cursor, limit=limit))
+
     # ---- results -------------------------------------------------------------------------
 
     def plan(self, task_id: str) -> v.PlanView:
@@ -380,6 +384,96 @@ class Client:
     ) -> v.AuditPage:
         """Who decided what, the newest first."""
         return self.send(asks.audit(by=by, action=action, cursor=cursor, limit=limit))
+
+    # ---- webhooks out, and in ------------------------------------------------------------
+
+    def create_webhook(self, url: str, **wish: Json) -> v.NewWebhookView:
+        """Have an address told of events: `types`, `labels`, `description` (docs/webhooks.md).
+
+        The secret that deliveries are signed with is told once.
+        """
+        return self.send(asks.create_webhook(url, **wish))
+
+    def webhooks(self) -> list[v.WebhookView]:
+        """All of them, without their secrets."""
+        return self.send(asks.webhooks())
+
+    def webhook(self, webhook_id: str) -> v.WebhookView:
+        """One of them."""
+        return self.send(asks.webhook(webhook_id))
+
+    def change_webhook(self, webhook_id: str, **change: Json) -> v.WebhookView:
+        """Another `url`, `types`, `labels` or `description`; what is not given stays."""
+        return self.send(asks.change_webhook(webhook_id, **change))
+
+    def delete_webhook(self, webhook_id: str) -> None:
+        """Forget a webhook, and what waits for it."""
+        self.send(asks.delete_webhook(webhook_id))
+
+    def enable_webhook(self, webhook_id: str) -> v.WebhookView:
+        """Tell it again; what happened while it was disabled is not told."""
+        return self.send(asks.enable_webhook(webhook_id))
+
+    def disable_webhook(self, webhook_id: str) -> v.WebhookView:
+        """Tell it nothing more; what waits for it waits."""
+        return self.send(asks.disable_webhook(webhook_id))
+
+    def rotate_webhook(self, webhook_id: str) -> v.NewWebhookView:
+        """A new secret; for a day, deliveries are signed with the old one, too."""
+        return self.send(asks.rotate_webhook(webhook_id))
+
+    def ping_webhook(self, webhook_id: str) -> v.DeliveryView:
+        """Send it a test message. `Conflict` if it is disabled."""
+        return self.send(asks.ping_webhook(webhook_id))
+
+    def deliveries(
+        self, webhook_id: str, *, state: Literal["", "pending", "delivered", "failed"] = "",
+        cursor: str | None = None, limit: int = 50,
+    ) -> v.DeliveryPage:  # fmt: skip
+        """What it was told, is to be told, and was not told; the newest first."""
+        return self.send(asks.deliveries(webhook_id, state=state, cursor=cursor, limit=limit))
+
+    def redeliver(self, webhook_id: str, delivery_id: str) -> v.DeliveryView:
+        """Deliver a message again, or at once, with the same id."""
+        return self.send(asks.redeliver(webhook_id, delivery_id))
+
+    def create_hook(
+        self, name: str, scheme: Literal["hmac", "github", "gitlab", "standard"],
+        task: Mapping[str, Json], **wish: Json,
+    ) -> v.NewHookView:  # fmt: skip
+        """An address at which a signed request makes a task: `filters`, `secret`, `header`…
+        (docs/webhooks.md). Its secret is told once."""
+        return self.send(asks.create_hook(name, scheme, task, **wish))
+
+    def hooks(self) -> list[v.HookView]:
+        """All of them, without their secrets."""
+        return self.send(asks.hooks())
+
+    def hook(self, hook_id: str) -> v.HookView:
+        """One of them."""
+        return self.send(asks.hook(hook_id))
+
+    def change_hook(self, hook_id: str, **change: Json) -> v.HookView:
+        """Another `name`, `task`, `filters`, `enabled` or `description`; the rest stays."""
+        return self.send(asks.change_hook(hook_id, **change))
+
+    def delete_hook(self, hook_id: str) -> None:
+        """Forget a hook; its tasks stay."""
+        self.send(asks.delete_hook(hook_id))
+
+    def try_hook(
+        self, hook_id: str, payload: Json, headers: Mapping[str, str] = {}
+    ) -> v.HookTried:  # fmt: skip
+        """The task that a request would make; none is made."""
+        return self.send(asks.try_hook(hook_id, payload, headers))
+
+    def call_hook(self, hook_id: str, body: bytes, headers: Mapping[str, str]) -> v.HookTaken:
+        """Send a hook what others send it; `headers` hold the signature of `body` (JSON).
+
+        Raises:
+            Unauthenticated: there is no such hook, or it is not signed with its secret.
+        """
+        return self.send(asks.call_hook(hook_id, body, headers))
 
     # ---- the installation ----------------------------------------------------------------
 

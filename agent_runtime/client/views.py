@@ -116,6 +116,34 @@ class Decided(msgspec.Struct, frozen=True):
     decision: Literal["approve", "deny"]
 
 
+class InboxAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing to do: a POST of `body` to `path`, or `agent-runtime` with `words`."""
+
+    does: str
+    path: str
+    body: dict[str, Json]
+    words: list[str]
+
+
+class InboxView(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that waits for a person. `since`: when its task last moved."""
+
+    kind: str
+    task_id: str
+    goal: str
+    since: str
+    what: str
+    approval_id: str
+    answers: list[InboxAnswer]
+
+
+class InboxPage(msgspec.Struct, frozen=True):
+    """What waits, of the newest task first. `next_cursor` is the `cursor` of the next page."""
+
+    items: list[InboxView]
+    next_cursor: str | None
+
+
 class ReplayView(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a task is decided again as it was; `difference`: where it is not."""
 
@@ -251,6 +279,110 @@ class AuditPage(msgspec.Struct, frozen=True):
 
     entries: list[AuditView]
     next_cursor: str | None
+
+
+class WebhookView(msgspec.Struct, frozen=True, kw_only=True):
+    """A webhook without its secret. `disabled_why` says why it is told nothing more."""
+
+    id: str
+    url: str
+    types: list[str]
+    labels: dict[str, str]
+    description: str
+    enabled: bool
+    disabled_why: str
+    failing_since: str | None
+    created_at: str
+    created_by: str
+
+
+class NewWebhookView(msgspec.Struct, frozen=True, kw_only=True):
+    """`secret` signs every delivery. It is told once."""
+
+    secret: str
+    webhook: WebhookView
+
+
+class WebhookList(msgspec.Struct, frozen=True):
+    """All of them."""
+
+    webhooks: list[WebhookView]
+
+
+class TryView(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt. `status` null: there was no answer; `error` empty: it was taken."""
+
+    at: str
+    seconds: float
+    status: int | None
+    error: str
+
+
+class DeliveryView(msgspec.Struct, frozen=True, kw_only=True):
+    """A message for a webhook. `state`: pending, delivered or failed."""
+
+    id: str
+    type: str
+    state: str
+    task_id: str | None
+    seq: int | None
+    attempts: int
+    created_at: str
+    next_at: str | None
+    ended_at: str | None
+    tries: list[TryView]
+
+
+class DeliveryPage(msgspec.Struct, frozen=True):
+    """Deliveries, the newest first. `next_cursor` is the `cursor` of the next page."""
+
+    deliveries: list[DeliveryView]
+    next_cursor: str | None
+
+
+class HookView(msgspec.Struct, frozen=True, kw_only=True):
+    """A hook without its secret. `path` is where requests are sent to."""
+
+    id: str
+    name: str
+    path: str
+    scheme: str
+    task: dict[str, Json]
+    filters: list[str]
+    header: str
+    delivery_header: str
+    description: str
+    enabled: bool
+    created_at: str
+    created_by: str
+
+
+class NewHookView(msgspec.Struct, frozen=True, kw_only=True):
+    """`secret` is what senders sign with. It is told once."""
+
+    secret: str
+    hook: HookView
+
+
+class HookList(msgspec.Struct, frozen=True):
+    """All of them, by name."""
+
+    hooks: list[HookView]
+
+
+class HookTried(msgspec.Struct, frozen=True, kw_only=True):
+    """The task that a request would make, or why it would make none."""
+
+    task: dict[str, Json] | None
+    ignored: str | None
+
+
+class HookTaken(msgspec.Struct, frozen=True, kw_only=True):
+    """`status` accepted: a task was made; repeated: it was made before; ignored: none is meant."""
+
+    status: str
+    task_id: str | None = None
+    reason: str = ""
 
 
 class ToolView(msgspec.Struct, frozen=True, kw_only=True):

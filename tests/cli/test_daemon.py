@@ -12,10 +12,12 @@ import pytest
 from click.testing import CliRunner
 
 from agent_runtime.cli import cli as command_line
+from agent_runtime.cli import remote
+from agent_runtime.cli.reach import at_once
 from tests.api.daemons import DaemonProcess, serving
 from tests.cli.conftest import FIX, git, make_repository
 from tests.cli.helpers import Cli, Started
-from tests.client.daemon import IDLE, client_of, shell_task, state_of
+from tests.client.daemon import IDLE, client_of, place_of, shell_task, state_of
 
 
 class There:
@@ -85,6 +87,30 @@ def test_lists_and_people_s_wishes(there: There) -> None:
     ended = there.cli("cancel", task_id, "--reason", "enough")
     assert ended.code == 0 and "is cancelled" in ended.out
     assert there.cli("resume", task_id).code == 6
+
+
+@pytest.mark.long
+def test_the_inbox_is_the_daemon_s_and_reads_as_a_local_one(
+    there: There, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [there.client.submit(IDLE, wait_seconds=20).id for _ in range(3)]
+    for words in (["--json"], ["-n", "2"]):
+        asked, looked = there.cli("inbox", *words), there.cli("--local", "inbox", *words)
+        assert (asked.code, looked.code) == (0, 0), (asked, looked)
+        assert (asked.out, asked.err) == (looked.out, looked.err)
+    items = there.cli("inbox", "--json").json()
+    [waits] = [item for item in items if item["task_id"] == ids[0]]
+    assert waits["kind"] == "brain" and waits["since"].endswith("Z")
+    assert waits["answers"][-1]["words"] == ["cancel", ids[0][-8:]]
+    # More than a page: the pages are put together.
+    monkeypatch.setattr(remote, "_PAGE", 1)
+    with remote.Remote(place_of(there.daemon)) as daemon:
+        found, _ = at_once(daemon.inbox(3))
+    assert [item.task_id for item in found] == ids[::-1]
+    for task_id in ids:
+        there.client.cancel(task_id)
+        there.client.wait(task_id)
+    assert not {item["task_id"] for item in there.cli("inbox", "--json").json()} & {*ids}
 
 
 @pytest.mark.long
@@ -185,7 +211,8 @@ def test_asking_a_daemon_imports_neither_settings_nor_stores(there: There) -> No
     """A verb that only asks must start fast."""
     script = (
         "import sys\nfrom agent_runtime.cli import main\n"
-        "try: main(['ps'])\nexcept SystemExit as end: assert end.code == 0\n"
+        "for verb in ('inbox', 'ps'):\n"
+        " try: main([verb])\n except SystemExit as end: assert end.code == 0\n"
         "print(*sys.modules, file=sys.stderr)"
     )
     done = subprocess.run(

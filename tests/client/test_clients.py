@@ -101,6 +101,8 @@ def test_people_s_wishes_and_lists(client: Client) -> None:
     assert client.pause(task.id).status == "paused"
     assert client.resume(task.id).status != "paused"
     assert client.approvals() == []
+    [waits] = [item for item in client.inbox().items if item.task_id == task.id]
+    assert waits.kind == "brain" and waits.answers[-1].path.endswith("/cancel")
     with pytest.raises(NotFound):
         client.approve(f"{task.id}.a1")
 
@@ -136,6 +138,43 @@ def test_the_installation_and_who_may_ask(daemon: DaemonProcess, client: Client)
         with pytest.raises(Unauthenticated, match="AGENT_RUNTIME_TOKEN"):
             reader.page()
     assert any(entry.key_id or entry.by for entry in client.audit(limit=5).entries)
+
+
+def test_webhooks_out_and_in(client: Client) -> None:
+    made = client.create_webhook("https://nowhere.invalid/x", types=["failed"])
+    webhook_id = made.webhook.id
+    assert webhook_id in {each.id for each in client.webhooks()}
+    changed = client.change_webhook(webhook_id, labels={"a": "b"})
+    assert (changed.types, changed.labels) == (["failed"], {"a": "b"})
+    assert client.rotate_webhook(webhook_id).secret != made.secret
+    ping = client.ping_webhook(webhook_id)
+    assert ping.id in {each.id for each in client.deliveries(webhook_id).deliveries}
+    assert client.redeliver(webhook_id, ping.id).id == ping.id
+    assert client.disable_webhook(webhook_id).enabled is False
+    with pytest.raises(Conflict):
+        client.ping_webhook(webhook_id)
+    assert client.enable_webhook(webhook_id).enabled
+    client.delete_webhook(webhook_id)
+    with pytest.raises(NotFound):
+        client.webhook(webhook_id)
+
+    task = {"goal": "Look at {{ payload.title }}"}
+    hook = client.create_hook("roofs", "gitlab", task, filters=["payload.title != ''"])
+    hook_id, sent = hook.hook.id, b'{"title": "the roof"}'
+    assert [each.id for each in client.hooks()] == [hook_id]
+    assert client.try_hook(hook_id, {"title": "x"}).task == {"goal": "Look at x"}
+    taken = [client.call_hook(hook_id, sent, {"X-Gitlab-Token": hook.secret}) for _ in range(2)]
+    assert [each.status for each in taken] == ["accepted", "repeated"]
+    assert taken[0].task_id is not None and taken[0].task_id == taken[1].task_id
+    assert client.get(taken[0].task_id).goal == "Look at the roof"
+    client.cancel(taken[0].task_id)
+    with pytest.raises(Unauthenticated, match="not signed"):
+        client.call_hook(hook_id, sent, {"X-Gitlab-Token": "wrong"})
+    assert client.change_hook(hook_id, enabled=False).enabled is client.hook(hook_id).enabled
+    client.delete_hook(hook_id)
+    assert client.hooks() == []
+    with pytest.raises(UsageError, match="id"):
+        client.hook("")
 
 
 def test_an_event_loop_has_the_same(daemon: DaemonProcess) -> None:
@@ -260,6 +299,7 @@ def test_the_examples_of_the_docs_run(
     assert ("succeeded True", "it has moved on\ncancelled", "Idea 0")[at] in said
 
 
+@pytest.mark.long
 def test_a_reader_does_not_notice_that_the_daemon_was_killed(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:

@@ -16,12 +16,15 @@ from hypothesis import strategies as st
 from agent_runtime.api import (
     control,
     health,
+    hooks,
+    inbox,
     installation,
     keys,
     operations,
     problems,
     publishing,
     results,
+    webhooks,
 )
 from agent_runtime.api import streams as served
 from agent_runtime.api import tasks as api_tasks
@@ -59,7 +62,13 @@ ALL: list[asks.Ask[Any]] = [
     asks.report(T), asks.verify(T), asks.tools(), asks.modules(), asks.models(), asks.livez(),
     asks.readyz(), asks.metrics(), asks.openapi(), asks.create_key("x"), asks.keys(),
     asks.key("k"), asks.upload("x"), asks.branch(T), asks.publish(T), asks.revoke_key("k"),
-    asks.audit(),
+    asks.audit(), asks.inbox(), asks.create_webhook("https://x.example"), asks.webhooks(),
+    asks.webhook("w"), asks.change_webhook("w", types=[]), asks.delete_webhook("w"),
+    asks.enable_webhook("w"), asks.disable_webhook("w"), asks.rotate_webhook("w"),
+    asks.ping_webhook("w"), asks.deliveries("w"), asks.redeliver("w", "d"),
+    asks.create_hook("x", "github", {"goal": "x"}), asks.hooks(), asks.hook("h"),
+    asks.change_hook("h", enabled=False), asks.delete_hook("h"), asks.try_hook("h", {}),
+    asks.call_hook("h", b"{}", {}),
 ]  # fmt: skip
 
 
@@ -91,7 +100,10 @@ def test_every_operation_of_the_daemon_can_be_asked_for() -> None:
 )  # fmt: skip
 def test_a_view_is_the_daemon_s_own(view: type[msgspec.Struct]) -> None:
     """They are written down twice, because the daemon's files are heavy; they must not part."""
-    places = (control, health, installation, keys, problems, publishing, results, api_tasks)
+    places = (
+        *(control, health, hooks, inbox, installation, keys, problems, publishing, results),
+        *(api_tasks, webhooks),
+    )
     found = [getattr(place, view.__name__) for place in places if hasattr(place, view.__name__)]
     assert found
     assert view.__struct_fields__ == found[0].__struct_fields__
