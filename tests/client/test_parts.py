@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ from agent_runtime.api import (
 from agent_runtime.api import streams as served
 from agent_runtime.api import tasks as api_tasks
 from agent_runtime.api.routes import OPERATIONS
-from agent_runtime.client import asks, views
+from agent_runtime.client import AsyncClient, Client, asks, views
 from agent_runtime.client.following import Broken, Following, Output
 from agent_runtime.client.patience import Failure, Patience, is_busy
 from agent_runtime.client.problems import error_of, problem_in
@@ -86,6 +87,17 @@ def test_every_operation_of_the_daemon_can_be_asked_for() -> None:
         # A word of its own is nearer than a parameter.
         asked.add(max(fits, key=lambda each: -each[1].count("{")))
     assert asked == served
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    def methods(client: type) -> dict[str, list[str]]:
+        return {
+            name: [str(each) for each in inspect.signature(method).parameters.values()]
+            for name, method in vars(client).items()
+            if not name.startswith("_") and inspect.isfunction(method)
+        }
+
+    assert methods(Client) == methods(AsyncClient)
 
 
 @pytest.mark.parametrize(
