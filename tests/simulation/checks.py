@@ -55,9 +55,9 @@ def check_log(life: Life) -> None:
     assert all(a.at_us <= b.at_us for a, b in pairwise(rows)), "time went back"
     state = folded(rows)
     assert state == life.state, "the driver's state is not the fold of its log"
-    stored = life.world.shared.tasks[TASK].summary
+    projected = life.world.shared.tasks[TASK].summary
     # Who submitted it is said once, when it is made.
-    assert stored == summarize(state, head, submitted_by=stored.submitted_by)
+    assert projected == summarize(state, head, submitted_by=projected.submitted_by)
 
 
 def check_effects(life: Life) -> None:
