@@ -92,6 +92,10 @@ def _regain(name: str) -> Measurement:
     return Measurement(name, _STEPS[name], words, prepared=name)
 
 
+STARLETTE, FASTAPI = "Starlette, a GET", "FastAPI + aiosqlite"
+SUBMIT, BATCH, STREAMS = "submit", "batch", "streams"
+_HTTP = "bench.http.measure"
+
 _RECOVERING = (OURS, LANGGRAPH, DBOS)
 _SANDBOXES = "bench.sandboxes"
 
@@ -125,6 +129,20 @@ GROUPS: Mapping[str, Group] = {
             (
                 Measurement("first event", "bench.ours.first_event", ("{directory}",)),
                 Measurement("--help", "bench.ours.start"),
+            ),
+        ),
+        Group(
+            "http",
+            "The daemon over HTTP",
+            tuple(
+                Measurement(name, module, (kind, "{directory}"))
+                for name, module, kind in (
+                    (STARLETTE, _HTTP, "get"),
+                    (SUBMIT, _HTTP, "submit"),
+                    (BATCH, _HTTP, "batch"),
+                    (STREAMS, _HTTP, "streams"),
+                    (FASTAPI, "bench.peers.http_measure", "fastapi"),
+                )
             ),
         ),
         Group("sandboxes", "Sandboxes", (Measurement("sandboxes", _SANDBOXES),), rounds=1),
@@ -166,6 +184,18 @@ ROWS: tuple[Row, ...] = (
         figure="cold worker", target=Target(at_most=100), unit="ms"),
     Row(group="sandboxes", what="tree of a workspace of 10,000 files, warm, p50",
         ours="sandboxes", figure="tree of 10,000 files", target=Target(at_most=50), unit="ms"),
+    Row(group="http", what="durable submit (key, idempotency, rate): processor time of the server",
+        ours=SUBMIT, figure="cpu_us", target=Target(at_most=60), unit="us"),
+    Row(group="http", what="durable submit: processor time", ours=SUBMIT, peer=STARLETTE,
+        figure="cpu_us", target=Target(at_most=2.5)),
+    Row(group="http", what="durable submit: processor time", ours=SUBMIT, peer=FASTAPI,
+        figure="cpu_us", target=Target(at_most=1)),
+    Row(group="http", what="a task in a batch of 50: processor time", ours=BATCH, figure="cpu_us",
+        target=Target(at_most=15), unit="us"),
+    Row(group="http", what="an event to one of 1000 readers: processor time", ours=STREAMS,
+        figure="cpu_us", target=Target(at_most=20), unit="us"),
+    Row(group="http", what="an event to one of 1000 readers: p99", ours=STREAMS, figure="p99_ms",
+        target=Target(at_most=100), unit="ms"),
     Row(group="start", what="submission to the loop's first event, p99", ours="first event",
         figure="p99_ms", target=Target(at_most=100), unit="ms"),
     Row(group="start", what="`agent-runtime --help`, processor time", ours="--help",
@@ -173,8 +203,6 @@ ROWS: tuple[Row, ...] = (
 )  # fmt: skip
 
 LATER = (
-    "durable HTTP submit",
-    "SSE delivery at 1000 subscribers",
     "MCP over stdio, beside the TypeScript filesystem server",
     "MCP over HTTP",
 )
