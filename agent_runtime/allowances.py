@@ -31,8 +31,10 @@ class _Day:
     day: int
     spent: Spent
     read_at: float
+    counted: int = 0
+    """Of `taken`, those that `spent` has for certain."""
     taken: int = 0
-    """Tasks that were stored since `spent` was read."""
+    """Tasks that were stored by this process, as far as it remembers the day."""
     coming: int = 0
     """Tasks that are being stored."""
 
@@ -57,7 +59,13 @@ class Allowances:
             yield
             return
         today = await self._today(submitted_by)
-        self._require(submitted_by, budget, today, tasks)
+        try:
+            self._require(submitted_by, budget, today, tasks)
+        except AllowanceSpent:
+            # A repetition is counted as if it were new, until the store is asked again.
+            today.read_at = float("-inf")
+            today = await self._today(submitted_by)
+            self._require(submitted_by, budget, today, tasks)
         today.coming += tasks
         try:
             yield
@@ -80,6 +88,8 @@ class Allowances:
         known, now = self._days.get(submitted_by), self._monotonic()
         if known is not None and known.day == day and now - known.read_at < FRESH_SECONDS:
             return known
+        # What is stored while the store is read may be in its answer or not: it counts on.
+        before = known.taken if known is not None and known.day == day else 0
         spent = await self._store.spent(submitted_by, day)
         known = self._days.get(submitted_by)
         if known is None or known.day != day:
@@ -88,11 +98,12 @@ class Allowances:
             self._days[submitted_by] = known
             if len(self._days) > SUBMITTERS_KEPT:
                 del self._days[next(iter(self._days))]
-        known.spent, known.read_at, known.taken = spent, now, 0
+        if before >= known.counted:  # else somebody has read it later, and was faster
+            known.spent, known.read_at, known.counted = spent, now, before
         return known
 
     def _require(self, submitted_by: str, budget: DayBudget, today: _Day, tasks: int) -> None:
-        used_tasks = today.spent.tasks + today.taken + today.coming
+        used_tasks = today.spent.tasks + today.taken - today.counted + today.coming
         used: tuple[tuple[str, float, float | None, float], ...] = (
             ("tasks", used_tasks, budget.tasks, tasks),
             ("tokens", today.spent.tokens, budget.tokens, 1),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -100,8 +101,11 @@ class Days:
 
     async def submit(self, allowances: Allowances, budget: DayBudget) -> TaskId:
         async with allowances.taking("key:ci", budget):
-            task_id = f"task_{self.now_us() // 1000:012x}{next(self.numbers):04}"
-            return await create(self.store, task_id, submitted_by="key:ci")
+            return await self.stored()
+
+    async def stored(self) -> TaskId:
+        task_id = f"task_{self.now_us() // 1000:012x}{next(self.numbers):04}"
+        return await create(self.store, task_id, submitted_by="key:ci")
 
 
 async def test_tasks_of_a_day_are_bounded_also_across_a_restart_and_begin_anew_at_midnight() -> (
@@ -136,6 +140,40 @@ async def test_many_at_once_do_not_pass_the_bound_together() -> None:
             tg.start_soon(submit)
     assert len(refused) == 6
     assert (await allowances.used("key:ci")).tasks == 4
+
+
+async def test_what_is_stored_while_the_store_is_asked_is_counted() -> None:
+    """The answer is older than what was stored before it came."""
+    days, budget = Days(), DayBudget(tasks=2)
+    allowances = days.allowances()
+    await days.submit(allowances, budget)
+    days.now += 2  # what the store said is too old now
+    asked, told = anyio.Event(), anyio.Event()
+    ask = days.store.spent
+
+    async def spent(*which: Any) -> Any:
+        answer = await ask(*which)
+        asked.set()
+        await told.wait()
+        return answer
+
+    refused = list[AllowanceSpent]()
+
+    async def one_more() -> None:
+        try:
+            await days.submit(allowances, budget)
+        except AllowanceSpent as error:
+            refused.append(error)
+
+    async with anyio.create_task_group() as tg:
+        async with allowances.taking("key:ci", budget):
+            days.now += 2
+            days.store.spent = spent  # type: ignore[method-assign]
+            tg.start_soon(one_more)
+            await asked.wait()
+            await days.stored()
+        told.set()
+    assert len(refused) == 1
 
 
 async def test_what_was_not_stored_is_not_counted() -> None:
