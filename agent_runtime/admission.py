@@ -85,6 +85,10 @@ class Admission:
             )
         self.pending += tasks
 
+    def give_back(self, tasks: int) -> None:
+        """So many of those that there was room for were not stored, or had been before."""
+        self.pending = max(0, self.pending - tasks)
+
     async def run(self) -> None:
         """Look again and again, until cancelled."""
         looks = 0

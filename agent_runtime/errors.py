@@ -96,6 +96,10 @@ class Conflict(AgentRuntimeError):
     exit_code = 6
 
 
+class MovedOn(Conflict):
+    """The task is not where the caller saw it last. Nothing was stored; look, and decide again."""
+
+
 class LeaseHeld(Conflict):
     """Another live process drives this task. Wait for it, or stop that process."""
 

@@ -132,8 +132,14 @@ class Store(Protocol):
             NotFound: no such task.
         """
 
-    async def load(self, task_id: TaskId, after: int = 0) -> list[Row]:
-        """All rows after `after`, in order. `NotFound` if there is no such task."""
+    async def made_by(self, idempotency_key: str) -> TaskId | None:
+        """The task that was stored with this key; None: none was, or it is forgotten."""
+
+    async def load(self, task_id: TaskId, after: int = 0, limit: int | None = None) -> list[Row]:
+        """Rows after `after`, in order: all, or the first `limit`.
+
+        `NotFound` if there is no such task.
+        """
 
     async def tail(self, after: int, limit: int = 1000) -> list[tuple[int, Row]]:
         """Events of all tasks behind position `after`, in the order in which they became durable.

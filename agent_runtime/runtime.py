@@ -36,6 +36,7 @@ from agent_runtime.comparison import Comparison, compare
 from agent_runtime.decisions import NO_SECRETS, OpenDecision, answer, open_decision
 from agent_runtime.errors import (
     AgentRuntimeError,
+    AllowanceSpent,
     ConfigError,
     Conflict,
     CorruptLog,
@@ -87,6 +88,14 @@ from agent_runtime.verdicts import differing, few, read_stored
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _Fault = Callable[[str], VerifyReport]
+Only = Callable[[int], None]
+"""Raises `MovedOn` for the number of a task's newest event, unless it is one that is meant. Asked
+about the very state that a fact is added to: of two with one number, only the first is stored."""
+
+
+def _whatever(seq: int) -> None:
+    """Every number is meant."""
+
 
 FOLLOW_SECONDS = 0.5
 """How long a follower sleeps at most before it looks at the log again."""
@@ -136,11 +145,21 @@ class Runtime:
                 nothing was stored. Or the key made another task than this one.
             ConfigError: a model is named, and no adapter can reach it.
             AllowanceSpent: `budget` is what the submitter may use on a day, and it is used up.
+
+        A repetition is refused for none of these: whoever lost the answer gets the task, though its
+        repository has gone since, or it was the day's last.
         """
-        if budget == UNBOUNDED:
-            return await self._take_in(spec, submitted_by, idempotency_key)
-        async with self.allowances.taking(submitted_by, budget):
-            return await self._take_in(spec, submitted_by, idempotency_key)
+        try:
+            if budget == UNBOUNDED:
+                return await self._take_in(spec, submitted_by, idempotency_key)
+            async with self.allowances.taking(submitted_by, budget):
+                return await self._take_in(spec, submitted_by, idempotency_key)
+        except (UsageError, ConfigError, AllowanceSpent):
+            stored = idempotency_key and await self.ports.store.made_by(idempotency_key)
+            if not stored:
+                raise
+            made = self._first_event(spec, submitted_by, idempotency_key)
+            return await self._as_taken(made, stored, spec)
 
     async def _take_in(
         self, spec: TaskSpec, submitted_by: str, idempotency_key: str | None
@@ -164,11 +183,18 @@ class Runtime:
         What one is refused for stands in its place and keeps no other from being stored.
 
         Raises:
-            AllowanceSpent: not all of them fit into `budget`; nothing was stored.
+            AllowanceSpent: not all of them that are new fit into `budget`; nothing was stored.
         """
         if budget == UNBOUNDED:
             return await self._take_in_all(wishes, submitted_by)
-        async with self.allowances.taking(submitted_by, budget, len(wishes)):
+        store, new = self.ports.store, len(wishes)
+        for _, key in wishes:
+            if key is None:
+                break  # of one batch all have a key, or none
+            new -= await store.made_by(key) is not None
+        if not new and wishes:
+            return await self._take_in_all(wishes, submitted_by)
+        async with self.allowances.taking(submitted_by, budget, new):
             return await self._take_in_all(wishes, submitted_by)
 
     async def _take_in_all(
@@ -178,9 +204,11 @@ class Runtime:
         for spec, key in wishes:
             try:
                 await self.refuse_what_cannot_run(spec)
-                made.append(self._first_event(spec, submitted_by, key))
             except AgentRuntimeError as error:
-                made.append(error)
+                if key is None or await self.ports.store.made_by(key) is None:
+                    made.append(error)
+                    continue
+            made.append(self._first_event(spec, submitted_by, key))
         new = [each for each in made if isinstance(each, Submitted)]
         stored = await self.ports.store.create_all(
             [NewTask(each.summary, each.rows, each.idempotency_key) for each in new]
@@ -247,7 +275,13 @@ class Runtime:
                 ) from error
 
     async def continue_task(
-        self, task_id: TaskId, wish: ContinuationSpec, *, by: str, budget: DayBudget = UNBOUNDED
+        self,
+        task_id: TaskId,
+        wish: ContinuationSpec,
+        *,
+        by: str,
+        budget: DayBudget = UNBOUNDED,
+        only: Only = _whatever,
     ) -> State:
         """Re-open an ended task with a new allotment, durable on return; nothing of it runs yet.
 
@@ -278,6 +312,7 @@ class Runtime:
                 raise Conflict(f"task {task_id!r} cannot be continued: {error}") from error
 
         def make(state: State) -> e.OutsideFact:
+            only(state.seq)
             return e.Continued(by=by, message=wish.message, spec=continuation(state, wish))
 
         after = await append_fact(self.ports.store, self.ports.clock, self.ports.bus, task_id, make)
@@ -313,7 +348,9 @@ class Runtime:
             raise ConfigError("this installation takes no uploads: let the task name a git URL")
         return await self.ports.uploads.receive(chunks)
 
-    async def publish(self, task_id: TaskId, publish: PublishSpec | None, *, by: str) -> State:
+    async def publish(
+        self, task_id: TaskId, publish: PublishSpec | None, *, by: str, only: Only = _whatever
+    ) -> State:
         """Publish the branch of a task that has succeeded, once more or for the first time.
 
         Durable when it returns; whoever drives tasks does it then. None: as the task's file says.
@@ -331,6 +368,7 @@ class Runtime:
         await self._files.outdate(task_id)
 
         def make(state: State) -> e.OutsideFact:
+            only(state.seq)
             _refuse_unproven(state)
             return e.PublicationRequested(by=by, publish=wanted)
 
@@ -456,15 +494,19 @@ class Runtime:
 
     # ---- facts from people ---------------------------------------------------------------
 
-    async def cancel(self, task_id: TaskId, *, by: str, reason: str = "") -> State:
+    async def cancel(
+        self, task_id: TaskId, *, by: str, reason: str = "", only: Only = _whatever
+    ) -> State:
         """Ask for the end of a task. `Conflict` if its end is decided already."""
-        return await self._fact(task_id, e.CancelRequested(by=by, reason=reason))
+        return await self._fact(task_id, e.CancelRequested(by=by, reason=reason), only)
 
-    async def pause(self, task_id: TaskId, *, by: str) -> State:
+    async def pause(self, task_id: TaskId, *, by: str, only: Only = _whatever) -> State:
         """Let a task stop: what runs in its sandbox is frozen, nothing new starts."""
-        return await self._fact(task_id, e.PauseRequested(by=by))
+        return await self._fact(task_id, e.PauseRequested(by=by), only)
 
-    async def resume(self, task_id: TaskId, *, by: str, model: str = "") -> State:
+    async def resume(
+        self, task_id: TaskId, *, by: str, model: str = "", only: Only = _whatever
+    ) -> State:
         """Let a paused task go on, or give one that waits for a brain a model to think with.
 
         Without a model, nothing happens to a task that is not paused.
@@ -474,9 +516,11 @@ class Runtime:
         """
         state = await self.state(task_id)
         if not state.paused and not model:
+            only(state.seq)
             return state
 
         def make(state: State) -> e.OutsideFact:
+            only(state.seq)
             _refuse_when_over(state)
             if model and state.brain is not None and not lacks_brain(state):
                 raise Conflict(
@@ -526,9 +570,11 @@ class Runtime:
             return NO_SECRETS
         return Redactor(await anyio.to_thread.run_sync(self.ports.environment.secrets, task))
 
-    async def steer(self, task_id: TaskId, message: str, *, by: str) -> State:
+    async def steer(
+        self, task_id: TaskId, message: str, *, by: str, only: Only = _whatever
+    ) -> State:
         """Tell the brain something."""
-        return await self._fact(task_id, e.Steered(by=by, message=message))
+        return await self._fact(task_id, e.Steered(by=by, message=message), only)
 
     async def decide_approval(
         self,
@@ -573,8 +619,9 @@ class Runtime:
         await append_fact(self.ports.store, self.ports.clock, self.ports.bus, task_id, make)
         return answered
 
-    async def _fact(self, task_id: TaskId, fact: e.OutsideFact) -> State:
+    async def _fact(self, task_id: TaskId, fact: e.OutsideFact, only: Only) -> State:
         def make(state: State) -> e.OutsideFact:
+            only(state.seq)
             _refuse_when_over(state)
             return fact
 

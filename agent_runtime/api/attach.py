@@ -10,10 +10,11 @@ to know.
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import anyio
 import msgspec
+from msgspec import Meta
 
 from agent_runtime.access.callers import APPROVALS_DECIDE, TASKS_READ, TASKS_WRITE, Caller
 from agent_runtime.api.answers import Receive, Scope, Send
@@ -22,12 +23,13 @@ from agent_runtime.api.problems import problem, problem_of
 from agent_runtime.api.recording import record, refused
 from agent_runtime.api.streams import OUTPUT_CHARS_MAX, OUTPUT_SECONDS
 from agent_runtime.api.views import view_of
-from agent_runtime.errors import AgentRuntimeError, NotFound
+from agent_runtime.errors import AgentRuntimeError, Fault, NotFound, UsageError
 from agent_runtime.loop import events as e
-from agent_runtime.types import TaskId
+from agent_runtime.types import TERMINAL_STATUSES, TaskId
 
 GOING_AWAY: Final = 1001
 POLICY: Final = 1008
+TRY_AGAIN: Final = 1013
 NOT_FOUND: Final = 4404
 """Codes for applications begin with 4 (RFC 6455, 7.4.2); the rest is HTTP's."""
 
@@ -37,7 +39,7 @@ class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     type: Literal["steer", "pause", "resume", "cancel", "approve", "deny"]
     id: str | int | None = None
-    message: str = ""
+    message: Annotated[str, Meta(max_length=100_000)] = ""
     approval_id: str | None = None
     scope: Literal["once", "task"] = "once"
     arguments: dict[str, Any] | None = None
@@ -66,6 +68,10 @@ class Attach:
             await send({"type": "websocket.accept"})
             await send({"type": "websocket.close", "code": NOT_FOUND, "reason": "no such task"})
             return
+        except AgentRuntimeError:
+            await send({"type": "websocket.accept"})
+            await send({"type": "websocket.close", "code": TRY_AGAIN, "reason": "try again"})
+            return
         await send({"type": "websocket.accept"})
         line = _Line(self._daemon, task_id, scope, receive, send)
         after = _after(scope["query_string"])
@@ -77,7 +83,8 @@ class Attach:
 
             tg.start_soon(hear)
             tg.start_soon(line.say_output)
-            await line.follow(min(after, summary.seq))
+            ended = summary.status in TERMINAL_STATUSES and after >= summary.seq
+            await line.follow(min(after, summary.seq), ended=ended)
             tg.cancel_scope.cancel()
         if line.is_open:
             await send({"type": "websocket.close", "code": line.code})
@@ -98,7 +105,7 @@ class _Line:
         self.is_open = True
         self.code = 1000
 
-    async def follow(self, cursor: int) -> None:
+    async def follow(self, cursor: int, *, ended: bool) -> None:
         hub = self._daemon.hub
         with hub.follow(self._task_id) as topic:
             while not hub.is_closed:
@@ -107,15 +114,20 @@ class _Line:
                     news = await hub.news(topic, cursor)
                 except NotFound:
                     return
+                except AgentRuntimeError:
+                    self.code = TRY_AGAIN
+                    return
                 for event in news:
                     cursor = event.cursor
                     # The frame's data line, without asking the store again.
                     data = event.frame.partition(b"\ndata: ")[2][:-2]
                     await self._tell(b'{"type":"event","event":%b}' % data)
-                if news and news[-1].type == e.TaskEnded.__name__:
-                    return
                 if not news:
+                    if ended:
+                        return
                     await grown.wait()
+                # A page may end where a task ended that was continued since: look once more.
+                ended = bool(news) and news[-1].type == e.TaskEnded.__name__
         self.code = GOING_AWAY
 
     async def say_output(self) -> None:
@@ -177,6 +189,8 @@ class _Line:
     async def _do(self, said: Said) -> None:
         runtime, task_id, by = self._daemon.runtime, self._task_id, self._caller.by
         match said.type:
+            case "steer" if not said.message:
+                raise UsageError("steer needs a message", faults=[Fault(("message",), "is empty")])
             case "steer":
                 await runtime.steer(task_id, said.message, by=by)
             case "pause":

@@ -15,6 +15,7 @@ from agent_runtime.api.views import TaskView, etag, moment, view_of
 from agent_runtime.errors import Fault, UsageError
 from agent_runtime.loop import events as e
 from agent_runtime.loop.continuing import earlier_steps, refuse_unless_ended
+from agent_runtime.runtime import Only
 from agent_runtime.taskfile import parse_continuation, read_json
 from agent_runtime.types import (
     AnswerSpec,
@@ -99,16 +100,18 @@ async def _after(request: Request[Any, Any], task_id: TaskId) -> Reply:
 @_state_change("pause", Nothing)
 async def pause_task(request: Request[Nothing, None]) -> Reply:
     """Let a task stop: what runs in its sandbox is frozen, nothing new starts."""
-    task_id = await _matched(request)
-    await request.daemon.runtime.pause(task_id, by=request.caller.by)
+    task_id, only = await _matched(request)
+    await request.daemon.runtime.pause(task_id, by=request.caller.by, only=only)
     return await _after(request, task_id)
 
 
 @_state_change("resume", Resumption)
 async def resume_task(request: Request[Resumption, None]) -> Reply:
     """Let a paused task go on, or give one that waits for a brain a model to think with."""
-    task_id = await _matched(request)
-    await request.daemon.runtime.resume(task_id, by=request.caller.by, model=request.body.model)
+    task_id, only = await _matched(request)
+    await request.daemon.runtime.resume(
+        task_id, by=request.caller.by, model=request.body.model, only=only
+    )
     return await _after(request, task_id)
 
 
@@ -119,8 +122,10 @@ async def cancel_task(request: Request[Cancellation, None]) -> Reply:
     202: it is stored that it ends; everything that the task started is stopped, and its event
     TaskEnded says when. A task that has ended already is a conflict.
     """
-    task_id = await _matched(request)
-    await request.daemon.runtime.cancel(task_id, by=request.caller.by, reason=request.body.reason)
+    task_id, only = await _matched(request)
+    await request.daemon.runtime.cancel(
+        task_id, by=request.caller.by, reason=request.body.reason, only=only
+    )
     return await _after(request, task_id)
 
 
@@ -130,8 +135,10 @@ async def cancel_task(request: Request[Cancellation, None]) -> Reply:
 )  # fmt: skip
 async def steer_task(request: Request[Steering, None]) -> Reply:
     """Tell a task's brain something; its next turn hears it."""
-    task_id = await _matched(request)
-    await request.daemon.runtime.steer(task_id, request.body.message, by=request.caller.by)
+    task_id, only = await _matched(request)
+    await request.daemon.runtime.steer(
+        task_id, request.body.message, by=request.caller.by, only=only
+    )
     return await _after(request, task_id)
 
 
@@ -144,12 +151,12 @@ async def continue_task(request: Request[bytes, None]) -> Reply:
     daemon = request.daemon
     daemon.refuse_unless_ready()
     document = read_json(request.body)
-    task_id = await _matched(request)
+    task_id, only = await _matched(request)
     state = await daemon.runtime.state(task_id)
     refuse_unless_ended(state)
     wish = parse_continuation(document, task=state.task, earlier=earlier_steps(state))
     caller = request.caller
-    await daemon.runtime.continue_task(task_id, wish, by=caller.by, budget=caller.budget)
+    await daemon.runtime.continue_task(task_id, wish, by=caller.by, budget=caller.budget, only=only)
     return await _after(request, task_id)
 
 
@@ -203,10 +210,9 @@ async def replay_task(request: Request[Nothing, None]) -> Reply:
     )  # fmt: skip
 
 
-async def _matched(request: Request[Any, Any]) -> TaskId:
+async def _matched(request: Request[Any, Any]) -> tuple[TaskId, Only]:
     task_id = TaskId(request.path["task_id"])
-    await require_match(request, task_id)
-    return task_id
+    return task_id, await require_match(request, task_id)
 
 
 # ---- approvals ---------------------------------------------------------------------------

@@ -55,7 +55,7 @@ class Daemon:
         if self.readiness is not Readiness.READY:
             raise Draining(f"the daemon is {self.readiness}: try again in a moment")
         if self.faults:
-            raise StoreUnavailable("; ".join(self.faults.values()))
+            raise Faulty("; ".join(self.faults.values()))
         self.runtime.admission.require(tasks)
 
 
@@ -63,3 +63,7 @@ class Draining(StoreUnavailable):
     """The daemon is starting or about to end. Nothing was stored; try again."""
 
     retry_after_seconds = 2.0
+
+
+class Faulty(StoreUnavailable):
+    """What is taken in just now could not be kept. Nothing was stored; try again."""

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from ipaddress import ip_address, ip_network
 from typing import Final, Protocol
 
+import anyio
+
 from agent_runtime.access.callers import NOBODY, Caller
 from agent_runtime.access.gate import Gate, Refused
 from agent_runtime.api.answers import Message, Receive, Scope, Send
@@ -260,10 +262,10 @@ class Guard:
         is_http = scope["type"] == "http"
         looked_at, ended = self._monotonic(), False
 
-        async def counts() -> bool:
+        async def counts(*, is_order: bool = False) -> bool:
             nonlocal looked_at, ended
             now = self._monotonic()
-            if ended or now - looked_at < LET_IN_SECONDS:
+            if ended or (now - looked_at < LET_IN_SECONDS and not is_order):
                 return not ended
             looked_at = now
             try:
@@ -281,8 +283,14 @@ class Guard:
 
         async def heard() -> Message:
             message = await receive()
-            if message["type"] == "websocket.receive" and not await counts():
-                return {"type": "websocket.disconnect", "code": 1008}
+            if message["type"] == "websocket.receive":
+                # What is said on an open line is a request as any other.
+                if not await counts(is_order=True):
+                    return {"type": "websocket.disconnect", "code": 1008}
+                known = self._gate.known(authorization)
+                bucket = known.bucket if known is not None else None
+                while bucket is not None and (wait := bucket.take(self._monotonic())):
+                    await anyio.sleep(wait)
             return message
 
         async def said(message: Message) -> None:

@@ -27,6 +27,9 @@ EVERYTHING: Final = TaskId("")
 """The topic of all tasks; its cursors are positions in the store."""
 RING_EVENTS: Final = 1024
 """That a topic keeps encoded. Whoever is further behind reads the store."""
+RING_BYTES: Final = 4 << 20
+PAGE_BYTES: Final = 256 << 10
+"""Handed to a reader in one go: what a slow one has not taken yet is its own memory."""
 PAGE_EVENTS: Final = 500
 """Read from the store in one go."""
 IDLE_SECONDS: Final = 1.0
@@ -88,6 +91,7 @@ class Topic:
         self.beats = 0
         """Counts heartbeats: proxies end connections on which nothing is said."""
         self._ring: deque[Encoded] = deque()
+        self._ring_bytes = 0
         self._floor = 0
         """Everything behind this cursor, up to the newest, is in the ring."""
 
@@ -97,8 +101,11 @@ class Topic:
         if not ring:
             self._floor = floor
         ring.append(event)
-        if len(ring) > RING_EVENTS:
-            self._floor = ring.popleft().cursor
+        self._ring_bytes += len(event.frame)
+        while len(ring) > RING_EVENTS or (self._ring_bytes > RING_BYTES and len(ring) > 1):
+            oldest = ring.popleft()
+            self._ring_bytes -= len(oldest.frame)
+            self._floor = oldest.cursor
 
     def wake(self) -> None:
         """Everybody who waits looks again."""
@@ -106,7 +113,7 @@ class Topic:
         grown.set()
 
     def since(self, cursor: int) -> list[Encoded] | None:
-        """What came behind `cursor`; None: only the store knows."""
+        """What came behind `cursor`, a page of it; None: only the store knows."""
         if not self._ring or cursor < self._floor:
             return None
         newer: list[Encoded] = []
@@ -115,6 +122,11 @@ class Topic:
                 break
             newer.append(event)
         newer.reverse()
+        page_bytes = 0
+        for at, event in enumerate(newer):
+            page_bytes += len(event.frame)
+            if page_bytes > PAGE_BYTES and at:
+                return newer[:at]
         return newer
 
 
@@ -159,8 +171,8 @@ class Hub:
         if topic.name == EVERYTHING:
             rows = await self._store.tail(cursor, PAGE_EVENTS)
         else:
-            found = await self._store.load(topic.name, cursor)
-            rows = [(row.seq, row) for row in found[:PAGE_EVENTS]]
+            found = await self._store.load(topic.name, cursor, PAGE_EVENTS)
+            rows = [(row.seq, row) for row in found]
         return [encoded(at, row) for at, row in rows]
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ response: they are half of what a small request costs.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
@@ -23,10 +24,10 @@ import msgspec
 
 from agent_runtime.access.callers import Caller
 from agent_runtime.api.answers import Receive, Reply, Scope, Send
-from agent_runtime.api.daemon import Daemon
+from agent_runtime.api.daemon import Daemon, Draining, Faulty
 from agent_runtime.api.problems import ProblemFault, problem, problem_of
 from agent_runtime.api.recording import action_of, record_reply, refused
-from agent_runtime.errors import AgentRuntimeError
+from agent_runtime.errors import AgentRuntimeError, Overloaded
 from agent_runtime.taskfile import read_json
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,9 @@ BODY_BYTES_MAX: Final = 1 << 20
 """Of a JSON body, unless an operation says otherwise."""
 BODY_SECONDS_MAX: Final = 30.0
 """For a body that does not come with its head."""
+
+_TOLD: Final = (Overloaded, Draining, Faulty)
+"""The daemon says these once in its log: a line for each request would be a stranger's to cause."""
 
 BodyT = TypeVar("BodyT")
 QueryT = TypeVar("QueryT")
@@ -198,7 +202,7 @@ class Endpoint:
             return refusal.reply
         except AgentRuntimeError as error:
             answer = problem_of(error)
-            if answer.status >= 500:
+            if answer.status >= 500 and not isinstance(error, _TOLD):
                 log.error("%s %s: %s", scope["method"], scope["path"], error)
             return answer
         except (ClientGone, anyio.get_cancelled_exc_class()):
@@ -271,10 +275,16 @@ def _once_more(body: bytes, kind: Any, error: Exception) -> Any:
         return msgspec.convert(_integers(document), kind)
     except msgspec.ValidationError as wrong:
         text, _, place = str(wrong).partition(" - at ")
-        fault = ProblemFault(_pointer(place.strip("`")), text)
+        pointer = _pointer(place.strip("`"))
+        if unknown := _UNKNOWN.match(text):  # msgspec points at what holds the field
+            pointer += "/" + unknown[1].replace("~", "~0").replace("/", "~1")
+        fault = ProblemFault(pointer, text)
         raise Refused(
             problem(422, "invalid-input", "The input is not valid", str(wrong), errors=[fault])
         ) from error
+
+
+_UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 
 
 def _integers(value: Any) -> Any:

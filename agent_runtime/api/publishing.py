@@ -96,13 +96,13 @@ async def publish_task(request: Request[PublishWish, Any]) -> Reply:
     202: it is stored that it shall be; the task's events tell how it went.
     """
     runtime, task_id = request.daemon.runtime, TaskId(request.path["task_id"])
-    await require_match(request, task_id)
+    only = await require_match(request, task_id)
     state = await runtime.state(task_id)
     before = state.publication.spec if state.publication is not None else state.task.publish
     told = msgspec.structs.asdict(request.body)
     given = {name: value for name, value in told.items() if value is not None}
     spec = msgspec.structs.replace(before or PublishSpec(), **given)
     parse_publish(msgspec.to_builtins(spec))
-    await runtime.publish(task_id, spec, by=request.caller.by)
+    await runtime.publish(task_id, spec, by=request.caller.by, only=only)
     summary = await runtime.ports.store.summary(task_id)
     return json_answer(view_of(summary), 202, ((b"etag", etag(summary.seq)),))

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from agent_runtime.api.answers import Answer, Receive, Reply, Scope, Send, json_answer
-from agent_runtime.api.hub import EVERYTHING, PAGE_EVENTS, Encoded, Hub, StoredEvent, stored
+from agent_runtime.api.hub import EVERYTHING, PAGE_EVENTS, Encoded, Hub, StoredEvent, Topic, stored
 from agent_runtime.api.operations import Refused, Request, operation
 from agent_runtime.api.problems import problem
 from agent_runtime.api.views import view_of
@@ -102,8 +102,7 @@ async def task_events(request: Request[None, TaskEventsQuery]) -> Reply:
     store = request.daemon.runtime.ports.store
     summary = await store.summary(task_id)
     if not _wants_stream(request):
-        rows = await store.load(task_id, after)
-        page = rows[: query.limit]
+        page = await store.load(task_id, after, query.limit)
         shown = [stored(row) for row in page if not types or row.type in types]
         return json_answer(EventPage(shown, page[-1].seq if page else after))
     if after > 0 and after == summary.seq and summary.status in TERMINAL_STATUSES:
@@ -205,7 +204,10 @@ class EventStream:
 
     async def _follow(self, send: Send) -> None:
         if self._snapshot:
-            summary = await self._daemon.runtime.ports.store.summary(self._name)
+            try:
+                summary = await self._daemon.runtime.ports.store.summary(self._name)
+            except AgentRuntimeError:
+                return  # the reader comes back, and is told why
             self._cursor = summary.seq
             await _send(send, _snapshot(summary))
             if summary.status in TERMINAL_STATUSES:
@@ -225,7 +227,8 @@ class EventStream:
                     self._cursor = news[-1].cursor
                     if frames := self._frames(news):
                         await _send(send, frames)
-                    if self._ended(news):
+                    # A page may end where a task ended that was continued since.
+                    if self._ended(news) and not await self._more(topic):
                         return
                 elif topic.beats != beats:
                     beats = topic.beats
@@ -239,8 +242,14 @@ class EventStream:
             return news[0].frame if len(news) == 1 else b"".join([event.frame for event in news])
         return b"".join([event.frame for event in news if event.type in self._types])
 
+    async def _more(self, topic: Topic) -> bool:
+        try:
+            return bool(await self._hub.news(topic, self._cursor))
+        except AgentRuntimeError:
+            return False  # the reader comes back, and sees
+
     def _ended(self, news: Iterable[Encoded]) -> bool:
-        """The newest event is an end: what was there before it was continued is none."""
+        """The last of them is an end."""
         *_, last = news
         return self._name != EVERYTHING and last.type == e.TaskEnded.__name__
 

@@ -17,8 +17,9 @@ from agent_runtime.api.operations import Refused, Request, operation
 from agent_runtime.api.problems import Problem, problem, problem_of
 from agent_runtime.api.recording import note_submission
 from agent_runtime.api.views import StatusName, TaskPage, TaskView, etag, view_of
-from agent_runtime.errors import Fault, Forbidden, UsageError
+from agent_runtime.errors import AgentRuntimeError, Fault, Forbidden, MovedOn, UsageError
 from agent_runtime.loop.submission import Submitted
+from agent_runtime.runtime import Only
 from agent_runtime.taskfile import parse_task_json, read_json
 from agent_runtime.types import TERMINAL_STATUSES, Status, TaskId, TaskSpec, TaskSummary
 
@@ -72,14 +73,20 @@ async def submit_task(request: Request[bytes, None]) -> Reply:
     whatever happens to this process. Paths of repositories must lie below the daemon's
     `workspace_roots`.
     """
-    daemon = request.daemon
+    daemon, caller = request.daemon, request.caller
     daemon.refuse_unless_ready()
-    spec = read_task(request.body, daemon)
-    key = _idempotency_key(request)
-    wait_seconds = _wait_seconds(request)
-    taken = await daemon.runtime.take_in(
-        spec, submitted_by=request.caller.by, idempotency_key=key, budget=request.caller.budget
-    )
+    is_new = False
+    try:
+        spec = read_task(request.body, daemon)
+        key = _idempotency_key(request)
+        wait_seconds = _wait_seconds(request)
+        taken = await daemon.runtime.take_in(
+            spec, submitted_by=caller.by, idempotency_key=key, budget=caller.budget
+        )
+        is_new = taken.is_new
+    finally:
+        if not is_new:
+            daemon.runtime.admission.give_back(1)
     return await _created(daemon, taken, wait_seconds)
 
 
@@ -100,7 +107,10 @@ async def _settled(daemon: Daemon, summary: TaskSummary, seconds: int) -> TaskSu
     with anyio.move_on_after(seconds), daemon.hub.follow(task_id) as topic:
         while not daemon.hub.is_closed:
             grown = topic.grown
-            summary = await daemon.runtime.ports.store.summary(task_id)
+            try:
+                summary = await daemon.runtime.ports.store.summary(task_id)
+            except AgentRuntimeError:
+                break  # it is stored all the same, and that is what was asked
             if summary.status in TERMINAL_STATUSES or summary.status == Status.WAITING:
                 break
             await grown.wait()
@@ -121,23 +131,30 @@ async def submit_tasks(request: Request[bytes, None]) -> Reply:
     daemon = request.daemon
     raws = _batch(request.body)
     daemon.refuse_unless_ready(len(raws))
-    key = _idempotency_key(request)
-    items: list[BatchItem | None] = []
-    wishes: list[tuple[TaskSpec, str | None]] = []
-    for at, raw in enumerate(raws):
-        try:
-            wishes.append((read_task(bytes(raw), daemon), None if key is None else f"{key}#{at}"))
-            items.append(None)
-        except (UsageError, Forbidden) as error:
-            items.append(_refused(error))
-    caller = request.caller
-    taken = iter(
-        await daemon.runtime.take_in_all(wishes, submitted_by=caller.by, budget=caller.budget)
-    )
-    answered = [_item(next(taken)) if item is None else item for item in items]
-    for item in answered:
-        if item.status == 201 and item.task is not None:
-            note_submission(daemon, request.scope, item.task.id)
+    new = 0
+    try:
+        key = _idempotency_key(request)
+        items: list[BatchItem | None] = []
+        wishes: list[tuple[TaskSpec, str | None]] = []
+        for at, raw in enumerate(raws):
+            try:
+                wishes.append(
+                    (read_task(bytes(raw), daemon), None if key is None else f"{key}#{at}")
+                )
+                items.append(None)
+            except (UsageError, Forbidden) as error:
+                items.append(_refused(error))
+        caller = request.caller
+        taken = iter(
+            await daemon.runtime.take_in_all(wishes, submitted_by=caller.by, budget=caller.budget)
+        )
+        answered = [_item(next(taken)) if item is None else item for item in items]
+        for item in answered:
+            if item.status == 201 and item.task is not None:
+                new += 1
+                note_submission(daemon, request.scope, item.task.id)
+    finally:
+        daemon.runtime.admission.give_back(len(raws) - new)
     return json_answer(BatchAnswer(answered), 207)
 
 
@@ -232,21 +249,25 @@ async def forget_task(request: Request[None, None]) -> Reply:
     return Answer(204)
 
 
-async def require_match(request: Request[Any, Any], task_id: TaskId) -> None:
-    """Honour If-Match (RFC 9110, 13.1.1).
+async def require_match(request: Request[Any, Any], task_id: TaskId) -> Only:
+    """Honour If-Match (RFC 9110, 13.1.1): look now, and give what looks once more while writing.
 
     Raises:
-        Refused: the task has moved on (412).
+        MovedOn: the task is not where the caller saw it.
         NotFound: there is none.
     """
     wanted = request.header(b"if-match")
-    if wanted is None:
-        return
-    summary = await request.daemon.runtime.ports.store.summary(task_id)
-    tag = etag(summary.seq).decode()
-    if not _names(wanted, tag, weakly=False):
-        detail = f"the task is at {tag}, and If-Match wants {wanted!r}: look at it, decide again"
-        raise Refused(problem(412, "moved-on", "The task has moved on", detail))
+
+    def only(seq: int) -> None:
+        tag = etag(seq).decode()
+        if wanted is not None and not _names(wanted, tag, weakly=False):
+            raise MovedOn(
+                f"the task is at {tag}, and If-Match wants {wanted!r}: look at it, decide again"
+            )
+
+    if wanted is not None:
+        only((await request.daemon.runtime.ports.store.summary(task_id)).seq)
+    return only
 
 
 _ENTITY_TAG = re.compile(r'(W/)?("[!#-~]*")')

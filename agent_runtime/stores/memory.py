@@ -205,9 +205,16 @@ class MemoryStore:
         self._shared.blobs.update(blobs)
         task.blob_ids.update(blobs)
 
-    async def load(self, task_id: TaskId, after: int = 0) -> list[Row]:
+    async def made_by(self, idempotency_key: str) -> TaskId | None:
         async with self._effect() as shared:
-            return shared.task(task_id).rows[after:]
+            for task_id, known in shared.tasks.items():
+                if known.idempotency_key == idempotency_key:
+                    return task_id
+            return None
+
+    async def load(self, task_id: TaskId, after: int = 0, limit: int | None = None) -> list[Row]:
+        async with self._effect() as shared:
+            return shared.task(task_id).rows[after : None if limit is None else after + limit]
 
     async def tail(self, after: int, limit: int = 1000) -> list[tuple[int, Row]]:
         async with self._effect() as shared:

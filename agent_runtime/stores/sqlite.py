@@ -152,11 +152,18 @@ class SqliteStore:
             Append(expected, rows, summary, blobs, epoch, snapshot if fits(snapshot) else None)
         )
 
-    async def load(self, task_id: TaskId, after: int = 0) -> list[Row]:
-        rows, is_all = await self._read(lambda db: _rows(db, task_id, after, INLINE_BYTES_MAX))
+    async def made_by(self, idempotency_key: str) -> TaskId | None:
+        found = "SELECT task_id FROM tasks WHERE idempotency_key = ?"
+        return await self._read(lambda db: db.execute(found, (idempotency_key,)).get)
+
+    async def load(self, task_id: TaskId, after: int = 0, limit: int | None = None) -> list[Row]:
+        most = -1 if limit is None else limit  # -1: SQLite knows no bound then
+        rows, is_all = await self._read(
+            lambda db: _rows(db, task_id, after, most, INLINE_BYTES_MAX)
+        )
         if not is_all:
-            last = rows[-1].seq
-            more, _ = await self._read(lambda db: _rows(db, task_id, last, None), far=True)
+            last, left = rows[-1].seq, most if limit is None else limit - len(rows)
+            more, _ = await self._read(lambda db: _rows(db, task_id, last, left, None), far=True)
             rows += more
         return rows
 
@@ -396,17 +403,17 @@ def _open(
 
 
 def _rows(
-    db: apsw.Connection, task_id: TaskId, after: int, bytes_max: int | None
+    db: apsw.Connection, task_id: TaskId, after: int, limit: int, bytes_max: int | None
 ) -> tuple[list[Row], bool]:
-    """Rows after `after`, up to about `bytes_max`, and whether these are all."""
+    """At most `limit` rows after `after`, up to about `bytes_max`, and whether these are all."""
     rows: list[Row] = []
     rows_bytes = 0
     if db.execute("SELECT 1 FROM tasks WHERE task_id = ?", (task_id,)).fetchone() is None:
         raise _no_task(task_id)
     found = db.execute(
         """SELECT task_id, seq, type, schema, at_us, data, prev_hash, hash FROM events
-        WHERE task_id = ? AND seq > ? ORDER BY seq""",
-        (task_id, after),
+        WHERE task_id = ? AND seq > ? ORDER BY seq LIMIT ?""",
+        (task_id, after, limit),
     )
     for columns in found:
         row = Row(*columns)

@@ -197,7 +197,7 @@ async def test_an_open_websocket_ends_with_its_key() -> None:
             await place.store.revoke_key(
                 key_id, at_us=1, by="", entry=place.auditor.entry(NOBODY, "key.revoke", key_id)
             )
-            place.now += 2
+            place.now += 0.06  # another process took it back
         return {"type": "websocket.receive", "text": "steer"}
 
     async def send(message: Message) -> None:
@@ -215,6 +215,35 @@ async def test_an_open_websocket_ends_with_its_key() -> None:
         "close",
     ]
     assert told[-1]["code"] == 1008
+
+
+async def test_an_open_websocket_asks_no_more_often_than_its_key_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is said on an open line is a request as any other."""
+    place, heard, waited = Place(), list[Message](), list[float]()
+    _, text = await place.make_key(rate=1.0, burst=2)
+
+    async def listen(scope: Scope, receive: Receive, send: Send) -> None:
+        for _ in range(3):
+            heard.append(await receive())
+
+    async def receive() -> Message:
+        return {"type": "websocket.receive", "text": "steer"}
+
+    async def send(message: Message) -> None: ...
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        place.now += seconds
+
+    monkeypatch.setattr("agent_runtime.api.guard.anyio.sleep", sleep)
+    headers = [HOST, (b"authorization", f"Bearer {text}".encode())]
+    scope = {"type": "websocket", "path": "/x", "query_string": b"", "headers": headers}
+    guarded = Guard(listen, place.gate, monotonic=lambda: place.now)
+    await guarded({**scope, "client": None, "scheme": "ws"}, receive, send)
+    assert len(heard) == 3
+    assert waited == pytest.approx([1.0, 1.0], abs=1e-3)
 
 
 async def test_a_key_in_an_address_is_refused_even_beside_a_good_one() -> None:

@@ -90,6 +90,16 @@ def test_what_is_wrong_with_a_task_is_pointed_at(daemon: DaemonProcess) -> None:
     ]  # fmt: skip
 
 
+def test_an_unknown_key_of_a_body_is_pointed_at(daemon: DaemonProcess) -> None:
+    body = {"at": 1, "replace": {"answer": {"m/n": 1}}}
+    for sent, path, pointer in (
+        ({"name": "x", "rol": "admin"}, "/v1/keys", "/rol"),
+        (body, "/v1/tasks/task_1/fork", "/replace/answer/m~1n"),
+    ):
+        [fault] = daemon.ask("POST", path, sent).json()["errors"]
+        assert fault["pointer"] == pointer
+
+
 def test_one_operation_of_each_kind_is_documented_with_its_scope(daemon: DaemonProcess) -> None:
     document = daemon.ask("GET", "/openapi.json").json()
     assert document["openapi"] == "3.1.0"

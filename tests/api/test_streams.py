@@ -143,6 +143,7 @@ def test_a_websocket_shows_events_and_takes_what_a_person_says(daemon: DaemonPro
         line.send(json.dumps({"type": "steer", "id": 1, "message": "be quick"}))
         line.send("no json")
         line.send(json.dumps({"type": "approve", "id": 2}))
+        line.send(json.dumps({"type": "steer", "id": 4}))
         line.send(json.dumps({"type": "cancel", "id": 3, "message": "enough"}))
         for text in line:
             said = json.loads(text)
@@ -155,5 +156,10 @@ def test_a_websocket_shows_events_and_takes_what_a_person_says(daemon: DaemonPro
     assert answers[1]["type"] == answers[3]["type"] == "done"
     assert answers[None]["problem"]["status"] == 422
     assert answers[2]["problem"]["status"] == 404
+    assert answers[4]["problem"]["errors"] == [{"pointer": "/message", "detail": "is empty"}]
+    # Whoever has seen the end is not kept waiting for more.
+    authorized = {"Authorization": f"Bearer {daemon.token}"}
+    with connect_websocket(f"{url}?after={seen[-1]}", additional_headers=authorized) as line:
+        assert list(line) == []
     steered = [e["data"] for e in daemon.events(task_id) if e["type"] == "Steered"]
     assert steered == [{"by": "token:local", "message": "be quick"}]

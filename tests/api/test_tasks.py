@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
 
-from tests.api.daemons import DaemonProcess
+from tests.api.daemons import DaemonProcess, serving
 
 # No brain and no plan: such a task waits, and stays as it is.
 IDLE = {"goal": "wait for somebody who thinks"}
@@ -112,6 +113,40 @@ def test_a_change_can_be_bound_to_what_was_seen(daemon: DaemonProcess) -> None:
     assert daemon.ask("POST", f"/v1/tasks/{task_id}/cancel", headers=fresh).status == 202
     daemon.wait_for(task_id, "cancelled")
     assert daemon.ask("POST", f"/v1/tasks/{task_id}/cancel").status == 409
+
+
+def test_of_many_changes_bound_to_one_state_one_is_made(daemon: DaemonProcess) -> None:
+    """RFC 9110, 13.1.1: If-Match is there so that nobody overwrites what he has not seen."""
+    seen, answers = daemon.idle(), list[int]()
+
+    def steer() -> None:
+        path, tag = f"/v1/tasks/{seen['id']}/steer", {"If-Match": f'"{seen["seq"]}"'}
+        answers.append(daemon.ask("POST", path, {"message": "go on"}, tag).status)
+
+    threads = [threading.Thread(target=steer) for _ in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) == [202, *[412] * 23]
+
+
+def test_a_repetition_is_answered_though_the_repository_has_gone(tmp_path: Path) -> None:
+    """What was accepted is found by whoever lost the answer, whatever became of its files."""
+    repo = tmp_path / "code" / "repo"
+    repo.mkdir(parents=True)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(repo)]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "begin"]):
+        subprocess.run([*git, *words], check=True)
+    settings = {"AGENT_RUNTIME_WORKSPACE_ROOTS": f"{tmp_path}/code"}
+    task = {"goal": "x", "workspace": {"repo": str(repo)}}
+    with serving(tmp_path / "state", settings=settings) as daemon:
+        first = daemon.ask("POST", "/v1/tasks", task, {"Idempotency-Key": "once"})
+        assert first.status == 201, first.body
+        repo.rename(tmp_path / "gone")
+        again = daemon.ask("POST", "/v1/tasks", task, {"Idempotency-Key": "once"})
+        assert (again.status, again.json()["id"]) == (201, first.json()["id"]), again.body
+        assert daemon.ask("POST", "/v1/tasks", task, {"Idempotency-Key": "new"}).status == 422
 
 
 def test_only_an_ended_task_is_forgotten(daemon: DaemonProcess) -> None:

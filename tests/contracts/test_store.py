@@ -116,8 +116,10 @@ async def test_data_that_is_no_text_and_none_at_all_come_back_as_stored(store: S
 async def test_a_known_idempotency_key_names_the_first_task_and_stores_nothing(
     store: Store,
 ) -> None:
+    assert await store.made_by("k") is None
     assert await create(store, TASK, idempotency_key="k") == TASK
     assert await create(store, OTHER, idempotency_key="k") == TASK
+    assert (await store.made_by("k"), await store.made_by("j")) == (TASK, None)
     assert [summary.task_id for summary in await store.tasks()] == [TASK]
 
 
@@ -153,6 +155,8 @@ async def test_append_returns_the_last_number_and_load_starts_after_any(store: S
     assert await store.load(TASK) == log(TASK, 1, 5)
     assert await store.load(TASK, 3) == log(TASK, 4, 5)
     assert await store.load(TASK, 5) == []
+    assert await store.load(TASK, 1, 2) == log(TASK, 2, 3)
+    assert await store.load(TASK, 4, 2) == log(TASK, 5, 5)
 
 
 async def test_a_long_log_comes_back_whole_and_in_order(store: Store) -> None:
