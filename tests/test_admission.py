@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
@@ -14,7 +13,7 @@ from agent_runtime.errors import AllowanceSpent, Overloaded
 from agent_runtime.stores.memory import MemoryStore
 from agent_runtime.stores.sqlite import SqliteStore
 from agent_runtime.testing import VirtualClock
-from agent_runtime.types import TaskId
+from agent_runtime.types import Spent, TaskId
 from tests.contracts.logs import append, create
 
 pytestmark = pytest.mark.anyio
@@ -151,8 +150,8 @@ async def test_what_is_stored_while_the_store_is_asked_is_counted() -> None:
     asked, told = anyio.Event(), anyio.Event()
     ask = days.store.spent
 
-    async def spent(*which: Any) -> Any:
-        answer = await ask(*which)
+    async def spent(submitted_by: str, day: int) -> Spent:
+        answer = await ask(submitted_by, day)
         asked.set()
         await told.wait()
         return answer

@@ -149,14 +149,17 @@ async def steer_task(request: Request[Steering, None]) -> Reply:
 async def continue_task(request: Request[bytes, None]) -> Reply:
     """Open an ended task again: the same branch, history and files, and a new allotment."""
     daemon = request.daemon
-    daemon.refuse_unless_ready()
-    document = read_json(request.body)
-    task_id, only = await _matched(request)
-    state = await daemon.runtime.state(task_id)
-    refuse_unless_ended(state)
-    wish = parse_continuation(document, task=state.task, earlier=earlier_steps(state))
     caller = request.caller
-    await daemon.runtime.continue_task(task_id, wish, by=caller.by, budget=caller.budget, only=only)
+    with daemon.room() as room:
+        document = read_json(request.body)
+        task_id, only = await _matched(request)
+        state = await daemon.runtime.state(task_id)
+        refuse_unless_ended(state)
+        wish = parse_continuation(document, task=state.task, earlier=earlier_steps(state))
+        await daemon.runtime.continue_task(
+            task_id, wish, by=caller.by, budget=caller.budget, only=only
+        )
+        room.taken = 1
     return await _after(request, task_id)
 
 
@@ -170,18 +173,19 @@ async def fork_task(request: Request[ForkWish, None]) -> Reply:
     With a changed answer of a model, tool result, model, policy or message.
     """
     daemon, wish = request.daemon, request.body
-    daemon.refuse_unless_ready()
     changed = wish.replace
     spec = ForkSpec(
         at=wish.at, answer=changed.answer, result=changed.result, model=changed.model,
         policy=changed.policy, message=changed.message,
     )  # fmt: skip
     caller, parent = request.caller, TaskId(request.path["task_id"])
-    newest = (await daemon.runtime.ports.store.summary(parent)).seq
-    if wish.at > newest:
-        said = f"must be the number of an event, at most {newest}, got {wish.at}"
-        raise UsageError(f"at: {said}", faults=[Fault(("at",), said)])
-    forked = await daemon.runtime.fork(parent, spec, by=caller.by, budget=caller.budget)
+    with daemon.room() as room:
+        newest = (await daemon.runtime.ports.store.summary(parent)).seq
+        if wish.at > newest:
+            said = f"must be the number of an event, at most {newest}, got {wish.at}"
+            raise UsageError(f"at: {said}", faults=[Fault(("at",), said)])
+        forked = await daemon.runtime.fork(parent, spec, by=caller.by, budget=caller.budget)
+        room.taken = 1
     summary = await daemon.runtime.ports.store.summary(forked)
     location = b"/v1/tasks/" + forked.encode()
     return json_answer(

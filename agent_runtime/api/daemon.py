@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -46,8 +47,11 @@ class Daemon:
     faults: dict[str, str] = field(default_factory=dict)
     """What is wrong just now, by what it is about; `/readyz` says it, and no work is taken."""
 
-    def refuse_unless_ready(self, tasks: int = 1) -> None:
-        """New work is not taken by a daemon that is about to end or cannot keep it.
+    @contextmanager
+    def room(self, tasks: int = 1) -> Iterator[Room]:
+        """For new tasks. What is refused in the block, or was there before, takes nobody's place.
+
+        New work is not taken by a daemon that is about to end or cannot keep it.
 
         Raises:
             Draining, StoreUnavailable, Overloaded: the caller tries again, or another daemon.
@@ -57,6 +61,19 @@ class Daemon:
         if self.faults:
             raise Faulty("; ".join(self.faults.values()))
         self.runtime.admission.require(tasks)
+        room = Room()
+        try:
+            yield room
+        finally:
+            if room.taken != tasks:
+                self.runtime.admission.give_back(tasks - room.taken)
+
+
+@dataclass(slots=True)
+class Room:
+    """How many of the tasks for which there is room were taken in."""
+
+    taken: int = 0
 
 
 class Draining(StoreUnavailable):

@@ -224,15 +224,16 @@ async def receive_hook(request: Request[None, None]) -> Reply:
             request.daemon.access.auditor.refused("hook signature", peer=peer)
         detail = "there is no such hook, or the request is not signed with its secret"
         raise Refused(problem(401, "not-signed", "The signature does not count", detail)) from None
-    request.daemon.refuse_unless_ready()
-    wish = await hooks.wish(hook, headers, body)
-    if isinstance(wish, Ignored):
-        return json_answer(HookTaken(status="ignored", reason=wish.why))
-    spec = read_task(msgspec.json.encode(wish.task), request.daemon)
     try:
-        taken = await runtime.take_in(
-            spec, submitted_by=f"hook:{hook.name}", idempotency_key=wish.key
-        )
+        with request.daemon.room() as room:
+            wish = await hooks.wish(hook, headers, body)
+            if isinstance(wish, Ignored):
+                return json_answer(HookTaken(status="ignored", reason=wish.why))
+            spec = read_task(msgspec.json.encode(wish.task), request.daemon)
+            taken = await runtime.take_in(
+                spec, submitted_by=f"hook:{hook.name}", idempotency_key=wish.key
+            )
+            room.taken = int(taken.is_new)
     except IdempotencyMismatch:
         # The hook was changed since it made the task of this delivery.
         return json_answer(HookTaken(status="repeated", reason="the hook was changed since"))

@@ -74,19 +74,14 @@ async def submit_task(request: Request[bytes, None]) -> Reply:
     `workspace_roots`.
     """
     daemon, caller = request.daemon, request.caller
-    daemon.refuse_unless_ready()
-    is_new = False
-    try:
+    with daemon.room() as room:
         spec = read_task(request.body, daemon)
         key = _idempotency_key(request)
         wait_seconds = _wait_seconds(request)
         taken = await daemon.runtime.take_in(
             spec, submitted_by=caller.by, idempotency_key=key, budget=caller.budget
         )
-        is_new = taken.is_new
-    finally:
-        if not is_new:
-            daemon.runtime.admission.give_back(1)
+        room.taken = int(taken.is_new)
     return await _created(daemon, taken, wait_seconds)
 
 
@@ -130,9 +125,7 @@ async def submit_tasks(request: Request[bytes, None]) -> Reply:
     """
     daemon = request.daemon
     raws = _batch(request.body)
-    daemon.refuse_unless_ready(len(raws))
-    new = 0
-    try:
+    with daemon.room(len(raws)) as room:
         key = _idempotency_key(request)
         items: list[BatchItem | None] = []
         wishes: list[tuple[TaskSpec, str | None]] = []
@@ -151,10 +144,8 @@ async def submit_tasks(request: Request[bytes, None]) -> Reply:
         answered = [_item(next(taken)) if item is None else item for item in items]
         for item in answered:
             if item.status == 201 and item.task is not None:
-                new += 1
+                room.taken += 1
                 note_submission(daemon, request.scope, item.task.id)
-    finally:
-        daemon.runtime.admission.give_back(len(raws) - new)
     return json_answer(BatchAnswer(answered), 207)
 
 
