@@ -14,10 +14,12 @@ KEYS_ADMIN: Final = "keys:admin"
 AUDIT_READ: Final = "audit:read"
 
 SCOPES: Final[Mapping[str, str]] = {
-    TASKS_READ: "see tasks, their events and results, tools, modules and models",
-    TASKS_WRITE: "submit, steer, pause, resume, cancel, continue, fork and replay tasks",
+    TASKS_READ: "see tasks, their events and results, approvals, tools, modules, models and "
+    "figures; replay tasks",
+    TASKS_WRITE: "submit, steer, pause, resume, cancel, continue, fork, publish and forget tasks; "
+    "send repositories",
     APPROVALS_DECIDE: "approve or deny what tasks ask for",
-    TOOLS_ADMIN: "change what tools and modules there are",
+    TOOLS_ADMIN: "say who is told of events, and whose signed requests make tasks",
     KEYS_ADMIN: "make, list and revoke keys",
     AUDIT_READ: "read the audit record",
 }

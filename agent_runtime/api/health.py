@@ -39,7 +39,7 @@ async def readyz(request: Request[None, None]) -> Reply:
 
 @operation("GET", "/metrics", answers={200: "text/plain"}, scope="tasks:read")
 async def metrics(request: Request[None, None]) -> Reply:
-    """Figures in Prometheus' text format; docs/operations.md explains each."""
+    """Figures in Prometheus' text format; docs/http.md explains each."""
     daemon = request.daemon
     store = daemon.runtime.ports.store
     text = daemon.metrics.render(

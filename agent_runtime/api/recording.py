@@ -17,8 +17,6 @@ from agent_runtime.errors import StoreUnavailable
 
 log = logging.getLogger(__name__)
 
-_TASKS = b"/v1/tasks/"
-
 
 def action_of(operation_name: str) -> str:
     """`cancel_task` -> `task.cancel`."""
@@ -76,8 +74,8 @@ def refused(daemon: Daemon, scope: Scope, wanted: str) -> None:
 
 
 def _made(reply: Answer) -> str:
-    """The task that a 201 names."""
+    """The id of the task, webhook or hook that a 201 names."""
     for name, value in reply.headers:
-        if name == b"location" and value.startswith(_TASKS):
-            return value[len(_TASKS) :].decode()
+        if name == b"location":
+            return value.rpartition(b"/")[2].decode()
     return ""

@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from agent_runtime.access.callers import TASKS_READ
 from agent_runtime.api.answers import Answer, Reply, json_answer
 from agent_runtime.api.operations import Request, operation
 from agent_runtime.api.views import moment
-from agent_runtime.errors import StoreUnavailable
+from agent_runtime.errors import Forbidden, StoreUnavailable
 from agent_runtime.notices.records import Delivery, Webhook
 from agent_runtime.notices.service import Notices
 
@@ -118,9 +119,11 @@ class DeliveriesQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 async def create_webhook(request: Request[WebhookWish, None]) -> Reply:
     """Have an address told of events, from now on.
 
-    Deliveries are signed as Standard Webhooks says. The secret is told here and never again.
+    Deliveries are signed as Standard Webhooks says. Whoever makes one needs `tasks:read`, too: it
+    hears what they would read. The secret is told here and never again.
     """
     wish = request.body
+    _require_reader(request)
     webhook = await _notices(request).desk.make(
         url=wish.url, types=wish.types, labels=wish.labels, description=wish.description,
         by=request.caller.by,
@@ -152,6 +155,7 @@ async def get_webhook(request: Request[None, None]) -> Reply:
 async def change_webhook(request: Request[WebhookChange, None]) -> Reply:
     """Change where a webhook is told, and of what. What waits goes to the new address."""
     change = request.body
+    _require_reader(request)
     webhook = await _notices(request).desk.change(
         _id(request), url=change.url, types=change.types, labels=change.labels,
         description=change.description,
@@ -286,3 +290,10 @@ def _delivery(delivery: Delivery) -> DeliveryView:
 
 def _moment(at_us: int) -> str | None:
     return moment(at_us) if at_us else None
+
+
+def _require_reader(request: Request[Any, Any]) -> None:
+    if TASKS_READ not in request.caller.scopes:
+        raise Forbidden(
+            f"a webhook is told of tasks: whoever makes or changes one needs {TASKS_READ!r}"
+        )
