@@ -42,6 +42,7 @@ from agent_runtime.errors import (
     Fault,
     Forbidden,
     IdempotencyMismatch,
+    MovedOn,
     NotFound,
     Overloaded,
     SandboxUnavailable,
@@ -240,7 +241,7 @@ def test_retry_after_is_heeded() -> None:
     [
         (401, "about:blank", Unauthenticated), (403, "/problems/forbidden", Forbidden),
         (404, "/problems/not-found", NotFound), (409, "/problems/conflict", Conflict),
-        (412, "/problems/moved-on", Conflict), (422, "/problems/invalid-input", UsageError),
+        (412, "/problems/moved-on", MovedOn), (422, "/problems/invalid-input", UsageError),
         (422, "/problems/idempotency-mismatch", IdempotencyMismatch),
         (429, "about:blank", TooManyRequests), (413, "/problems/too-large", UsageError),
         (503, "/problems/store-unavailable", StoreUnavailable),
