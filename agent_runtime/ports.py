@@ -218,10 +218,11 @@ class Store(Protocol):
     async def load_snapshot(self, task_id: TaskId, version: int) -> tuple[Seq, bytes] | None:
         """The newest snapshot and its number, if it is of fold version `version`; else None."""
 
-    async def delete(self, task_id: TaskId) -> None:
+    async def delete(self, task_id: TaskId, *, expected: Seq | None = None) -> None:
         """Forget a task and the blobs that nobody else names (retention).
 
         Raises:
+            Conflict: its newest event is not `expected`: it was continued meanwhile.
             LeaseHeld: it is being driven.
         """
 

@@ -77,6 +77,7 @@ from agent_runtime.types import (
     Json,
     PublishSpec,
     Row,
+    Seq,
     Status,
     TaskId,
     TaskSpec,
@@ -928,19 +929,25 @@ class Runtime:
         return await import_task(data, self.ports.store, self.ports.workspaces)
 
     async def forget(self, task_id: TaskId) -> None:
-        """Remove an ended task and everything of it. `Conflict` if it has not ended."""
+        """Remove an ended task and everything of it.
+
+        Raises:
+            Conflict: it has not ended, or was continued meanwhile; nothing of it was touched.
+        """
         summary = await self.ports.store.summary(task_id)
         if summary.status not in TERMINAL_STATUSES:
             raise Conflict(
                 f"task {task_id!r} is {summary.status}; only an ended one can be removed: "
                 f"`agent-runtime cancel {task_id}` ends it"
             )
+        # The row first: it alone says that nobody continues the task. What a kill leaves of the
+        # files is a leftover, which `gc` finds.
+        await self.ports.store.delete(task_id, expected=Seq(summary.seq))
         if summary.repo:
             await self.ports.workspaces.forget(task_id)
         if self.ports.publisher is not None:
             await self.ports.publisher.forget(task_id)
         await self._files.remove(task_id)
-        await self.ports.store.delete(task_id)
 
     def retention(self, policy: Policy, **more: float) -> Retention:
         """Forgets ended tasks by age and by size; see `retention`."""

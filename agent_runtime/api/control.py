@@ -274,6 +274,8 @@ async def list_approvals(request: Request[None, None]) -> Reply:
     before: TaskId | None = None
     while page := await runtime.tasks(statuses=_MAY_ASK, before=before, limit=500):
         for summary in page:
+            if summary.status == Status.WAITING and summary.reason in ("brain", "input"):
+                continue  # it asks for something else: a hundred thousand of them are a glance
             state = await runtime.state(TaskId(summary.task_id))
             found += [_approval(summary.task_id, each) for each in state.approvals.values()]
         before = TaskId(page[-1].task_id)

@@ -384,9 +384,11 @@ class MemoryStore:
             seq, _, data = task.snapshot
             return seq, data
 
-    async def delete(self, task_id: TaskId) -> None:
+    async def delete(self, task_id: TaskId, *, expected: Seq | None = None) -> None:
         async with self._effect() as shared:
             task = self._free(task_id)
+            if expected is not None and expected != len(task.rows):
+                raise Conflict(f"task {task_id!r} has moved on to event {len(task.rows)}")
             del shared.tasks[task_id]
             order = shared.order
             order[:] = [row if row and row.task_id != task_id else None for row in order]

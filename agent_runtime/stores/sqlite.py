@@ -284,8 +284,8 @@ class SqliteStore:
         )
         return found  # columns are STRICT: INTEGER and BLOB
 
-    async def delete(self, task_id: TaskId) -> None:
-        await self._write(Delete(task_id, self._owners))
+    async def delete(self, task_id: TaskId, *, expected: Seq | None = None) -> None:
+        await self._write(Delete(task_id, self._owners, expected))
 
     async def ended(
         self, before_us: int, *, after: TaskSummary | None = None, limit: int = 100

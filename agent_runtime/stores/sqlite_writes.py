@@ -489,12 +489,15 @@ class Probe(Write[None]):
 class Delete(Write[None]):
     """Forget a task that nobody alive drives, and what only it names."""
 
-    def __init__(self, task_id: TaskId, owners: Owners) -> None:
+    def __init__(self, task_id: TaskId, owners: Owners, expected: Seq | None) -> None:
         super().__init__()
-        self._task_id, self._owners = task_id, owners
+        self._task_id, self._owners, self._expected = task_id, owners, expected
 
     def run(self, db: apsw.Connection) -> None:
         _free_task(db, self._owners, self._task_id)
+        seq = db.execute("SELECT seq FROM tasks WHERE task_id = ?", (self._task_id,)).get
+        if self._expected is not None and seq != self._expected:
+            raise Conflict(f"task {self._task_id!r} has moved on to event {seq}")
         if (day := day_of(self._task_id)) is not None:
             db.execute(_REMEMBER, (self._task_id, day))
         for statement in _DELETE:

@@ -607,6 +607,17 @@ async def test_a_snapshot_that_is_too_large_is_left_out(
     assert await store.load_snapshot(TASK, 1) is None
 
 
+async def test_a_task_that_has_moved_on_is_not_deleted(store: Store) -> None:
+    """Whoever forgets it has looked at an end that is none any more."""
+    await create(store, TASK)
+    await append(store, 1)
+    with pytest.raises(Conflict, match="moved on"):
+        await store.delete(TASK, expected=Seq(1))
+    await store.delete(TASK, expected=Seq(2))
+    with pytest.raises(NotFound):
+        await store.summary(TASK)
+
+
 async def test_a_deleted_task_takes_along_what_only_it_names(store: Store) -> None:
     await create(store, TASK, blobs=[b"mine", b"shared"], idempotency_key="k")
     await create(store, OTHER, blobs=[b"shared"])
