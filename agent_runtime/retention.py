@@ -3,7 +3,8 @@
 The daemon sweeps now and then, and `gc` once. By age: whatever ended `days` ago. By size: while the
 store and the files of ended tasks take more than `bytes_max`, whatever ended first. A task is
 forgotten as a whole, in one transaction; what is kept is not touched, so it verifies as before.
-Afterwards free room goes back to the disk, a little at a time.
+Sent repositories that no task works on go too. Afterwards free room goes back to the disk, a little
+at a time.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import anyio
 import anyio.to_thread
 
 from agent_runtime.errors import AgentRuntimeError
-from agent_runtime.ports import Clock, Store
+from agent_runtime.ports import Clock, Store, Uploads
 from agent_runtime.types import TaskId, TaskSummary
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ SWEEP_SECONDS: Final = 600.0
 PAUSE_SECONDS: Final = 0.02
 """After each task: others write in between. 10,000 tasks take some minutes."""
 BITE_TASKS: Final = 50
+PAGE_TASKS: Final = 500
 BITE_BYTES: Final = 1 << 20
 """Given back to the disk in one write: a millisecond or two."""
 _DAY_US: Final = 86_400_000_000
@@ -41,6 +43,8 @@ class Policy:
     days: float
     bytes_max: int | None = None
     """The store and the files of ended tasks together; None: no bound."""
+    upload_hours: float = 24.0
+    """How long a sent repository stays that no task works on."""
 
 
 @dataclass(slots=True)
@@ -50,6 +54,7 @@ class Swept:
     forgotten: list[TaskSummary] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     given_back_bytes: int = 0
+    uploads: list[str] = field(default_factory=list)
 
 
 class Retention:
@@ -63,12 +68,15 @@ class Retention:
         *,
         state_dir: str,
         forget: Callable[[TaskId], Awaitable[None]],
+        uploads: Uploads | None = None,
         pause_seconds: float = PAUSE_SECONDS,
     ) -> None:
         """`forget` removes one ended task and everything of it."""
         self._store, self._clock, self._policy = store, clock, policy
-        self._places = [os.path.join(state_dir, family) for family in ("workspaces", "results")]
+        families = ("workspaces", "results", "publishing")
+        self._places = [os.path.join(state_dir, family) for family in families]
         self._forget = forget
+        self._uploads = uploads
         self._pause_seconds = pause_seconds
 
     async def run(self) -> None:
@@ -85,6 +93,8 @@ class Retention:
                     "forgot %d ended tasks, %d MiB went back to the disk",
                     len(swept.forgotten), swept.given_back_bytes >> 20,
                 )  # fmt: skip
+            if swept.uploads:
+                log.info("removed %d uploads that no task works on", len(swept.uploads))
             for problem in swept.problems:
                 log.warning("not removed: %s", problem)
 
@@ -107,9 +117,32 @@ class Retention:
                     break
                 files_bytes -= await anyio.to_thread.run_sync(self._bytes_of, task.task_id)
                 files_bytes -= await self._let_go(task, swept, dry_run=dry_run, files=False)
+        await self._let_uploads_go(swept, dry_run=dry_run)
         if not dry_run:
             await self._give_back(swept)
         return swept
+
+    async def _let_uploads_go(self, swept: Swept, *, dry_run: bool) -> None:
+        """Remove sent repositories that only forgotten tasks work on, and nobody has just sent."""
+        if self._uploads is None:
+            return
+        before = self._clock.now_us() / 1e6 - self._policy.upload_hours * 3600
+        if not await self._uploads.unused((), before):
+            return  # without a look at every task
+        forgotten = {task.task_id for task in swept.forgotten}
+        named: set[str] = set()
+        page: TaskId | None = None
+        while tasks := await self._store.tasks(before=page, limit=PAGE_TASKS):
+            named |= {task.repo for task in tasks if task.task_id not in forgotten}
+            page = TaskId(tasks[-1].task_id)
+        for name in await self._uploads.unused(named, before):
+            try:
+                if not dry_run:
+                    await self._uploads.remove(name)
+            except (AgentRuntimeError, OSError) as error:
+                swept.problems.append(f"{name}: {error}")
+            else:
+                swept.uploads.append(name)
 
     async def _let_go(
         self, task: TaskSummary, swept: Swept, *, dry_run: bool, files: bool = True
@@ -162,16 +195,18 @@ _ROW_BYTES = 400
 
 def _disk_bytes(path: str) -> int:
     """What a directory takes on the disk; 0 if it is not there."""
-    total = 0
-    try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                try:
-                    total += entry.stat(follow_symlinks=False).st_blocks * 512
-                    if entry.is_dir(follow_symlinks=False):
-                        total += _disk_bytes(entry.path)
-                except OSError:
-                    pass  # it went meanwhile
-    except OSError:
-        return 0
+    total, pending = 0, [path]
+    # No recursion: how deep it is was up to an agent.
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    try:
+                        total += entry.stat(follow_symlinks=False).st_blocks * 512
+                        if entry.is_dir(follow_symlinks=False):
+                            pending.append(entry.path)
+                    except OSError:
+                        pass  # it went meanwhile
+        except OSError:
+            pass
     return total

@@ -957,6 +957,7 @@ class Runtime:
             policy,
             state_dir=self._state_dir,
             forget=self.forget,
+            uploads=self.ports.uploads,
             **more,
         )
 

@@ -85,7 +85,9 @@ async def run_daemon(
             systemd.ready()
             on_ready(f"agent-runtime {__version__} serves at {address}")
 
-        retention = runtime.retention(Policy(settings.retention_days, settings.retention_bytes))
+        retention = runtime.retention(
+            Policy(settings.retention_days, settings.retention_bytes, settings.upload_hours)
+        )
         with daemon_file(directory, address):
             await serve(
                 daemon,

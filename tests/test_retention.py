@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -15,8 +16,10 @@ from agent_runtime.results import PATCH
 from agent_runtime.retention import Policy
 from agent_runtime.runtime import Runtime
 from agent_runtime.stores.sqlite import SqliteStore
-from agent_runtime.types import TaskId
+from agent_runtime.types import TaskId, WorkspaceSpec
+from agent_runtime.workspaces.uploads import LocalUploads, make_bundle
 from bench.ours.world import playbook, ports
+from tests.cli.conftest import make_repository
 
 pytestmark = pytest.mark.anyio
 
@@ -131,6 +134,53 @@ async def test_one_that_cannot_be_forgotten_keeps_no_other(
     swept = await runtime.retention(Policy(days=0), pause_seconds=0).sweep()
     assert swept.problems == [f"{ended[0]}: busy"]
     assert await kept(runtime) == {ended[0]}
+
+
+async def test_sent_repositories_go_with_the_last_task_that_works_on_them(
+    runtime: Runtime, tmp_path: Path
+) -> None:
+    """A daemon does it by itself: nobody else looks after its disk. Nothing just sent goes."""
+    uploads = LocalUploads(str(tmp_path))
+    make_bundle(str(make_repository(tmp_path / "repo")), str(tmp_path / "bundle"))
+
+    async def read() -> AsyncIterator[bytes]:
+        yield (tmp_path / "bundle").read_bytes()
+
+    name = await uploads.receive(read())
+    swept = runtime.ports.clock.now_us()
+    runtime.ports = replace(runtime.ports, uploads=uploads)
+    spec = msgspec.structs.replace(playbook(1), workspace=WorkspaceSpec(repo=name))
+    await submit(spec, runtime.ports.store, runtime.ports.clock, submitted_by="me")
+    old = (swept / 1e6 - 7200,) * 2
+    os.utime(tmp_path / "uploads" / name.removeprefix("upload:") / "received", old)
+    retention = runtime.retention(Policy(days=0, upload_hours=1), pause_seconds=0)
+    assert (await retention.sweep()).uploads == [], "a task works on it"
+    await Supervisor(runtime.ports).run_all()
+    found = await retention.sweep()
+    assert len(found.forgotten) == 1 and found.uploads == [name] and found.problems == []
+    assert os.listdir(tmp_path / "uploads") == [".git-home"]
+    await uploads.receive(read())
+    assert (await retention.sweep()).uploads == [], "just sent"
+
+
+async def test_what_publishing_keeps_counts_however_deep_it_is(
+    runtime: Runtime, tmp_path: Path
+) -> None:
+    """Every file of an ended task is in the sum of `retention_bytes`."""
+    ended = await finished(runtime, 2)
+    place = tmp_path / "publishing" / ended[0]
+    place.mkdir(parents=True)
+    (place / "pack").write_bytes(bytes(4 << 20))
+    deep = tmp_path / "results" / ended[0]
+    deep.mkdir(parents=True)
+    levels = [f"{deep}{'/d' * depth}" for depth in range(1, 1100)]
+    for level in levels:
+        os.mkdir(level)
+    policy = Policy(days=1, bytes_max=await runtime.ports.store.kept_bytes() + (2 << 20))
+    swept = await runtime.retention(policy, pause_seconds=0).sweep(dry_run=True)
+    assert ended[0] in [task.task_id for task in swept.forgotten]
+    for level in reversed(levels):
+        os.rmdir(level)
 
 
 @pytest.mark.long

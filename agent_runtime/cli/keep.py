@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Awaitable, Iterator, Set
+from collections.abc import Awaitable, Iterator
 
 import anyio.to_thread
 import click
@@ -155,23 +155,19 @@ def gc(ctx: click.Context, older_than: float | None, dry_run: bool, as_json: boo
 
     async def do(runtime: Runtime) -> int:
         before_us = time.time_ns() // 1000 - int(days * DAY_SECONDS * 1e6)
-        retention = runtime.retention(Policy(days, settings.retention_bytes), pause_seconds=0)
+        policy = Policy(days, settings.retention_bytes, settings.upload_hours)
+        retention = runtime.retention(policy, pause_seconds=0)
         leftovers, problems = await _leftovers(runtime, directory, store_path(settings) or "")
         entries = Entries(os.path.join(directory, "environments"))
         unused = await _unused(runtime, entries, before_us / 1e6)
         swept = await retention.sweep(dry_run=dry_run)
         problems += swept.problems
-        forgotten = {task.task_id for task in swept.forgotten}
-        uploads = await _uploads(runtime, forgotten, settings.upload_hours)
         if not dry_run:
             for key in unused:
                 await _try(anyio.to_thread.run_sync(entries.remove, key), key, problems)
-            for upload in uploads:
-                assert runtime.ports.uploads is not None
-                await _try(runtime.ports.uploads.remove(upload), upload, problems)
             for name in leftovers:
                 await _try(_remove(runtime, directory, name), name, problems)
-        _tell(swept, leftovers, unused, uploads, problems, dry_run=dry_run, as_json=as_json)
+        _tell(swept, leftovers, unused, problems, dry_run=dry_run, as_json=as_json)
         return 1 if problems else 0
 
     return with_runtime(ctx, do)
@@ -181,7 +177,6 @@ def _tell(
     swept: Swept,
     leftovers: list[str],
     unused: list[str],
-    uploads: list[str],
     problems: list[str],
     *,
     dry_run: bool,
@@ -194,7 +189,7 @@ def _tell(
             "given_back_bytes": swept.given_back_bytes,
             "leftovers": leftovers,
             "environments": unused,
-            "uploads": uploads,
+            "uploads": swept.uploads,
             "problems": problems,
         }
         emit(value)
@@ -209,14 +204,14 @@ def _tell(
     if unused:
         what = "would remove" if dry_run else "removed"
         say(f"{what} {len(unused)} environments that nobody has used")
-    if uploads:
+    if swept.uploads:
         what = "would remove" if dry_run else "removed"
-        say(f"{what} {len(uploads)} uploads that no task works on")
+        say(f"{what} {len(swept.uploads)} uploads that no task works on")
     for problem in problems:
         note(f"! {problem}")
     if swept.given_back_bytes:
         say(f"gave {swept.given_back_bytes:,} bytes of the store back to the disk")
-    if not (swept.forgotten or leftovers or unused or uploads):
+    if not (swept.forgotten or leftovers or unused or swept.uploads):
         say("nothing to remove")
 
 
@@ -235,18 +230,6 @@ async def _unused(runtime: Runtime, entries: Entries, before: float) -> list[str
                 needed.add(state.environment.key)
         page = TaskId(tasks[-1].task_id)
     return [key for key in found if key not in needed]
-
-
-async def _uploads(runtime: Runtime, forgotten: Set[str], hours: float) -> list[str]:
-    """Sent repositories that only forgotten tasks work on, and that nobody has just sent."""
-    if runtime.ports.uploads is None:
-        return []
-    named: set[str] = set()
-    page: TaskId | None = None
-    while tasks := await runtime.tasks(before=page, limit=_PAGE):
-        named |= {task.repo for task in tasks if task.task_id not in forgotten}
-        page = TaskId(tasks[-1].task_id)
-    return await runtime.ports.uploads.unused(named, time.time_ns() / 1e9 - hours * 3600)
 
 
 async def _leftovers(runtime: Runtime, directory: str, own: str) -> tuple[list[str], list[str]]:

@@ -225,7 +225,8 @@ def _failed(state: State, event: e.PublicationFailed) -> dict[str, Any]:
     attempts, moves = publication.attempts + 1, publication.moves + event.moved
     if event.moved and moves <= MOVES_MAX:
         return _changed(state, prepared=None, intended="", moves=moves)
-    asked_ms = int((event.retry_after_seconds or 0.0) * 1000)
+    # Bounded first: what a forge asks for may be more than any number of milliseconds.
+    asked_ms = int(min(event.retry_after_seconds or 0.0, RETRY_AFTER_MS_MAX) * 1000)
     passes = event.kind == "transient" and not event.moved and asked_ms <= RETRY_AFTER_MS_MAX
     if not passes or attempts >= TRIES:
         return _changed(state, failure=event, attempts=attempts, moves=moves)

@@ -12,14 +12,18 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import ssl
 import time
 from collections.abc import Mapping
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
+import anyio
+import anyio.from_thread
 import httpx2
 
 from agent_runtime import __version__
@@ -31,7 +35,13 @@ ANSWER_BYTES_MAX: Final = 8 << 20
 SAID_CHARS_MAX: Final = 600
 CONNECT_SECONDS: Final = 10.0
 SILENCE_SECONDS: Final = 30.0
+ANSWER_SECONDS_MAX: Final = 120.0
+"""Of a whole answer, however it drips."""
 GITHUB_VERSION: Final = "2022-11-28"
+LOOKS: Final = 3
+"""For a request that the forge says is there."""
+_URL: Final = re.compile(r"https?://[!-~]{1,2000}")
+_DIGITS: Final = re.compile(r"[0-9]{1,15}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +56,7 @@ class Answer:
         """The body; None if it is no JSON."""
         try:
             return json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
 
     def said(self) -> str:
@@ -56,12 +66,14 @@ class Answer:
         if isinstance(told, dict):
             names = ("message", "error", "error_description")
             values = [value for name in names if (value := told.get(name))]
-            parts += [v if isinstance(v, str) else json.dumps(v) for v in values]
-            for error in told.get("errors") or []:
-                text = error.get("message") if isinstance(error, dict) else error
-                parts.append(str(text or error))
+            errors = told.get("errors")
+            for error in errors if isinstance(errors, list) else []:
+                values.append((error.get("message") if isinstance(error, dict) else "") or error)
+            parts = [v if isinstance(v, str) else json.dumps(v) for v in values]
         text = "; ".join(parts) or self.body[:200].decode("utf-8", "replace")
-        return f"{self.status}: {text}"[:SAID_CHARS_MAX]
+        # JSON can write halves of characters, which the log cannot.
+        text = text[:SAID_CHARS_MAX].encode("utf-8", "replace").decode()
+        return f"{self.status}: {text}"
 
 
 def exchange(
@@ -71,41 +83,48 @@ def exchange(
     headers: Mapping[str, str] = {},
     body: object = None,
     ca: str = "",
+    secret: str = "",
     timeout_seconds: float = SILENCE_SECONDS,
 ) -> Answer:
-    """One request and its whole answer. Never redirected, because a token would go along. Blocks.
+    """One request and its whole answer. Never redirected, because a token would go along.
+
+    Blocks: called in anyio's worker threads, and given up when their caller is cancelled. `secret` is
+    what the headers hold: where the answer repeats it, it is `***`.
 
     Raises:
         PublishFailed: there is no answer; it may pass.
     """
     for name in ("httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+    async def ask(client: httpx2.AsyncClient) -> Answer:
+        data = bytearray()
+        given = {
+            "user-agent": f"agent-runtime/{__version__}",
+            "accept": "application/json",
+            "accept-encoding": "identity",
+            **headers,
+        }
+        with anyio.fail_after(ANSWER_SECONDS_MAX):
+            async with client, client.stream(method, url, headers=given, json=body) as response:
+                async for piece in response.aiter_bytes():
+                    data += piece
+                    if len(data) > ANSWER_BYTES_MAX:
+                        raise PublishFailed(f"{_place(url)} answers without an end", kind="failed")
+                shown = bytes(data).replace(secret.encode(), b"***") if secret else bytes(data)
+                return Answer(response.status_code, dict(response.headers), shown)
+
     try:
-        context = ssl.create_default_context(cafile=ca) if ca else True
-        timeout = httpx2.Timeout(timeout_seconds, connect=CONNECT_SECONDS)
-        with (
-            httpx2.Client(
-                verify=context,
-                timeout=timeout,
-                mounts={f"all://{host}": None for host in ("127.0.0.1", "localhost", "[::1]")},
-            ) as client,
-            client.stream(
-                method, url,
-                headers={
-                    "user-agent": f"agent-runtime/{__version__}",
-                    "accept": "application/json",
-                    "accept-encoding": "identity",
-                    **headers,
-                },
-                json=body,
-            ) as response,
-        ):  # fmt: skip
-            data = b""
-            for piece in response.iter_bytes():
-                data += piece
-                if len(data) > ANSWER_BYTES_MAX:
-                    raise PublishFailed(f"{_place(url)} answers without an end", kind="failed")
-            return Answer(response.status_code, dict(response.headers), data)
+        # Made here: certificates are read for so long that the loop would stand still.
+        client = httpx2.AsyncClient(
+            verify=ssl.create_default_context(cafile=ca) if ca else True,
+            timeout=httpx2.Timeout(timeout_seconds, connect=CONNECT_SECONDS),
+            mounts={f"all://{host}": None for host in ("127.0.0.1", "localhost", "[::1]")},
+        )
+        return anyio.from_thread.run(ask, client)
+    except CancelledError:
+        anyio.from_thread.check_cancelled()
+        raise
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
         why = str(error) or type(error).__name__
         raise PublishFailed(f"{_place(url)} gives no answer: {why}", kind="transient") from None
@@ -129,20 +148,22 @@ class Forge:
     ) -> OpenedRequest:
         """The one request for the branch: the one that is there, else a new one."""
         text = f"{body}\n\n{marker}\n"
-        for tries_left in (2, 1, 0):
+        for _ in range(LOOKS):
             if found := self._look(prepared, marker):
                 if marker not in str(found.get(self.text_key) or ""):
                     self._update(found, text)
                 return self._opened(found, found_there=True)
             answer = self._create(prepared, title=title, text=text, draft=draft)
-            if answer.status in (200, 201) and isinstance(answer.json(), dict):
-                return self._opened(answer.json(), found_there=False)
-            if self._is_there(answer) and tries_left:
-                continue  # somebody's request was faster than our look
-            raise refused(answer)
+            if answer.status in (200, 201):
+                # One that makes no sense may still have made it: the next try looks.
+                told = answer.json()
+                return self._opened(told if isinstance(told, dict) else {}, found_there=False)
+            if not self._is_there(answer):
+                raise refused(answer)
+            # Somebody's request was faster than our look.
         raise PublishFailed(
             f"{self.api} says that there is a request for {prepared.branch!r}, and shows none",
-            kind="failed",
+            kind="transient",
         )
 
     text_key: str = field(default="body", init=False)
@@ -165,17 +186,29 @@ class Forge:
         raise NotImplementedError
 
     def _ask(self, method: str, path: str, body: object = None) -> Answer:
-        return exchange(method, f"{self.api}{path}", headers=self._headers(), body=body, ca=self.ca)
+        return exchange(
+            method, f"{self.api}{path}", headers=self._headers(), body=body, ca=self.ca,
+            secret=self.token,
+        )  # fmt: skip
 
     def _headers(self) -> dict[str, str]:
         raise NotImplementedError
 
     def _listed(self, path: str) -> list[dict[str, Any]]:
         answer = self._ask("GET", path)
-        told = answer.json()
-        if answer.status != 200 or not isinstance(told, list):
+        if answer.status != 200:
             raise refused(answer)
+        told = answer.json()
+        if not isinstance(told, list):
+            raise _senseless(f"{answer.said()} is no list")
         return [each for each in told if isinstance(each, dict)]
+
+    def _request(
+        self, told: dict[str, Any], *, number: str, url: str, found: bool
+    ) -> OpenedRequest:
+        where = told.get(url)
+        shown = where if isinstance(where, str) and _URL.fullmatch(where) else ""
+        return OpenedRequest(url=shown, number=_number(told, number), found=found)
 
 
 class GitHub(Forge):
@@ -199,8 +232,7 @@ class GitHub(Forge):
             pull
             for pull in self._listed(f"{self._pulls}?{urlencode(asked)}")
             # An unknown filter would be ignored, and every request of the project listed.
-            if (pull.get("head") or {}).get("ref") == prepared.branch
-            and (pull.get("base") or {}).get("ref") == prepared.base
+            if _ref(pull.get("head")) == prepared.branch and _ref(pull.get("base")) == prepared.base
         ]
         return _wanted(found, marker, self.text_key, open_state="open")
 
@@ -215,13 +247,12 @@ class GitHub(Forge):
         )  # fmt: skip
 
     def _update(self, found: dict[str, Any], text: str) -> None:
-        answer = self._ask("PATCH", f"{self._pulls}/{found['number']}", {"body": text})
+        answer = self._ask("PATCH", f"{self._pulls}/{_number(found, 'number')}", {"body": text})
         if answer.status != 200:
             raise refused(answer)
 
     def _opened(self, told: dict[str, Any], *, found_there: bool) -> OpenedRequest:
-        url, number = str(told.get("html_url") or ""), int(told.get("number") or 0)
-        return OpenedRequest(url=url, number=number, found=found_there)
+        return self._request(told, number="number", url="html_url", found=found_there)
 
     def _is_there(self, answer: Answer) -> bool:
         return answer.status == 422 and "already exists" in answer.said()
@@ -264,20 +295,35 @@ class GitLab(Forge):
         )
 
     def _update(self, found: dict[str, Any], text: str) -> None:
-        path = f"{self._requests}/{found['iid']}"
+        path = f"{self._requests}/{_number(found, 'iid')}"
         answer = self._ask("PUT", path, {"description": text})
         if answer.status != 200:
             raise refused(answer)
 
     def _opened(self, told: dict[str, Any], *, found_there: bool) -> OpenedRequest:
-        url, number = str(told.get("web_url") or ""), int(told.get("iid") or 0)
-        return OpenedRequest(url=url, number=number, found=found_there)
+        return self._request(told, number="iid", url="web_url", found=found_there)
 
     def _is_there(self, answer: Answer) -> bool:
         return answer.status == 409
 
 
 FORGES: Final[Mapping[str, type[Forge]]] = {"github": GitHub, "gitlab": GitLab}
+
+
+def _ref(told: object) -> object:
+    return told.get("ref") if isinstance(told, dict) else None
+
+
+def _number(told: dict[str, Any], name: str) -> int:
+    number = told.get(name)
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 < number < 1 << 53:
+        raise _senseless(f"its request has the {name} {str(number)[:50]!r}")
+    return number
+
+
+def _senseless(what: str) -> PublishFailed:
+    """As a proxy in between answers, or a server that is just being changed: it may pass."""
+    return PublishFailed(f"the forge's answer makes no sense: {what}", kind="transient")
 
 
 def _wanted(
@@ -295,8 +341,9 @@ def refused(answer: Answer) -> PublishFailed:
     headers = {name.lower(): value for name, value in answer.headers.items()}
     after = _seconds(headers.get("retry-after", ""))
     spent = answer.status == 403 and headers.get("x-ratelimit-remaining") == "0"
-    if spent and after is None and headers.get("x-ratelimit-reset", "").isdigit():
-        after = max(1.0, int(headers["x-ratelimit-reset"]) - time.time_ns() / 1e9)
+    reset = headers.get("x-ratelimit-reset", "")
+    if spent and after is None and _DIGITS.fullmatch(reset):
+        after = max(1.0, int(reset) - time.time_ns() / 1e9)
     said = f"the forge says {answer.said()}"
     if answer.status == 429 or answer.status >= 500 or spent or (
         answer.status == 403 and after is not None
@@ -314,9 +361,9 @@ def refused(answer: Answer) -> PublishFailed:
 
 def _seconds(text: str) -> float | None:
     """Of a `Retry-After`: a number, or a date."""
-    if text.isdigit():
+    if _DIGITS.fullmatch(text):
         return float(text)
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time_ns() / 1e9)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None

@@ -44,10 +44,11 @@ class AppTokens:
             word = _signed(app, private_key)
             url = f"{api}/app/installations/{installation}/access_tokens"
             # No answer at all is `PublishFailed`, and may pass.
-            answer = exchange("POST", url, headers={"authorization": f"Bearer {word}"}, ca=ca)
+            headers = {"authorization": f"Bearer {word}"}
+            answer = exchange("POST", url, headers=headers, ca=ca, secret=word)
             told = answer.json() if answer.status == 201 else None
             token = told.get("token", "") if isinstance(told, dict) else ""
-            if not token:
+            if not token or not isinstance(token, str):
                 raise WorkspaceError(
                     f"GitHub gives no token for installation {installation!r} of app {app!r}: "
                     f"{answer.said()}"

@@ -274,7 +274,9 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _failed(arguments: Sequence[str | bytes], code: int, said: str) -> WorkspaceError:
-    if any(os.strerror(number) in said for number in (errno.ENOSPC, errno.EDQUOT)):
+    # A server whose disk is full, or that says so, tells nothing about ours.
+    ours = "\n".join(line for line in said.splitlines() if not line.startswith("remote:"))
+    if any(os.strerror(number) in ours for number in (errno.ENOSPC, errno.EDQUOT)):
         return no_room(said)
     verb = _verb(arguments)
     return GitFailed(f"git {verb} ended with {code}: {said[-2000:]}", code=code, stderr=said)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
 import pytest
 from msgspec.structs import replace as changed
 
@@ -223,3 +228,70 @@ def test_addresses_that_no_task_may_name_are_refused(tmp_path: Path, push: str, 
         made.check(task)
     assert "pw" not in str(refused.value)
     made.check(changed(task, publish=None))
+
+
+NONSENSE = {
+    "a reset that is no number": (403, {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "\xb2"}),
+    "a retry-after beyond all numbers": (429, {"retry-after": "9" * 400}),
+    "errors that are no list": (422, {}, b'{"errors": 5}'),
+    "half a character": (422, {}, b'{"message": "\\ud800"}'),
+    "a depth": (200, {}, b"[" * 100_000),
+    "no list": (200, {}, b"<html>Please log in</html>"),
+    "a request without a number": (200, {}, b'[{"head": {"ref": "b"}, "base": {"ref": "main"}}]'),
+    "a head that is none": (200, {}, b'[{"head": [1], "base": "main"}]'),
+    "its own question": (500, {}, b'{"message": "you sent ' + TOKEN.encode() + b'"}'),
+}
+
+
+@pytest.mark.parametrize("what", NONSENSE)
+async def test_a_forge_that_talks_nonsense_is_told_like_any_other(
+    host: GitHost, tmp_path: Path, what: str
+) -> None:
+    """Whatever it answers is an outcome that the log can keep, and never a defect of ours."""
+    made, asked = publisher(host, tmp_path), order(host)
+    prepared = PreparedBranch(
+        url=host.url(), branch="b", base="main", base_commit="c", commit="d",
+        tree=TreeId("t"), base_tree=TreeId("b"),
+    )  # fmt: skip
+    status, headers, *body = NONSENSE[what]
+    host.refuse["GET /api/v3"] = (status, headers, body[0] if body else b"")
+    host.refuse["POST /api/v3"] = (201, {}, b'{"number": "abc"}')
+    with pytest.raises(PublishFailed) as failed:
+        await made.open_request(asked, prepared, title="T", body="B")
+    assert TOKEN not in str(failed.value) and str(failed.value).encode("utf-8")
+    assert failed.value.kind == ("bad_input" if status == 422 else "transient")
+
+
+async def test_a_forge_that_is_silent_holds_nobody_up(host: GitHost, tmp_path: Path) -> None:
+    """The daemon that ends, and the task that is cancelled, do not wait for its answer."""
+    made, asked = publisher(host, tmp_path), order(host)
+    prepared = await publish(made, asked)
+    asking, answered = anyio.Event(), threading.Event()
+    loop = anyio.lowlevel.current_token()
+
+    def silent(point: str) -> None:
+        if point.startswith("before POST /api"):
+            anyio.from_thread.run_sync(asking.set, token=loop)
+            answered.wait(60)
+
+    host.at = silent
+    try:
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(partial(made.open_request, asked, prepared, title="T", body="B"))
+                await asking.wait()
+                tg.cancel_scope.cancel()
+    finally:
+        answered.set()
+
+
+async def test_a_full_disk_of_the_server_is_not_ours(host: GitHost, tmp_path: Path) -> None:
+    """A task waits for room on its own disk for ever; what a server's disk does is an outcome."""
+    made, asked = publisher(host, tmp_path), order(host)
+    prepared = await made.prepare(asked)
+    hook = host.repository() / "hooks" / "pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\necho write error: No space left on device >&2\nexit 1\n", "utf-8")
+    hook.chmod(0o755)
+    with pytest.raises(PublishFailed, match="No space left on device"):
+        await made.push(asked, prepared)
