@@ -30,10 +30,10 @@ RUN uv sync --frozen --no-default-groups --no-editable
 
 FROM ${PYTHON_IMAGE}
 
-# git for working copies. What tasks need beyond it belongs into an image of yours: docs/deploy.md.
+# git for working copies, ssh for remotes with a deploy key. What tasks need beyond it belongs into an image of yours: docs/deploy.md.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends git \
+    && apt-get install --yes --no-install-recommends git openssh-client \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 agent-runtime \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent \

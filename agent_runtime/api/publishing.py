@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from agent_runtime.api.answers import Answer, Receive, Reply, json_answer
+from agent_runtime.api.daemon import Daemon
 from agent_runtime.api.operations import (
     BODY_SECONDS_MAX,
     ClientGone,
@@ -26,6 +27,8 @@ from agent_runtime.types import PublishSpec, TaskId
 BUNDLE = "application/x-git-bundle"
 BYTES = "application/octet-stream"
 """Of a body: what every client can send."""
+LOOK_SECONDS = 1.0
+"""Between two looks whether the daemon still takes what is being sent."""
 Name = Annotated[str, Meta(max_length=250)]
 
 
@@ -48,7 +51,7 @@ class WorkspaceView(msgspec.Struct, frozen=True, kw_only=True):
 
 @operation(
     "POST", "/v1/workspaces", answers={201: WorkspaceView}, scope="tasks:write",
-    errors=(408, 422), takes=BYTES, streamed=True,
+    errors=(408, 422, 503), takes=BYTES, streamed=True,
 )  # fmt: skip
 async def send_workspace(request: Request[None, None]) -> Reply:
     """Send a repository as a git bundle.
@@ -56,18 +59,24 @@ async def send_workspace(request: Request[None, None]) -> Reply:
     Uncommitted edits are a commit of their own in it, under refs/agent-runtime/uncommitted. The
     same bundle is kept once; one that no task works on is removed after a while.
     """
-    repo = await request.daemon.runtime.upload(_chunks(request.receive))
+    daemon = request.daemon
+    daemon.refuse_unless_ready(tasks=0)
+    repo = await daemon.runtime.upload(_chunks(request.receive, daemon))
     return json_answer(WorkspaceView(id=repo.replace(":", "_"), repo=repo), 201)
 
 
-async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
+async def _chunks(receive: Receive, daemon: Daemon) -> AsyncIterator[bytes]:
     while True:
-        try:
-            with anyio.fail_after(BODY_SECONDS_MAX):
+        message, silent_seconds = None, 0.0
+        while message is None:
+            # Also between two pieces: a daemon that ends waits for nobody who sends slowly.
+            daemon.refuse_unless_ready(tasks=0)
+            if silent_seconds >= BODY_SECONDS_MAX:
+                detail = f"nothing of the body came for {BODY_SECONDS_MAX:.0f} s"
+                raise Refused(problem(408, "slow-body", "The body did not come", detail))
+            with anyio.move_on_after(LOOK_SECONDS):
                 message = await receive()
-        except TimeoutError:
-            detail = f"nothing of the body came for {BODY_SECONDS_MAX:.0f} s"
-            raise Refused(problem(408, "slow-body", "The body did not come", detail)) from None
+            silent_seconds += LOOK_SECONDS
         if message["type"] == "http.disconnect":
             raise ClientGone
         yield message.get("body", b"")

@@ -16,6 +16,7 @@ from agent_runtime.egress_rules import BadHost, host_of
 _URL: Final = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*)://(?P<rest>.*)\Z", re.DOTALL)
 _SCP: Final = re.compile(r"(?:(?P<user>[\w.-]+)@)?(?P<host>[\w.-]+):(?P<path>(?!//).+)\Z")
 _CONTROL: Final = re.compile(r"[\x00-\x20\x7f\\\"]")
+_HIDDEN: Final = re.compile(r"%(2e|2f|5c|25|00)", re.IGNORECASE)
 PORTS: Final = {"https": 443, "http": 80, "ssh": 22}
 
 
@@ -114,6 +115,9 @@ def _checked(address: GitAddress) -> GitAddress:
     parts = address.path.split("/")
     if not address.project or ".." in parts or address.path.startswith("-"):
         raise BadAddress("names no repository below its host")
+    # A server undoes what we would compare: `acme/%2e%2e/other` is not below `acme`.
+    if _HIDDEN.search(address.path) or "." in parts or "" in parts[:-1]:
+        raise BadAddress("hides dots or slashes in its path; write it as the server shows it")
     if "?" in address.path or "#" in address.path:
         raise BadAddress("has a query or a fragment, which git servers do not know")
     return address

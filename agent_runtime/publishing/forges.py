@@ -67,8 +67,7 @@ class Answer:
             names = ("message", "error", "error_description")
             values = [value for name in names if (value := told.get(name))]
             errors = told.get("errors")
-            for error in errors if isinstance(errors, list) else []:
-                values.append((error.get("message") if isinstance(error, dict) else "") or error)
+            values += [_text_of(error) for error in errors] if isinstance(errors, list) else []
             parts = [v if isinstance(v, str) else json.dumps(v) for v in values]
         text = "; ".join(parts) or self.body[:200].decode("utf-8", "replace")
         # JSON can write halves of characters, which the log cannot.
@@ -88,7 +87,7 @@ def exchange(
 ) -> Answer:
     """One request and its whole answer. Never redirected, because a token would go along.
 
-    Blocks: called in anyio's worker threads, and given up when their caller is cancelled. `secret` is
+    Blocks: called in worker threads of anyio, given up when their caller is cancelled. `secret` is
     what the headers hold: where the answer repeats it, it is `***`.
 
     Raises:
@@ -308,6 +307,10 @@ class GitLab(Forge):
 
 
 FORGES: Final[Mapping[str, type[Forge]]] = {"github": GitHub, "gitlab": GitLab}
+
+
+def _text_of(error: object) -> object:
+    return (error.get("message") if isinstance(error, dict) else "") or error
 
 
 def _ref(told: object) -> object:

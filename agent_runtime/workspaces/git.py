@@ -27,6 +27,9 @@ LOCAL_SECONDS_MAX = 300.0
 """A local git command on a very large repository and a slow disk; beyond it something hangs."""
 NETWORK_SECONDS_MAX = 1800.0
 """A first fetch of a large repository over a slow line."""
+NETWORK_OBJECT_BYTES_MAX = 1 << 30
+"""Of memory for one object: a server's delta of some bytes may unpack to any size. Larger files are
+no deltas, and go past the memory (`core.bigFileThreshold`)."""
 _POLL_SECONDS = 0.2
 
 ATTRIBUTES_OFF = (
@@ -147,14 +150,26 @@ class Git:
                 raise _failed(arguments, code, _said(errors.read()))
         return stdout
 
-    def feed(self, arguments: Sequence[str], *, git_dir: str, file: IO[bytes]) -> bytes:
-        """As `run`, with a file from where it stands as stdin: it never passes through memory."""
+    def feed(
+        self,
+        arguments: Sequence[str],
+        *,
+        git_dir: str,
+        file: IO[bytes],
+        env: Mapping[str, str] = {},
+        cancellable: bool = False,
+    ) -> bytes:
+        """As `run`, with a file from where it stands as stdin: it never passes through memory.
+
+        `cancellable`, it ends when the calling task is cancelled.
+        """
+        extra = {"GIT_DIR": git_dir, **env}
         with (
             tempfile.TemporaryFile() as errors,
-            self._start(arguments, {"GIT_DIR": git_dir}, git_dir, file.fileno(), errors) as process,
+            self._start(arguments, extra, git_dir, file.fileno(), errors) as process,
         ):
             try:
-                stdout, _ = process.communicate(timeout=LOCAL_SECONDS_MAX)
+                stdout, _ = _communicate(process, None, LOCAL_SECONDS_MAX, cancellable=cancellable)
             except subprocess.TimeoutExpired as error:
                 raise WorkspaceError(
                     f"git {_verb(arguments)} did not end within {LOCAL_SECONDS_MAX:.0f} s"
@@ -193,13 +208,15 @@ class Git:
         fds: Sequence[int] = (),
     ) -> tuple[int, bytes, bytes]:
         extra = {"GIT_DIR": git_dir, **env}
+        if network:
+            extra["GIT_ALLOC_LIMIT"] = str(NETWORK_OBJECT_BYTES_MAX)
         if work_tree is not None:
             extra["GIT_WORK_TREE"] = work_tree
         seconds_max = NETWORK_SECONDS_MAX if network else LOCAL_SECONDS_MAX
         pipe = subprocess.PIPE
         with self._start(arguments, extra, work_tree or git_dir, pipe, pipe, fds=fds) as process:
             try:
-                stdout, stderr = _communicate(process, stdin, seconds_max, network=network)
+                stdout, stderr = _communicate(process, stdin, seconds_max, cancellable=network)
             except subprocess.TimeoutExpired as error:
                 raise WorkspaceError(
                     f"git {_verb(arguments)} did not end within {seconds_max:.0f} s"
@@ -290,9 +307,9 @@ def no_room(reason: object) -> DiskFull:
 
 
 def _communicate(
-    process: subprocess.Popen[bytes], stdin: bytes, seconds_max: float, *, network: bool
+    process: subprocess.Popen[bytes], stdin: bytes | None, seconds_max: float, *, cancellable: bool
 ) -> tuple[bytes, bytes]:
-    if not network:
+    if not cancellable:
         return process.communicate(stdin, timeout=seconds_max)
     for _ in range(int(seconds_max / _POLL_SECONDS)):
         try:

@@ -12,6 +12,7 @@ never through memory.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -25,7 +26,7 @@ import anyio.to_thread
 
 from agent_runtime.errors import UsageError, WorkspaceError
 from agent_runtime.workspaces.files import directory, remove_path
-from agent_runtime.workspaces.git import Git, GitFailed, make_git_dir, write_atomically
+from agent_runtime.workspaces.git import Git, GitFailed, make_git_dir, no_room, write_atomically
 from agent_runtime.workspaces.objects import MODE_EXECUTABLE, MODE_FILE, MODE_LINK, shown
 from agent_runtime.workspaces.source import UNCOMMITTED, UPLOAD, Local, View, locate
 
@@ -34,6 +35,8 @@ REFS_MAX: Final = 20_000
 UNPACKED_TIMES: Final = 40
 """How many times its own size a bundle's files may be: history packs well, and bombs better."""
 UNPACKED_BYTES_MIN: Final = 1 << 30
+OBJECT_MEMORY_BYTES: Final = 512 << 20
+"""Of what git may ask for at once: a delta of some bytes can unpack to any size, in memory."""
 _WRITE_BYTES: Final = 1 << 20
 _OLD_FAULTS: Final = ",".join(
     f"{name}=ignore"
@@ -68,6 +71,10 @@ class LocalUploads:
             name = digest.hexdigest()
             await anyio.to_thread.run_sync(self._take_in, place, path, name)
             return f"{UPLOAD}{name}"
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise no_room(error.strerror) from error
+            raise
         finally:
             await anyio.to_thread.run_sync(remove_path, place)
 
@@ -161,6 +168,8 @@ class LocalUploads:
                  "--stdin", f"--strict={_OLD_FAULTS}", f"--max-input-size={self._bytes_max}"],
                 git_dir=git_dir,
                 file=file,
+                env={"GIT_ALLOC_LIMIT": str(OBJECT_MEMORY_BYTES)},
+                cancellable=True,
             )  # fmt: skip
         except GitFailed as error:
             raise UsageError(

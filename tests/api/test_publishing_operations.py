@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import anyio
 import httpx2
 import pytest
 
@@ -53,6 +55,7 @@ async def served(tmp_path: Path, bench: Bench) -> AsyncIterator[httpx2.AsyncClie
 
     transport = httpx2.ASGITransport(app=guarded)
     async with httpx2.AsyncClient(transport=transport, base_url="http://daemon") as client:
+        client.daemon = daemon  # type: ignore[attr-defined]
         yield client
 
 
@@ -74,6 +77,27 @@ async def test_a_repository_is_sent_and_named_by_a_task(tmp_path: Path) -> None:
         assert junk.status_code == 422 and "no git bundle" in junk.json()["detail"]
         much = await client.post("/v1/workspaces", content=b"x" * (2 << 20), headers=headers)
         assert much.status_code == 422 and "upload_bytes" in much.json()["detail"]
+
+
+async def test_what_could_not_be_kept_is_not_taken(tmp_path: Path) -> None:
+    """On a disk that is nearly full, and by a daemon that begins to end while a bundle comes."""
+    async with served(tmp_path, Bench()) as client:
+        daemon: Daemon = client.daemon  # type: ignore[attr-defined]
+        headers = {"content-type": BYTES}
+        daemon.faults["disk"] = "only 3 MiB are free"
+        full = await client.post("/v1/workspaces", content=b"# v2 git bundle", headers=headers)
+        assert full.status_code == 503 and "3 MiB" in full.json()["detail"]
+        daemon.faults.clear()
+
+        async def slow() -> AsyncIterator[bytes]:
+            yield b"# v2 git bundle\n"
+            daemon.readiness = Readiness.DRAINING
+            await anyio.sleep_forever()
+
+        with anyio.fail_after(20):
+            ends = await client.post("/v1/workspaces", content=slow(), headers=headers)
+        assert ends.status_code == 503 and ends.headers["retry-after"] == "2"
+        assert os.listdir(tmp_path / "uploads") == []
 
 
 async def test_a_proven_branch_is_fetched_and_published(tmp_path: Path) -> None:

@@ -217,6 +217,10 @@ async def test_an_app_opens_with_a_token_of_its_installation(host: GitHost, tmp_
         ("-oProxyCommand=x", "no git URL"),
         ("ssh://-oProxyCommand=x/a", "no host|option"),
         ("https://github.com/../etc", "no repository"),
+        ("https://github.com/acme/%2E%2e/other/app.git", "hides dots"),
+        ("https://github.com/acme%2fother/app.git", "hides dots"),
+        ("https://github.com/acme/%252e%252e/other/app.git", "hides dots"),
+        ("https://github.com/acme//other.git", "hides dots"),
         ("https://git.example.org/a.git", "no forge"),
     ],
 )
@@ -230,9 +234,13 @@ def test_addresses_that_no_task_may_name_are_refused(tmp_path: Path, push: str, 
     made.check(changed(task, publish=None))
 
 
-NONSENSE = {
-    "a reset that is no number": (403, {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "\xb2"}),
-    "a retry-after beyond all numbers": (429, {"retry-after": "9" * 400}),
+NONSENSE: dict[str, tuple[int, dict[str, str], bytes]] = {
+    "a reset that is no number": (
+        403,
+        {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "\xb2"},
+        b"",
+    ),
+    "a retry-after beyond all numbers": (429, {"retry-after": "9" * 400}, b""),
     "errors that are no list": (422, {}, b'{"errors": 5}'),
     "half a character": (422, {}, b'{"message": "\\ud800"}'),
     "a depth": (200, {}, b"[" * 100_000),
@@ -253,8 +261,8 @@ async def test_a_forge_that_talks_nonsense_is_told_like_any_other(
         url=host.url(), branch="b", base="main", base_commit="c", commit="d",
         tree=TreeId("t"), base_tree=TreeId("b"),
     )  # fmt: skip
-    status, headers, *body = NONSENSE[what]
-    host.refuse["GET /api/v3"] = (status, headers, body[0] if body else b"")
+    status = NONSENSE[what][0]
+    host.refuse["GET /api/v3"] = NONSENSE[what]
     host.refuse["POST /api/v3"] = (201, {}, b'{"number": "abc"}')
     with pytest.raises(PublishFailed) as failed:
         await made.open_request(asked, prepared, title="T", body="B")

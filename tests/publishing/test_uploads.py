@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import resource
 import subprocess
+import zlib
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import pytest
 
 from agent_runtime.errors import UsageError, WorkspaceError
 from agent_runtime.types import TaskId, WorkspaceSpec
 from agent_runtime.workspaces import LocalWorkspaces
+from agent_runtime.workspaces.git import Git, make_git_dir
 from agent_runtime.workspaces.pull import pull_branch
 from agent_runtime.workspaces.uploads import LocalUploads, make_bundle
 from tests.cli.conftest import git, make_repository
@@ -161,6 +167,64 @@ async def test_a_hundred_megabytes_pass_through_a_file(tmp_path: Path) -> None:
     name = await LocalUploads(str(tmp_path / "state")).receive(read())
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert name.startswith("upload:") and grown < 32 << 10, f"{grown} KiB"
+
+
+def bomb(unpacked_bytes: int) -> bytes:
+    """A bundle of some KiB: an object that is a delta, of copies of 4 MiB of zeros."""
+    base = bytes(4 << 20)
+    copy = b"\xf0\xff\xff\x3f"  # from 0 on, 0x3fffff bytes
+    times = unpacked_bytes // 0x3FFFFF
+    delta = varint(len(base)) + varint(times * 0x3FFFFF) + copy * times
+    oid = hashlib.sha1(b"blob %d\0" % len(base) + base).digest()
+    packed = (
+        b"PACK" + (2).to_bytes(4, "big") + (2).to_bytes(4, "big")
+        + head(3, len(base)) + zlib.compress(base)
+        + head(7, len(delta)) + oid + zlib.compress(delta)
+    )  # fmt: skip
+    refs = b"# v2 git bundle\n" + oid.hex().encode() + b" HEAD\n\n"
+    return refs + packed + hashlib.sha1(packed).digest()
+
+
+def varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*out, number])
+
+
+def head(kind: int, size: int) -> bytes:
+    """Of an object in a pack: four bits of its size beside its kind, then seven each."""
+    first, rest = kind << 4 | size & 15, size >> 4
+    return bytes([first | 0x80]) + varint(rest) if rest else bytes([first])
+
+
+async def test_a_delta_that_unpacks_to_gigabytes_takes_no_memory(tmp_path: Path) -> None:
+    """Some KiB must not be what a machine's memory goes into."""
+    uploads = LocalUploads(str(tmp_path))
+    with pytest.raises(UsageError, match="limit"):
+        await uploads.receive(chunks(bomb(3 << 30)))
+    runner = Git(str(tmp_path / "home"))
+    make_git_dir(str(tmp_path / "repo.git"), bare=True)
+    asked = ["-c", "alias.told=!printenv GIT_ALLOC_LIMIT", "told"]
+    told = runner.run(asked, git_dir=str(tmp_path / "repo.git"), network=True)
+    assert int(told) <= 1 << 30, "what is fetched from a server has a bound, too"
+
+
+async def test_a_bundle_that_is_just_unpacked_holds_no_daemon_up(tmp_path: Path) -> None:
+    """Git reads for as long as it takes; whoever is cancelled ends it."""
+    git_dir = str(tmp_path / "repo.git")
+    make_git_dir(git_dir, bare=True)
+    ours, theirs = os.pipe()
+    with open(ours, "rb") as file, open(theirs, "wb"), anyio.fail_after(20):
+        async with anyio.create_task_group() as tg:
+            feed = partial(
+                Git(str(tmp_path / "home")).feed, ["index-pack", "--stdin"],
+                git_dir=git_dir, file=file, cancellable=True,
+            )  # fmt: skip
+            tg.start_soon(anyio.to_thread.run_sync, feed)
+            await anyio.wait_all_tasks_blocked()
+            tg.cancel_scope.cancel()
 
 
 async def test_a_branch_comes_back_as_one_commit(tmp_path: Path) -> None:
