@@ -35,6 +35,8 @@ MODE_LINK = 0o120000
 MODE_TREE = 0o040000
 MODE_SUBMODULE = 0o160000
 
+LISTING_BYTES_MAX = 128 << 20
+"""Of names and ids: more than a million files. Chromium has less than half of it."""
 EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 
 Oid = bytes
@@ -190,10 +192,21 @@ class ObjectStore:
         return ok and out.strip() == b"tree"
 
     def listing(self, tree: str) -> Listing:
-        """Every file and link of a tree."""
+        """Every file and link of a tree.
+
+        Raises:
+            WorkspaceError: there are more than a machine has room for: ten small trees, each of ten
+                times the next one, are ten thousand million files.
+        """
         if tree == EMPTY_TREE:
             return {}
-        out = self.run(["ls-tree", "-r", "-z", "--full-tree", tree])
+        arguments = ["ls-tree", "-r", "-z", "--full-tree", tree]
+        out = self._git.run_capped(arguments, git_dir=self.path, bytes_max=LISTING_BYTES_MAX)
+        if out is None:
+            raise WorkspaceError(
+                f"the tree {tree[:12]} names so many files that their list takes more than "
+                f"{LISTING_BYTES_MAX >> 20} MiB; name a repository with fewer files"
+            )
         listing: Listing = {}
         for record in out.split(b"\0")[:-1]:
             facts, path = record.split(b"\t", 1)

@@ -48,6 +48,8 @@ _OLD_FAULTS: Final = ",".join(
 )  # fmt: skip
 """Ancient commits of well-known projects have these; they harm nobody."""
 _REF: Final = re.compile(r"refs/(heads|tags)/[^\x00-\x20\x7f~^:?*\[\\]+\Z")
+_ODD: Final = re.compile(r"\.\.|//|/\.|\.lock(/|\Z)|@\{|[/.]\Z")
+"""What git-check-ref-format(1) refuses beyond that; a repository that has one cannot be read."""
 _NAME: Final = re.compile(r"[0-9a-f]{64}\Z")
 _OID: Final = re.compile(r"[0-9a-f]{40}\Z")
 
@@ -243,7 +245,7 @@ def _header(file: IO[bytes]) -> list[tuple[str, str]]:
         oid, _, name = told.decode("utf-8", "replace").partition(" ")
         if not _OID.match(oid):
             raise UsageError("this is no git bundle: a line of its header is none")
-        if name in ("HEAD", UNCOMMITTED) or (_REF.match(name) and ".." not in name):
+        if name in ("HEAD", UNCOMMITTED) or (_REF.match(name) and not _ODD.search(name)):
             refs.append((oid, name))
         if len(refs) > REFS_MAX:
             raise UsageError(f"the bundle has more than {REFS_MAX:,} refs: send fewer branches")

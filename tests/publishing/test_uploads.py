@@ -169,6 +169,35 @@ async def test_a_hundred_megabytes_pass_through_a_file(tmp_path: Path) -> None:
     assert name.startswith("upload:") and grown < 32 << 10, f"{grown} KiB"
 
 
+@pytest.mark.parametrize("odd", ["a//b", "a/", "x.lock"])
+async def test_refs_that_git_refuses_are_dropped(tmp_path: Path, odd: str) -> None:
+    """A repository with one of them could not be read any more."""
+    checkout = make_repository(tmp_path / "repo")
+    make_bundle(str(checkout), str(tmp_path / "bundle"))
+    data = (tmp_path / "bundle").read_bytes()
+    line = f"\n{git(checkout, 'rev-parse', 'HEAD').strip()} refs/heads/{odd}\n\nPACK"
+    uploads = LocalUploads(str(tmp_path / "state"))
+    name = await uploads.receive(chunks(data.replace(b"\n\nPACK", line.encode(), 1)))
+    opened = await LocalWorkspaces(str(tmp_path / "state")).open(TASK, WorkspaceSpec(repo=name))
+    assert (Path(opened.path) / "calc.py").exists()
+
+
+async def test_few_trees_of_very_many_files_are_refused(tmp_path: Path) -> None:
+    """Each names the next one ten times: some KiB that a machine has no room for."""
+    checkout = make_repository(tmp_path / "repo")
+    tree = git(checkout, "rev-parse", "HEAD^{tree}").strip()
+    for _ in range(8):
+        lines = "".join(f"040000 tree {tree}\td{number}\n" for number in range(10))
+        made = subprocess.run(["git", "mktree"], cwd=checkout, input=lines.encode(), check=True,
+                              capture_output=True)  # fmt: skip
+        tree = made.stdout.decode().strip()
+    commit = git(checkout, "commit-tree", "-m", "many", tree).strip()
+    git(checkout, "update-ref", "HEAD", commit)
+    uploads, name = await send(tmp_path, checkout, include_dirty=False)
+    with pytest.raises(WorkspaceError, match="so many files"):
+        await LocalWorkspaces(str(tmp_path / "state")).open(TASK, WorkspaceSpec(repo=name))
+
+
 def bomb(unpacked_bytes: int) -> bytes:
     """A bundle of some KiB: an object that is a delta, of copies of 4 MiB of zeros."""
     base = bytes(4 << 20)
