@@ -31,7 +31,7 @@ App = Callable[..., Awaitable[None]]
 BACKLOG: Final = 4096
 KEEP_ALIVE_SECONDS: Final = 75
 WATCH_SECONDS: Final = 1.0
-"""Between two looks whether the store takes writes and the clock goes on."""
+"""Between two looks whether the store takes writes and the disk has room."""
 SANDBOX_SECONDS: Final = 30.0
 """Between two looks for a sandbox where there was none."""
 DISK_BYTES_MIN: Final = 64 << 20

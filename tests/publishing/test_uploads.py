@@ -193,7 +193,7 @@ async def test_few_trees_of_very_many_files_are_refused(tmp_path: Path) -> None:
         tree = made.stdout.decode().strip()
     commit = git(checkout, "commit-tree", "-m", "many", tree).strip()
     git(checkout, "update-ref", "HEAD", commit)
-    uploads, name = await send(tmp_path, checkout, include_dirty=False)
+    _, name = await send(tmp_path, checkout, include_dirty=False)
     with pytest.raises(WorkspaceError, match="so many files"):
         await LocalWorkspaces(str(tmp_path / "state")).open(TASK, WorkspaceSpec(repo=name))
 
