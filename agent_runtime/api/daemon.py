@@ -47,6 +47,17 @@ class Daemon:
     faults: dict[str, str] = field(default_factory=dict)
     """What is wrong just now, by what it is about; `/readyz` says it, and no work is taken."""
 
+    def refuse_unless_ready(self) -> None:
+        """Nothing is taken in by a daemon that is about to end or cannot keep it.
+
+        Raises:
+            Draining, Faulty: the caller tries again, or another daemon.
+        """
+        if self.readiness is not Readiness.READY:
+            raise Draining(f"the daemon is {self.readiness}: try again in a moment")
+        if self.faults:
+            raise Faulty("; ".join(self.faults.values()))
+
     @contextmanager
     def room(self, tasks: int = 1) -> Iterator[Room]:
         """For new tasks. What is refused in the block, or was there before, takes nobody's place.
@@ -56,10 +67,7 @@ class Daemon:
         Raises:
             Draining, StoreUnavailable, Overloaded: the caller tries again, or another daemon.
         """
-        if self.readiness is not Readiness.READY:
-            raise Draining(f"the daemon is {self.readiness}: try again in a moment")
-        if self.faults:
-            raise Faulty("; ".join(self.faults.values()))
+        self.refuse_unless_ready()
         self.runtime.admission.require(tasks)
         room = Room()
         try:

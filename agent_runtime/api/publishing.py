@@ -60,7 +60,7 @@ async def send_workspace(request: Request[None, None]) -> Reply:
     same bundle is kept once; one that no task works on is removed after a while.
     """
     daemon = request.daemon
-    daemon.refuse_unless_ready(tasks=0)
+    daemon.refuse_unless_ready()
     repo = await daemon.runtime.upload(_chunks(request.receive, daemon))
     return json_answer(WorkspaceView(id=repo.replace(":", "_"), repo=repo), 201)
 
@@ -70,7 +70,7 @@ async def _chunks(receive: Receive, daemon: Daemon) -> AsyncIterator[bytes]:
         message, silent_seconds = None, 0.0
         while message is None:
             # Also between two pieces: a daemon that ends waits for nobody who sends slowly.
-            daemon.refuse_unless_ready(tasks=0)
+            daemon.refuse_unless_ready()
             if silent_seconds >= BODY_SECONDS_MAX:
                 detail = f"nothing of the body came for {BODY_SECONDS_MAX:.0f} s"
                 raise Refused(problem(408, "slow-body", "The body did not come", detail))
