@@ -78,11 +78,16 @@ class Retention:
         self._forget = forget
         self._uploads = uploads
         self._pause_seconds = pause_seconds
+        self.may_sweep: Callable[[], bool] = lambda: True
+        """Asked before each sweep of `run`: whether ages can be believed."""
 
     async def run(self) -> None:
         """Sweep now and then, until cancelled."""
         while True:
             await anyio.sleep(SWEEP_SECONDS)
+            if not self.may_sweep():
+                log.warning("the clock was set: nothing is forgotten until it has been steady")
+                continue
             try:
                 swept = await self.sweep()
             except AgentRuntimeError as error:

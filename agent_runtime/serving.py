@@ -88,6 +88,7 @@ async def run_daemon(
         retention = runtime.retention(
             Policy(settings.retention_days, settings.retention_bytes, settings.upload_hours)
         )
+        retention.may_sweep = lambda: daemon.clock.is_trusted
         with daemon_file(directory, address):
             await serve(
                 daemon,

@@ -10,6 +10,7 @@ from enum import StrEnum
 from agent_runtime.access.opening import Access
 from agent_runtime.api.hub import Hub
 from agent_runtime.api.metrics import Metrics
+from agent_runtime.clock_watch import ClockWatch, of_this_machine
 from agent_runtime.errors import StoreUnavailable
 from agent_runtime.modules.registry import ModuleHealth
 from agent_runtime.notices.hooks import Hooks
@@ -41,6 +42,7 @@ class Daemon:
     document: bytes = b""
     """OpenAPI of what is served."""
     readiness: Readiness = Readiness.STARTING
+    clock: ClockWatch = field(default_factory=of_this_machine)
     notices: Notices | None = None
     """Tells others of events."""
     hooks: Hooks | None = None

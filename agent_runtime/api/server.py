@@ -175,6 +175,10 @@ def daemon_watch(daemon: Daemon) -> Callable[[], Coroutine[Any, Any, None]]:
                 _fault(daemon, "store", str(error))
             else:
                 _well(daemon, "store")
+            if jumped := daemon.clock.look():
+                _fault(daemon, "clock", jumped)
+            else:
+                _well(daemon, "clock")
             free = await run_sync(_free_bytes, daemon.state_dir)
             if free < DISK_BYTES_MIN:
                 _fault(daemon, "disk", f"only {free >> 20} MiB are free below {daemon.state_dir!r}")

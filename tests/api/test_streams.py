@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pytest
 from websockets.sync.client import connect as connect_websocket
 
 from tests.api.daemons import DaemonProcess, Frame, frames, serving
@@ -106,6 +107,7 @@ def test_all_tasks_are_followed_in_the_order_of_their_commits(daemon: DaemonProc
         assert of_task == daemon.events(task_id)
 
 
+@pytest.mark.long
 def test_a_reader_loses_nothing_when_the_server_is_killed(tmp_path: Path) -> None:
     with serving(tmp_path / "state") as daemon:
         task_id = daemon.submit(IDLE)

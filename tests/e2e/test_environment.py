@@ -72,6 +72,7 @@ def outputs(lines: list[dict[str, Any]]) -> list[str]:
     return [line["data"]["output"] for line in lines if line["type"] == "CallReturned"]
 
 
+@pytest.mark.long
 def test_a_repositorys_own_file_sets_up_once_and_the_second_start_is_warm(
     cli: CommandLine, project: Path
 ) -> None:

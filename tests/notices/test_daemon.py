@@ -238,6 +238,7 @@ def test_an_unknown_digest_is_not_the_body_of_a_delivery_twice() -> None:
     assert len(delivery_of(hook, {"x-github-delivery": "y" * 9999}, b"a")) < 100
 
 
+@pytest.mark.long
 def test_what_happened_is_told_after_a_kill(daemon: DaemonProcess, ear: Ear) -> None:
     """At least once, each with its own id, and nothing twice that was written down."""
     told_through(daemon, ear, tasks=6, kills=1, seed=1)

@@ -81,6 +81,7 @@ def ended_well(done: Done) -> dict[str, object]:
     return publication
 
 
+@pytest.mark.long
 def test_a_daemon_that_dies_after_the_push_repeats_nothing(host: GitHost, tmp_path: Path) -> None:
     """The server has done it, and nobody has heard of it. No process or file shows the token."""
     host.token = f"ghp_canary-{secrets.token_hex(8)}"
