@@ -1,4 +1,4 @@
-"""Every operation, the hottest first: Starlette looks at routes in their order."""
+"""Every operation that the daemon answers, and the application that they make."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-from starlette.routing import Route, Router, WebSocketRoute
+from starlette.routing import Router, WebSocketRoute
 
 from agent_runtime.api import (
     control,
@@ -24,6 +24,7 @@ from agent_runtime.api import (
 from agent_runtime.api.answers import Answer, Receive, Reply, Scope, Send
 from agent_runtime.api.attach import Attach
 from agent_runtime.api.daemon import Daemon
+from agent_runtime.api.dispatch import Dispatch
 from agent_runtime.api.openapi import openapi
 from agent_runtime.api.operations import Endpoint, Operation, Request, operation
 from agent_runtime.api.problems import problem
@@ -78,18 +79,17 @@ OPERATIONS: Final[Sequence[Operation]] = (
 )
 
 
-def application(daemon: Daemon, more: Sequence[Operation] = ()) -> Router:
+def application(daemon: Daemon, more: Sequence[Operation] = ()) -> Dispatch:
     """The operations as an ASGI application, without what stands before it."""
     by_path: dict[str, list[Operation]] = {}
     for each in (*OPERATIONS, *more):
         by_path.setdefault(each.path, []).append(each)
     daemon.document = msgspec.json.encode(openapi([*OPERATIONS, *more], daemon.version))
-    routes: list[Route | WebSocketRoute] = [
-        Route(path, Endpoint(each, daemon)) for path, each in by_path.items()
-    ]
-    routes.append(WebSocketRoute("/v1/tasks/{task_id}/attach", Attach(daemon)))
+    endpoints = {path: Endpoint(each, daemon) for path, each in by_path.items()}
     # A router alone: what Starlette puts around it (errors, middleware) is done by `Endpoint`.
-    return Router(routes=routes, redirect_slashes=False, default=_not_found)
+    attach = WebSocketRoute("/v1/tasks/{task_id}/attach", Attach(daemon))
+    router = Router(routes=[attach], redirect_slashes=False, default=_not_found)
+    return Dispatch(endpoints, router)
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:

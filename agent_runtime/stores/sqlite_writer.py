@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,7 +50,10 @@ class Writer:
         """Changed on the event loop only."""
         # Not bounded: every write has a caller who waits for its answer. Whoever takes new work in
         # looks at the backlog first.
-        self._queue: queue.SimpleQueue[AnyWrite | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[AnyWrite] | None] = queue.SimpleQueue()
+        self._gathered: list[AnyWrite] = []
+        """Of this turn of the loop. They go to the thread together: each hand-over wakes it, and
+        both then fight for the interpreter."""
         self._closed = False
         self._broken: str | None = None
         # One wake-up of the loop for a batch. `anyio.from_thread.run_sync` would keep this thread
@@ -58,6 +61,7 @@ class Writer:
         token = anyio.lowlevel.current_token()
         loop = cast(Any, getattr(token, "native_token", token))
         self._wake_loop: Callable[..., object] = loop.call_soon_threadsafe
+        self._call_soon: Callable[..., object] = loop.call_soon
         # For the whole process: there is no other. Never longer than somebody has set it.
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_SECONDS))
         # A daemon: a store that nobody closed must not keep its process alive.
@@ -69,12 +73,20 @@ class Writer:
         assert not self._closed
         self.backlog.writes += 1
         self.backlog.bytes += write.data_bytes
-        self._queue.put(write)
+        if not self._gathered:
+            self._call_soon(self._hand_over)
+        self._gathered.append(write)
+
+    def _hand_over(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        if gathered:
+            self._queue.put(gathered)
 
     def finish(self) -> None:
         """Take nothing more; what is queued is still written."""
         if not self._closed:
             self._closed = True
+            self._hand_over()
             self._queue.put(None)
 
     def join(self) -> None:
@@ -96,25 +108,22 @@ class Writer:
     def _run(self) -> None:
         last = False
         while not last:
-            batch, last = self._take()
-            if batch:
+            writes, last = self._take()
+            for batch in _batches(writes):
                 self._commit(batch)
                 self._answer(batch)
 
     def _take(self) -> tuple[list[AnyWrite], bool]:
-        batch: list[AnyWrite] = []
-        batch_bytes = 0
-        write = self._queue.get()
-        while write is not None:
-            batch.append(write)
-            batch_bytes += write.data_bytes
-            if len(batch) >= BATCH_WRITES_MAX or batch_bytes >= BATCH_BYTES_MAX:
-                return batch, False
+        """All that waits, and whether it is the last."""
+        writes: list[AnyWrite] = []
+        found = self._queue.get()
+        while found is not None:
+            writes += found
             try:
-                write = self._queue.get_nowait()
+                found = self._queue.get_nowait()
             except queue.Empty:
-                return batch, False
-        return batch, True
+                return writes, False
+        return writes, True
 
     def _commit(self, batch: Sequence[AnyWrite]) -> None:
         if self._broken is not None:
@@ -171,6 +180,20 @@ class Writer:
         self._on_commit()
         for write in batch:
             write.wake()
+
+
+def _batches(writes: Sequence[AnyWrite]) -> Iterator[list[AnyWrite]]:
+    """In their order, each as much as goes into one transaction."""
+    batch: list[AnyWrite] = []
+    batch_bytes = 0
+    for write in writes:
+        batch.append(write)
+        batch_bytes += write.data_bytes
+        if len(batch) >= BATCH_WRITES_MAX or batch_bytes >= BATCH_BYTES_MAX:
+            yield batch
+            batch, batch_bytes = [], 0
+    if batch:
+        yield batch
 
 
 def _may_be_one_writes_fault(error: Exception) -> bool:
