@@ -23,6 +23,10 @@ from agent_runtime.errors import AgentRuntimeError, ConfigError, StoreBroken, St
 APPLICATION_ID = 0x41475254
 """Marks the file as ours ("AGRT"), so that another program's database is never written to."""
 
+CHECKPOINT_PAGES = 8000
+"""32 MB of log before its pages go into the file: a page that many commits change goes there once.
+With SQLite's own 1000, checkpoints took a fifth of what a submission costs."""
+
 WAL_BYTES_MAX = 64 << 20
 """What the write-ahead log is cut down to after a large write."""
 
@@ -98,6 +102,7 @@ def open_writer(
             db.execute("PRAGMA synchronous = FULL; PRAGMA fullfsync = 1")
             db.execute("PRAGMA checkpoint_fullfsync = 1")
             db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_MAX}")
+            db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
             _migrate(db, path)
             if file_bytes_max is not None:
                 page_bytes = db.pragma("page_size")
