@@ -9,7 +9,13 @@ from tests.simulation.world import Chances
 LIVES, CHUNK = 1000, 50
 
 
-@pytest.mark.parametrize("first", range(0, LIVES, CHUNK))
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param(first, marks=[pytest.mark.long] if first >= LIVES // 2 else [])
+        for first in range(0, LIVES, CHUNK)
+    ],
+)
 def test_a_life_with_one_crash_and_faults_keeps_every_promise(first: int) -> None:
     """Our contract: 0 lost, 0 repeated, 0 unreported, 0 stuck, 0 overshoot."""
     assert not failures_of(range(first, first + CHUNK), Chances())
