@@ -57,7 +57,7 @@ async def run_daemon(
         port = sockets[0].getsockname()[1]
         scheme = "https" if settings.tls_cert else "http"
         address = f"{scheme}://{_shown_host(settings.host)}:{port}"
-        metrics = Metrics(monotonic)
+        metrics = Metrics()
         notice_store = open_notices_store(runtime.ports.store)
         notices = open_notices(
             settings, runtime, notice_store, address=address, count=metrics.delivered

@@ -25,8 +25,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 class Metrics:
     """One registry for a process; several daemons in one process (tests) do not mix."""
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
-        self._monotonic = monotonic
+    def __init__(self) -> None:
         self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
