@@ -32,7 +32,7 @@ def contracts() -> dict[str, str]:
 
 
 def lint(where: Path) -> subprocess.CompletedProcess[str]:
-    path = f"{where}{os.pathsep}{where / 'tools'}"
+    path = os.pathsep.join(map(str, (where, where / "tools", where / "mcp_servers")))
     return subprocess.run(
         [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"],
         cwd=where,
@@ -48,6 +48,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "agent_runtime", where / "agent_runtime", ignore=ignored)
     shutil.copytree(ROOT / "tools", where / "tools", ignore=ignored)
+    shutil.copytree(ROOT / "mcp_servers", where / "mcp_servers", ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", where)
     return where
 

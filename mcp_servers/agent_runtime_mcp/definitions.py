@@ -1,0 +1,267 @@
+"""What a server is, whatever wire it is spoken over: tools, resources, prompts, and who asks.
+
+A server subclasses `McpServer` and overrides what it offers. It knows no revision of the protocol:
+`Asked` hides which one the client speaks. Values on the wire (content blocks, schemas, annotations)
+are plain JSON here, as the revision of 2026-07-28 names them, so that a hot call builds no models.
+
+This file imports neither the SDK nor pydantic: a process on stdio must start at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Literal, Protocol, TypeVar
+
+from agent_runtime.access.callers import Caller
+from agent_runtime.types import Json
+
+ItemT = TypeVar("ItemT")
+
+TaskSupport = Literal["forbidden", "optional", "required"]
+
+
+class McpFault(Exception):
+    """A request that ends with a JSON-RPC error: the client's mistake, or a missing thing.
+
+    What a tool could not do is no fault but a `ToolAnswer` with `is_error`: models read those.
+    """
+
+    INVALID_PARAMS = -32602
+    INTERNAL = -32603
+
+    def __init__(self, code: int, message: str, data: Json = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.data = data
+
+
+class Unsupported(Exception):
+    """The client has not said that it can do what was asked of it (elicitation, sampling, roots).
+
+    The server goes another way, or ends the call with what a person would do instead.
+    """
+
+
+class Asked(Protocol):
+    """One request: who asks it, what they said about it, and what can be told or asked back."""
+
+    @property
+    def caller(self) -> Caller:
+        """Whose rights it has; the owner of the process on stdio."""
+
+    @property
+    def client(self) -> str:
+        """Name and version the client gives itself; a claim."""
+
+    @property
+    def meta(self) -> Mapping[str, Json]:
+        """`_meta` of the request."""
+
+    @property
+    def state(self) -> str:
+        """What `ask` was given as `state` in an earlier round of this request; else empty.
+
+        It has come through the client and was proven to be ours, for this caller and request.
+        """
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        """Options of the address the client was given: `?mode=search` over HTTP, flags on stdio."""
+
+    def can(self, capability: str) -> bool:
+        """Does the client say that it knows `elicitation`, `sampling`, `roots`?"""
+
+    async def progress(
+        self, progress: float, total: float | None = None, message: str | None = None
+    ) -> None:
+        """Tell how far it is. Nothing happens unless the client asked for it."""
+
+    async def log(self, level: str, data: Json, logger: str | None = None) -> None:
+        """Tell the client a line of a log, where it wants them."""
+
+    async def ask(
+        self, questions: Mapping[str, tuple[str, Mapping[str, Json]]], *, state: str = ""
+    ) -> Mapping[str, Mapping[str, Json]]:
+        """Ask the client: name -> (method, params); returns name -> result.
+
+        Methods are `elicitation/create`, `sampling/createMessage`, `roots/list`. On the stateless
+        wire the request ends here and comes again with the answers: the handler runs from its start
+        again, so nothing before an `ask` may have an effect that would harm twice.
+
+        Raises:
+            Unsupported: the client cannot be asked that.
+        """
+
+
+Block = Mapping[str, Json]
+"""A content block, as it goes over the wire: `{"type": "text", "text": …}`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolAnswer:
+    """What a call gave. `structured` stands beside `content` if the tool has an output schema."""
+
+    content: Sequence[Block]
+    structured: Json = None
+    is_error: bool = False
+    meta: Mapping[str, Json] | None = None
+
+
+def text(value: str) -> ToolAnswer:
+    """An answer of one text."""
+    return ToolAnswer([{"type": "text", "text": value}])
+
+
+def failed(message: str) -> ToolAnswer:
+    """The call did not do what it should; a model reads why."""
+    return ToolAnswer([{"type": "text", "text": message}], is_error=True)
+
+
+RunTool = Callable[[Mapping[str, Json], Asked], Awaitable[ToolAnswer]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolDefinition:
+    """A tool as clients see it, and what runs it.
+
+    `run` gets arguments that fit `input_schema`.
+    """
+
+    name: str
+    description: str
+    input_schema: Mapping[str, Json]
+    run: RunTool
+    title: str = ""
+    output_schema: Mapping[str, Json] | None = None
+    annotations: Mapping[str, Json] = field(default_factory=dict)
+    """`readOnlyHint`, `destructiveHint`, `idempotentHint`, `openWorldHint`."""
+    task_support: TaskSupport = "forbidden"
+    """May (must) a call become a task that outlives the connection?"""
+    direct: bool = False
+    """It asks and tells the client nothing while it runs: a call may go the short way."""
+    scope: str = ""
+    """What the caller must be allowed; empty: what the server asks of everybody."""
+    meta: Mapping[str, Json] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceDefinition:
+    """A document that clients can read; `uri` is a template where `is_template`."""
+
+    uri: str
+    name: str
+    title: str = ""
+    description: str = ""
+    mime_type: str = ""
+    size: int | None = None
+    is_template: bool = False
+    annotations: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptArgument:
+    """One value that fills a prompt."""
+
+    name: str
+    description: str = ""
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptDefinition:
+    """A text that a person picks, with what it wants to know."""
+
+    name: str
+    title: str = ""
+    description: str = ""
+    arguments: Sequence[PromptArgument] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PromptAnswer:
+    """The messages of a prompt: `{"role": …, "content": {…}}`."""
+
+    messages: Sequence[Mapping[str, Json]]
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something a client may have subscribed to has changed."""
+
+    kind: Literal["resource", "tools", "resources", "prompts"]
+    uri: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[ItemT]):
+    """Part of a list; `next_cursor` empty: the last one."""
+
+    items: Sequence[ItemT]
+    next_cursor: str = ""
+
+
+class McpServer:
+    """Base of servers: it offers nothing. One instance serves every client of the process.
+
+    `name` is also the last part of its address below `/mcp/`. `scope` is what a caller must be
+    allowed to speak to it at all.
+    """
+
+    name: str = ""
+    title: str = ""
+    instructions: str = ""
+    scope: str = ""
+
+    has_resources = False
+    has_prompts = False
+    has_completion = False
+
+    async def run(self) -> None:
+        """Lives as long as the process serves; whatever must go on between requests."""
+
+    async def tools(self, asked: Asked) -> Sequence[ToolDefinition]:
+        """Every tool this client may call, always in the same order."""
+        return ()
+
+    async def tool(self, name: str, asked: Asked) -> ToolDefinition | None:
+        """One of `tools`. Override it where looking through them all would cost."""
+        return next((each for each in await self.tools(asked) if each.name == name), None)
+
+    async def resources(self, asked: Asked, cursor: str) -> Page[ResourceDefinition]:
+        """A page of resources; templates are not among them. `McpFault`: the cursor is none."""
+        return Page(())
+
+    async def resource_templates(self, asked: Asked) -> Sequence[ResourceDefinition]:
+        """All templates."""
+        return ()
+
+    async def read_resource(self, uri: str, asked: Asked) -> Sequence[Mapping[str, Json]]:
+        """Contents: `{"uri", "mimeType", "text" | "blob"}`. `McpFault`: there is none such."""
+        raise McpFault(McpFault.INVALID_PARAMS, f"there is no resource {uri!r}", {"uri": uri})
+
+    async def prompts(self, asked: Asked) -> Sequence[PromptDefinition]:
+        """All prompts."""
+        return ()
+
+    async def prompt(self, name: str, arguments: Mapping[str, str], asked: Asked) -> PromptAnswer:
+        """A prompt filled in. `McpFault`: it does not exist, or an argument is missing."""
+        raise McpFault(McpFault.INVALID_PARAMS, f"there is no prompt {name!r}")
+
+    async def complete(
+        self, reference: Mapping[str, Json], name: str, value: str,
+        known: Mapping[str, str], asked: Asked,
+    ) -> Sequence[str]:  # fmt: skip
+        """Values of an argument that begin with `value`, the best first, at most 100."""
+        return ()
+
+    def changes(self, uris: Sequence[str], asked: Asked) -> AsyncIterator[Change]:
+        """Goes on until closed: changes of these resources, and of the lists."""
+        return _none()
+
+
+async def _none() -> AsyncIterator[Change]:
+    return
+    yield
