@@ -120,6 +120,7 @@ def failed(message: str) -> ToolAnswer:
 
 
 RunTool = Callable[[Mapping[str, Json], Asked], Awaitable[ToolAnswer]]
+RunNow = Callable[[Mapping[str, Json], Asked], ToolAnswer | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,8 +140,10 @@ class ToolDefinition:
     """`readOnlyHint`, `destructiveHint`, `idempotentHint`, `openWorldHint`."""
     task_support: TaskSupport = "forbidden"
     """May (must) a call become a task that outlives the connection?"""
-    direct: bool = False
-    """It asks and tells the client nothing while it runs: a call may go the short way."""
+    now: RunNow | None = None
+    """The short way: a plain function that answers within a millisecond and tells and asks the
+    client nothing meanwhile. It gives None, and has done nothing, where the call would take longer:
+    then `run` is called. It may run in any thread, outside of an event loop."""
     scope: str = ""
     """What the caller must be allowed; empty: what the server asks of everybody."""
     meta: Mapping[str, Json] | None = None
