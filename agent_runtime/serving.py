@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from time import monotonic
 from typing import Final
 
@@ -11,9 +12,11 @@ from agent_runtime import __version__
 from agent_runtime.access.binding import check_bind
 from agent_runtime.access.opening import make_access
 from agent_runtime.api.daemon import Daemon
-from agent_runtime.api.guard import Guard
+from agent_runtime.api.guard import METADATA, Guard
 from agent_runtime.api.hub import Hub
 from agent_runtime.api.metrics import Measured, Metrics
+from agent_runtime.api.mounts import make_mounts, run_all
+from agent_runtime.api.mounts import paths as mount_paths
 from agent_runtime.api.presence import daemon_file
 from agent_runtime.api.routes import application
 from agent_runtime.api.server import listen, serve
@@ -74,11 +77,14 @@ async def run_daemon(
             workspace_roots=settings.workspace_roots,
             version=__version__,
         )
+        mounts = make_mounts(daemon, settings)
+        issuers = [settings.jwt_issuer] if settings.jwt_issuer else []
         guarded = Guard(
-            application(daemon), access.gate, monotonic=monotonic, journal=access.auditor,
+            application(daemon, mounted=mount_paths(mounts, issuers)), access.gate,
+            monotonic=monotonic, journal=access.auditor,
             hosts=settings.allowed_hosts, proxies=settings.proxy_addresses,
             large_bodies={"/v1/workspaces": settings.upload_bytes},
-            open_prefixes=HOOK_PREFIXES,
+            open_prefixes=(*HOOK_PREFIXES, METADATA),
         )  # fmt: skip
 
         def ready() -> None:
@@ -101,6 +107,7 @@ async def run_daemon(
                     runtime.admission.run,
                     retention.run,
                     notices.run,
+                    partial(run_all, mounts),
                 ],
                 tls=tls_options(settings),
                 on_ready=ready,

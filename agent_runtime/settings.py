@@ -374,6 +374,8 @@ class Settings(BaseSettings):
         Annotated[int, BeforeValidator(_no_boolean), Field(ge=1 << 20, le=1 << 50)] | None
     ) = None
     """Of the store and all ended tasks' files; beyond it the oldest go first. None: no bound."""
+    mcp_short_way: bool = True
+    """Answer MCP's hot methods without the SDK; off: every message goes through it."""
     tasks_max: Annotated[int, BeforeValidator(_no_boolean), Field(ge=0, le=100_000)] = 1000
     """Tasks that the daemon drives at the same time; the others wait, as rows in the store."""
     submitter_tasks_max: (

@@ -39,6 +39,9 @@ LET_IN_SECONDS: Final = 1.0
 
 _STREAMS: Final = "/events"
 """How paths end whose answers may last."""
+MOUNTED: Final = "/mcp/"
+"""Answers below may last too, and clients learn from a refusal where credentials come from."""
+METADATA: Final = "/.well-known/oauth-protected-resource"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_SITES: Final = frozenset({b"same-origin", b"none"})
 _ONCE: Final = (
@@ -166,7 +169,8 @@ class Guard:
                 )
                 return
         scope["caller"] = caller
-        if (kind == "websocket" or path.endswith(_STREAMS)) and caller is not NOBODY:
+        lasting = kind == "websocket" or path.endswith(_STREAMS) or path.startswith(MOUNTED)
+        if lasting and caller is not NOBODY:
             receive, send = self._while_let_in(scope, receive, send, found[b"authorization"])
 
         length = found.get(b"content-length")
@@ -309,6 +313,9 @@ class Guard:
         challenge = b'Bearer realm="agent-runtime"'
         if refused.reason != "missing":
             challenge += b', error="invalid_token"'  # RFC 6750, 3.1
+        if scope["path"].startswith(MOUNTED):
+            place = f"{address_of(scope)}{METADATA}{scope['path']}"
+            challenge += f', resource_metadata="{place}"'.encode()  # RFC 9728, 5.1
         await answer(scope, send, 401, str(refused), {b"www-authenticate": challenge})
 
     async def _refuse_large(self, scope: Scope, send: Send) -> None:
@@ -330,6 +337,12 @@ class Guard:
                 _REASONS[status], peer=peer_of(scope), key_id=caller.key_id, by=caller.by
             )
         await answer(scope, send, status, detail, headers)
+
+
+def address_of(scope: Scope) -> str:
+    """How the client reached us, as its Host says; ask only once that has been looked at."""
+    host = next((value for name, value in scope["headers"] if name == b"host"), b"localhost")
+    return f"{scope.get('scheme', 'http')}://{host.decode('latin-1')}"
 
 
 def peer_of(scope: Scope) -> str:

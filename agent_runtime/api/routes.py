@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -79,17 +79,22 @@ OPERATIONS: Final[Sequence[Operation]] = (
 )
 
 
-def application(daemon: Daemon, more: Sequence[Operation] = ()) -> Dispatch:
-    """The operations as an ASGI application, without what stands before it."""
+def application(
+    daemon: Daemon, more: Sequence[Operation] = (), mounted: Mapping[str, Reply] = {}
+) -> Dispatch:
+    """The operations as an ASGI application, without what stands before it.
+
+    `mounted`: what answers all methods of a path by itself.
+    """
     by_path: dict[str, list[Operation]] = {}
     for each in (*OPERATIONS, *more):
         by_path.setdefault(each.path, []).append(each)
     daemon.document = msgspec.json.encode(openapi([*OPERATIONS, *more], daemon.version))
-    endpoints = {path: Endpoint(each, daemon) for path, each in by_path.items()}
+    endpoints: dict[str, Reply] = {path: Endpoint(each, daemon) for path, each in by_path.items()}
     # A router alone: what Starlette puts around it (errors, middleware) is done by `Endpoint`.
     attach = WebSocketRoute("/v1/tasks/{task_id}/attach", Attach(daemon))
     router = Router(routes=[attach], redirect_slashes=False, default=_not_found)
-    return Dispatch(endpoints, router)
+    return Dispatch({**endpoints, **mounted}, router)
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:

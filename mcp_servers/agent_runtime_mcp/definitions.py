@@ -225,9 +225,16 @@ class McpServer:
     async def run(self) -> None:
         """Lives as long as the process serves; whatever must go on between requests."""
 
-    async def tools(self, asked: Asked) -> Sequence[ToolDefinition]:
-        """Every tool this client may call, always in the same order."""
+    def fixed_tools(self) -> Sequence[ToolDefinition]:
+        """Its tools, if they are the same for everybody and for as long as it lives."""
         return ()
+
+    async def tools(self, asked: Asked) -> Sequence[ToolDefinition]:
+        """Every tool there is for this client, always in the same order.
+
+        Those whose `scope` the caller lacks are left out of lists, and refused, by who asks this.
+        """
+        return self.fixed_tools()
 
     async def tool(self, name: str, asked: Asked) -> ToolDefinition | None:
         """One of `tools`. Override it where looking through them all would cost."""

@@ -1,0 +1,50 @@
+"""What the entry points point at: each built-in server over HTTP and over stdio.
+
+Light on purpose: whatever a server needs is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from agent_runtime.api.mounts import Mount, MountContext
+    from agent_runtime_mcp.definitions import McpServer
+
+SECRET: Final = "mcp-secret"
+"""File in the state directory: seals what clients carry between two rounds of a question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A built-in server. Called, it becomes a face of the daemon."""
+
+    make: Callable[[MountContext], McpServer]
+
+    def __call__(self, context: MountContext) -> Mount:
+        """As `api.mounts` wants it."""
+        from agent_runtime_mcp.http import HttpFace
+
+        return HttpFace(
+            self.make(context),
+            secret=secret_of(context.daemon.state_dir),
+            short_way=context.settings.mcp_short_way,
+        )
+
+
+def secret_of(state_dir: str) -> bytes:
+    """32 bytes that only this installation knows, the same after a restart."""
+    path = os.path.join(state_dir, SECRET)
+    if not os.path.exists(path):
+        partial = f"{path}.{os.getpid()}"
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(os.urandom(32))
+        with suppress(FileExistsError):  # another process was faster: its secret counts
+            os.link(partial, path)
+        os.unlink(partial)
+    with open(path, "rb") as file:
+        return file.read()
