@@ -4,11 +4,11 @@ Each verb lives in a file of its family, which is imported when the verb is used
 resume, continue), `submit`, `attach`, `tasks` (ps, show, logs), `top`, `control` (cancel, pause,
 steer), `approvals`, `fork`, `results` (verify, diff, apply), `branches` (pull, publish),
 `artifacts`, `report`, `replay` (replay, why), `inspect` (tools, modules, doctor), `models`,
-`transfer` (export, import), `keep` (init, gc), `serve`, `sandbox`, `completion`. What they share:
-`reach` (a daemon's tasks or those of the local store), `remote` (a daemon's), `console` (output,
-errors), `words` (events in words), `follow` (driving and watching a task), `watch` (watching one
-that is driven elsewhere), `views` and `live` (how a watched task looks), `summary` (the end of a
-task in words).
+`transfer` (export, import), `keep` (init, gc), `serve`, `mcp`, `sandbox`, `completion`. What they
+share: `reach` (a daemon's tasks or those of the local store), `remote` (a daemon's), `console`
+(output, errors), `words` (events in words), `follow` (driving and watching a task), `watch`
+(watching one that is driven elsewhere), `views` and `live` (how a watched task looks), `summary`
+(the end of a task in words).
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ FAMILIES: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
     },
     "The installation": {
         "serve": ("serve", "Serve tasks over HTTP, and drive them."),
+        "mcp": ("mcp", "Serve tools, files and tasks to MCP clients on stdin and stdout."),
         "keys": ("keys", "Give out and take back the keys of the daemon."),
         "init": ("keep", "Write an example task file fitted to a repository."),
         "doctor": ("inspect", "Check whether tasks can run here, and say what is missing."),

@@ -6,10 +6,10 @@ Light on purpose: whatever a server needs is imported when it is asked for.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from agent_runtime.api.mounts import Mount, MountContext
@@ -24,6 +24,8 @@ class Entry:
     """A built-in server. Called, it becomes a face of the daemon."""
 
     make: Callable[[MountContext], McpServer]
+    stdio: Callable[[Mapping[str, Any]], None]
+    """Serves on stdin and stdout until the client has gone; gets the options of the command."""
 
     def __call__(self, context: MountContext) -> Mount:
         """As `api.mounts` wants it."""
