@@ -9,7 +9,7 @@ LIVES ?= 100000
 KILLS ?= 100
 ARGS ?=
 
-.PHONY: help demo examples test test-long check sim kills pairs cheats bench crashes evals format clean
+.PHONY: help demo examples test test-long check sim kills pairs cheats bench crashes evals conformance format clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -67,6 +67,9 @@ crashes: $(PEERS)/.synced ## one kill -9 around an effect: ours, LangGraph, DBOS
 
 evals: $(VENV)/.synced ## HumanEval and release pairs by a scripted oracle, or a real model (ARGS="--model NAME")
 	@$(BIN)/python -m bench.evals $(ARGS)
+
+conformance: $(VENV)/.synced ## the official MCP suites against a real daemon, the short way on and off
+	@$(BIN)/python -m tests.mcp.conformance $(ARGS)
 
 clean: ## remove everything that make made
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

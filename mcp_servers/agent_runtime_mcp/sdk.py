@@ -29,6 +29,7 @@ from mcp.shared.subscriptions import (
     event_matches,
     event_to_notification,
 )
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from agent_runtime.access.callers import Caller
 from agent_runtime.types import Json
@@ -337,7 +338,10 @@ def _told_as_faults(
 ) -> Callable[[Context, Any], Awaitable[Wire]]:
     async def run(context: Context, params: Any) -> Wire:
         try:
-            return await handler(context, params)
+            result = await handler(context, params)
+            if context.protocol_version in MODERN_PROTOCOL_VERSIONS:
+                result.setdefault("resultType", "complete")
+            return result
         except InputNeeded as needed:
             return needed.result
         except McpFault as fault:
