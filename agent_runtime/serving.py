@@ -107,7 +107,7 @@ async def run_daemon(
                     runtime.admission.run,
                     retention.run,
                     notices.run,
-                    partial(run_all, mounts),
+                    partial(run_all, daemon, mounts),
                 ],
                 tls=tls_options(settings),
                 on_ready=ready,

@@ -46,6 +46,8 @@ class Daemon:
     notices: Notices | None = None
     """Tells others of events."""
     hooks: Hooks | None = None
+    at_end: list[Callable[[], None]] = field(default_factory=list)
+    """Called when calls have been stopped, before connections are closed: streams end here."""
     faults: dict[str, str] = field(default_factory=dict)
     """What is wrong just now, by what it is about; `/readyz` says it, and no work is taken."""
 

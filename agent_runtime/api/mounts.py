@@ -104,9 +104,11 @@ class _Metadata:
         await Answer(200, msgspec.json.encode(document))(scope, receive, send)
 
 
-async def run_all(mounts: Mapping[str, Mount]) -> None:
-    """Let every mount live until cancelled; one that ends takes no other with it."""
+async def run_all(daemon: Daemon, mounts: Mapping[str, Mount]) -> None:
+    """Let every mount live until the daemon ends; one that ends takes no other with it."""
     async with anyio.create_task_group() as tasks:
+        # Their streams would keep the daemon from ending.
+        daemon.at_end.append(tasks.cancel_scope.cancel)
         for name, mount in mounts.items():
             try:
                 await tasks.start(_run, name, mount)

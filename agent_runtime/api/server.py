@@ -129,6 +129,8 @@ async def serve(
             await supervisor.run_until_stopped()
             driving.cancel_scope.cancel()
         daemon.hub.close()
+        for end in daemon.at_end:
+            end()
         server.should_exit = True
         await _until_closed(server, shutdown_seconds)
         tg.cancel_scope.cancel()

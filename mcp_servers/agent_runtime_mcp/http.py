@@ -6,6 +6,7 @@ The daemon's guard stands before it: who asks, Host and Origin have been looked 
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from typing import Final
@@ -30,6 +31,10 @@ SESSIONS_MAX: Final = 10_000
 SESSION_SECONDS: Final = 1800.0
 """A session that nobody uses is forgotten after that time."""
 
+# It writes the ids of sessions, which let in whoever also has a key.
+logging.getLogger("mcp.server.streamable_http_manager").setLevel(logging.ERROR)
+logging.getLogger("mcp").setLevel(logging.WARNING)
+
 _VERSION: Final = b"mcp-protocol-version"
 _NAMED: Final = frozenset({"tools/call"})
 _PLAIN: Final = re.compile(rb"[!-~][ -~]*")
@@ -51,6 +56,8 @@ class HttpFace:
             max_sessions=SESSIONS_MAX,
         )
         self._running = False
+        self._open: set[anyio.CancelScope] = set()
+        """Requests that are being answered by the SDK: streams among them last."""
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         """Serves until cancelled; sessions live in here."""
@@ -62,6 +69,8 @@ class HttpFace:
                 await anyio.sleep_forever()
             finally:
                 self._running = False
+                for scope in list(self._open):
+                    scope.cancel()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -73,9 +82,7 @@ class HttpFace:
             )
             return
         if not self._running:
-            await problem(503, "not-ready", "The daemon is starting or ending", "try again")(
-                scope, receive, send
-            )
+            await _not_ready(scope, receive, send)
             return
         if scope["method"] == "POST" and self._direct is not None:
             headers = _routing(scope)
@@ -93,7 +100,29 @@ class HttpFace:
             for name, value in scope["headers"]
         ]
         scope["user"] = _user(caller)
-        await self._manager.handle_request(scope, receive, send)
+        await self._long(scope, receive, send)
+
+    async def _long(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Through the SDK; a stream that still lasts when the daemon ends is ended in order."""
+        begun = ended = False
+
+        async def told(message: Message) -> None:
+            nonlocal begun, ended
+            begun = True
+            ended = message["type"] == "http.response.body" and not message.get("more_body")
+            await send(message)
+
+        with anyio.CancelScope() as until:
+            self._open.add(until)
+            try:
+                await self._manager.handle_request(scope, receive, told)
+            finally:
+                self._open.discard(until)
+        if until.cancelled_caught:
+            if not begun:
+                await _not_ready(scope, receive, send)
+            elif not ended:
+                await send({"type": "http.response.body", "body": b""})
 
     def _short(
         self, headers: Mapping[bytes, bytes], body: bytes, caller: Caller, scope: Scope
@@ -111,6 +140,12 @@ class HttpFace:
         assert self._direct is not None
         query = scope["query_string"]
         return self._direct.answer(request, caller, _query(query) if query else {}, modern=True)
+
+
+_not_ready: Final = problem(
+    503, "not-ready", "The daemon is starting or ending", "try again",
+    headers=((b"retry-after", b"1"),),
+)  # fmt: skip
 
 
 def _routing(scope: Scope) -> dict[bytes, bytes] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -36,6 +37,18 @@ PLAIN = {
     "content-type": "application/json",
     "accept": "application/json, text/event-stream",
     "mcp-protocol-version": "2026-07-28",
+}
+
+
+OPENING = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "t", "version": "0"},
+    },
 }
 
 
@@ -214,16 +227,40 @@ async def test_the_official_client_speaks_with_the_daemon(daemon: DaemonProcess,
 def test_a_session_is_its_openers_alone(daemon: DaemonProcess) -> None:
     """Whoever knows a session's id, and has another key, does not find it."""
     other = daemon.ask("POST", "/v1/keys", {"name": "other", "role": "admin"}).json()["secret"]
-    opening = {
-        "jsonrpc": "2.0", "id": 1, "method": "initialize",
-        "params": {"protocolVersion": "2025-11-25", "capabilities": {},
-                   "clientInfo": {"name": "t", "version": "0"}},
-    }  # fmt: skip
     accept = {"Accept": "application/json, text/event-stream"}
-    opened = daemon.ask("POST", "/mcp/conformance", opening, accept)
+    opened = daemon.ask("POST", "/mcp/conformance", OPENING, accept)
     session = {**accept, "Mcp-Session-Id": opened.headers["mcp-session-id"]}
     ping = {"jsonrpc": "2.0", "id": 2, "method": "ping"}
     assert daemon.ask("POST", "/mcp/conformance", ping, session).status == 200
     assert daemon.ask("POST", "/mcp/conformance", ping, session, token=other).status == 404
     assert daemon.ask("DELETE", "/mcp/conformance", headers=session, token=other).status == 404
     assert daemon.ask("POST", "/mcp/conformance", ping, session).status == 200
+
+
+def test_streams_end_with_the_daemon(tmp_path: Path) -> None:
+    """Clients that listen keep no daemon from ending, and see that it does."""
+    settings = {"AGENT_RUNTIME_PLUGINS": "mcp-conformance", "PYTHONPATH": str(PLUGIN)}
+    with serving(tmp_path / "state", settings=settings) as process:
+        headers = {**PLAIN, "authorization": f"Bearer {process.token}"}
+        opened = process.ask("POST", "/mcp/conformance", OPENING, {"Accept": PLAIN["accept"]})
+        session = {
+            "mcp-session-id": opened.headers["mcp-session-id"],
+            "mcp-protocol-version": "2025-11-25",
+        }
+        body = request("subscriptions/listen", notifications={"toolsListChanged": True})
+        asked: list[tuple[str, bytes | None, dict[str, str]]] = [
+            ("POST", body, {"mcp-method": "subscriptions/listen"}),
+            ("GET", None, session),
+        ]
+        connections, answers = [], []
+        for method, sent, more in asked:
+            connections.append(process.connect())
+            connections[-1].request(method, "/mcp/conformance", sent, {**headers, **more})
+            answers.append(connections[-1].getresponse())
+            assert answers[-1].status == 200
+        assert b"acknowledged" in answers[0].readline() + answers[0].readline()
+        assert process.stop(10) == 0
+        for answer, connection in zip(answers, connections, strict=True):
+            answer.read()
+            connection.close()
+        assert "ERROR" not in process.log
