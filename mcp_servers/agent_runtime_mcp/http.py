@@ -27,6 +27,7 @@ from agent_runtime_mcp.sdk import SdkServer, Who
 from agent_runtime_mcp.wire import MODERN
 
 BODY_BYTES_MAX: Final = 16 << 20
+START_SECONDS: Final = 10.0
 SESSIONS_MAX: Final = 10_000
 SESSION_SECONDS: Final = 1800.0
 """A session that nobody uses is forgotten after that time."""
@@ -56,6 +57,7 @@ class HttpFace:
             max_sessions=SESSIONS_MAX,
         )
         self._running = False
+        self._started = anyio.Event()
         self._open: set[anyio.CancelScope] = set()
         """Requests that are being answered by the SDK: streams among them last."""
 
@@ -63,6 +65,7 @@ class HttpFace:
         """Serves until cancelled; sessions live in here."""
         async with self._manager.run(), anyio.create_task_group() as tasks:
             self._running = True
+            self._started.set()
             try:
                 task_status.started()
                 tasks.start_soon(self._server.run)
@@ -81,7 +84,7 @@ class HttpFace:
                 scope, receive, send
             )
             return
-        if not self._running:
+        if not self._running and not await self._starts():
             await _not_ready(scope, receive, send)
             return
         if scope["method"] == "POST" and self._direct is not None:
@@ -101,6 +104,12 @@ class HttpFace:
         ]
         scope["user"] = _user(caller)
         await self._long(scope, receive, send)
+
+    async def _starts(self) -> bool:
+        """Requests may come a moment before the task in which sessions live."""
+        with anyio.move_on_after(START_SECONDS):
+            await self._started.wait()
+        return self._running
 
     async def _long(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Through the SDK; a stream that still lasts when the daemon ends is ended in order."""

@@ -83,7 +83,7 @@ def test_most_conversations_need_no_sdk() -> None:
         "Stdio(SmallServer(), {}).run();"
         "print(sorted({m.split('.')[0] for m in set(sys.modules) - before}), file=sys.stderr)"
     )
-    asked = [
+    asked: list[dict[str, Any]] = [
         {"method": "server/discover"},
         {"method": "tools/list"},
         {"method": "tools/call", "params": {"name": "echo", "arguments": {"text": "x"}}},
