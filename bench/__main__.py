@@ -16,7 +16,7 @@ from typing import Any
 
 from bench import report, runs
 from bench.figures import Rounds
-from bench.rows import GROUPS, LATER, ROWS, Group, judge
+from bench.rows import GROUPS, ROWS, Group, judge
 
 PAGE = runs.ROOT / "docs" / "benchmarks.md"
 RESULTS = runs.ROOT / "bench" / "results" / "benchmarks.json"
@@ -28,7 +28,6 @@ def main() -> None:
     if given.list:
         for group in GROUPS.values():
             print(f"{group.name:<10} {group.title}")
-        print(f"{'(later)':<10} {'; '.join(LATER)}")
         return
     groups = [GROUPS[name] for name in given.groups or GROUPS]
     begun = time.monotonic()
@@ -100,7 +99,7 @@ def _as_json(run: report.Run, machine: str) -> dict[str, Any]:
         for one in run.judged
     ]
     return {
-        "machine": machine, "versions": run.versions, "rows": rows, "later": list(LATER),
+        "machine": machine, "versions": run.versions, "rows": rows,
         "measurements": run.groups,
     }  # fmt: skip
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench import runs
 from bench.figures import Rounds, short
-from bench.rows import EXTRAS, GROUPS, LATER, Judged, median
+from bench.rows import EXTRAS, GROUPS, Judged, median
 
 HEAD = """# Benchmarks
 
@@ -116,7 +116,6 @@ def markdown(run: Run, machine: str) -> str:
     parts.append(f"**{len(run.judged) - len(missed)} of {len(run.judged)} rows are met.**\n")
     heads = ("what", "beside", "target", "figure", "")
     parts.append(table(heads, [row_cells(judged) for judged in run.judged]))
-    parts.append("Not yet, for what they measure is not built: " + "; ".join(LATER) + ".\n")
     parts.append("## What each engine told\n\nMedians of all runs.\n")
     for name, rounds in run.groups.items():
         figures = [
@@ -141,7 +140,6 @@ def terminal(run: Run) -> str:
         what, peer, target, figure, verdict = row_cells(judged)
         beside = "" if peer == "-" else f" / {peer}"
         lines.append(f"{verdict.strip('*'):<8} {target:<10} {figure:<32} {what}{beside}")
-    lines += [f"{'not yet':<8} {'':<43} {what}" for what in LATER]
     missed = sum(not judged.met for judged in run.judged)
     lines.append(
         f"{missed} of {len(run.judged)} rows are NOT MET" if missed else "all rows are met"

@@ -96,6 +96,21 @@ STARLETTE, FASTAPI = "Starlette, a GET", "FastAPI + aiosqlite"
 SUBMIT, BATCH, STREAMS = "submit", "batch", "streams"
 _HTTP = "bench.http.measure"
 
+MCP, TYPESCRIPT, MCPSERVER, FASTMCP = "ours", "typescript", "mcpserver", "fastmcp"
+TWO_TOOLS, HUNDRED_TOOLS = "tools-2", "tools-100"
+
+
+def _mcp(wire: str) -> tuple[Measurement, ...]:
+    names = [MCP, MCPSERVER, FASTMCP, TWO_TOOLS, HUNDRED_TOOLS]
+    if wire == "stdio":
+        names.insert(1, TYPESCRIPT)
+    peers = {MCPSERVER: "bench.peers.mcp_measure", FASTMCP: "bench.peers.mcp_measure"}
+    return tuple(
+        Measurement(name, peers.get(name, "bench.mcp.measure"), (wire, name, "{directory}"))
+        for name in names
+    )
+
+
 _RECOVERING = (OURS, LANGGRAPH, DBOS)
 _SANDBOXES = "bench.sandboxes"
 
@@ -145,6 +160,8 @@ GROUPS: Mapping[str, Group] = {
                 )
             ),
         ),
+        Group("stdio", "MCP over stdio", _mcp("stdio")),
+        Group("mcp", "MCP over HTTP", _mcp("http")),
         Group("sandboxes", "Sandboxes", (Measurement("sandboxes", _SANDBOXES),), rounds=1),
     )
 }
@@ -196,17 +213,35 @@ ROWS: tuple[Row, ...] = (
         figure="cpu_us", target=Target(at_most=20), unit="us"),
     Row(group="http", what="an event to one of 1000 readers: p99", ours=STREAMS, figure="p99_ms",
         target=Target(at_most=100), unit="ms"),
+    Row(group="stdio", what="MCP over stdio, trivial call: processor time", ours=MCP,
+        peer=TYPESCRIPT, figure="trivial cpu_us", target=Target(at_most=1)),
+    Row(group="stdio", what="MCP over stdio, trivial call: calls a second", ours=MCP,
+        peer=TYPESCRIPT, figure="trivial per_second", target=Target(at_least=1)),
+    Row(group="stdio", what="MCP over stdio, 10 KB read: processor time", ours=MCP,
+        peer=TYPESCRIPT, figure="read cpu_us", target=Target(at_most=1 / 1.3)),
+    Row(group="stdio", what="MCP over stdio, 10 KB read: calls a second", ours=MCP,
+        peer=TYPESCRIPT, figure="read per_second", target=Target(at_least=1.3)),
+    Row(group="stdio", what="MCP over stdio, trivial call: calls a second", ours=MCP,
+        peer=MCPSERVER, figure="trivial per_second", target=Target(at_least=4)),
+    Row(group="stdio", what="MCP over stdio, trivial call: calls a second", ours=MCP,
+        peer=FASTMCP, figure="trivial per_second", target=Target(at_least=4)),
+    Row(group="stdio", what="MCP over stdio: milliseconds from spawning to the first list",
+        ours=MCP, peer=TYPESCRIPT, figure="start_ms", target=Target(at_most=1)),
+    Row(group="stdio", what="MCP over stdio: a call among 100 tools beside one among 2",
+        ours=HUNDRED_TOOLS, peer=TWO_TOOLS, figure="trivial cpu_us", target=Target(at_most=1.1)),
+    Row(group="mcp", what="MCP over HTTP, trivial call: processor time", ours=MCP,
+        peer=MCPSERVER, figure="trivial cpu_us", target=Target(at_most=0.25)),
+    Row(group="mcp", what="MCP over HTTP, trivial call: calls a second", ours=MCP,
+        peer=MCPSERVER, figure="trivial per_second", target=Target(at_least=4)),
+    Row(group="mcp", what="MCP over HTTP, trivial call: calls a second", ours=MCP,
+        peer=FASTMCP, figure="trivial per_second", target=Target(at_least=4)),
+    Row(group="mcp", what="MCP over HTTP: a call among 100 tools beside one among 2",
+        ours=HUNDRED_TOOLS, peer=TWO_TOOLS, figure="trivial cpu_us", target=Target(at_most=1.1)),
     Row(group="start", what="submission to the loop's first event, p99", ours="first event",
         figure="p99_ms", target=Target(at_most=100), unit="ms"),
     Row(group="start", what="`agent-runtime --help`, processor time", ours="--help",
         figure="cpu_ms", target=Target(at_most=150), unit="ms"),
 )  # fmt: skip
-
-LATER = (
-    "MCP over stdio, beside the TypeScript filesystem server",
-    "MCP over HTTP",
-)
-"""Rows whose subject is not built yet."""
 
 EXTRAS: Mapping[str, str] = {
     LANGGRAPH_ASYNC: (

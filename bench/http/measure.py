@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def main() -> None:
                 work = ("get", "/") if kind == "get" else ("submit", "/v1/tasks")
                 _load(port, process, *work, REQUESTS, "")
         case _:
-            with _daemon(directory) as (process, port, key, token):
+            with daemon(directory) as (process, port, key, token):
                 if kind == "streams":
                     task = _post(port, token, "/v1/tasks", {"goal": "be read"})["id"]
                     _run("bench.http.streams", port, process.pid, task, token, READERS)
@@ -60,10 +60,11 @@ def _run(module: str, *words: object) -> None:
 
 @contextmanager
 def _serving(
-    argv: list[str], directory: Path, port_in: Any
+    argv: list[str], directory: Path, port_in: Any, path: Sequence[Path] = (ROOT,)
 ) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A server that says its port in a line on stdout."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "BENCH_DIRECTORY": str(directory)}
+    env = {**os.environ, "BENCH_DIRECTORY": str(directory)}
+    env["PYTHONPATH"] = os.pathsep.join(map(str, path))
     process = subprocess.Popen(
         argv, cwd=directory, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -82,8 +83,10 @@ def _serving(
 
 
 @contextmanager
-def _daemon(directory: Path) -> Iterator[tuple[subprocess.Popen[str], int, str, str]]:
-    """The daemon, a key of which the rate is no bound, and the local token."""
+def daemon(
+    directory: Path, path: Sequence[Path] = (ROOT,)
+) -> Iterator[tuple[subprocess.Popen[str], int, str, str]]:
+    """The daemon, a key of which the rate is no bound, and the local token. `path`: PYTHONPATH."""
     argv = [
         *(sys.executable, "-m", "agent_runtime", "--store", f"sqlite:///{directory}/store.db"),
         *("serve", "--port", "0", "--unsafe-no-sandbox"),
@@ -93,7 +96,7 @@ def _daemon(directory: Path) -> Iterator[tuple[subprocess.Popen[str], int, str, 
     def port_in(line: str) -> str:
         return line.rpartition(":")[2] if " serves at " in line else ""
 
-    with _serving(argv, directory, port_in) as (process, port):
+    with _serving(argv, directory, port_in, path) as (process, port):
         token = (directory / "token").read_text(encoding="utf-8").strip()
         wish = {"name": "bench", "role": "admin", "rate": 1_000_000}
         made = _post(port, token, "/v1/keys", wish)
