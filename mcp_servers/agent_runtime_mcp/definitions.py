@@ -121,6 +121,8 @@ def failed(message: str) -> ToolAnswer:
 
 RunTool = Callable[[Mapping[str, Json], Asked], Awaitable[ToolAnswer]]
 RunNow = Callable[[Mapping[str, Json], Asked], ToolAnswer | None]
+BeginTask = Callable[[Mapping[str, Json], Asked], Awaitable["str | Mapping[str, Json] | None"]]
+MayRepeat = Callable[[Mapping[str, Json]], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +141,20 @@ class ToolDefinition:
     annotations: Mapping[str, Json] = field(default_factory=dict)
     """`readOnlyHint`, `destructiveHint`, `idempotentHint`, `openWorldHint`."""
     task_support: TaskSupport = "forbidden"
-    """May (must) a call become a task that outlives the connection?"""
+    """May (must) a call become a task that outlives the connection? Its client says whether it
+    knows tasks; what the client shows its model then is the answer alone: it must say everything.
+    """
+    begin: BeginTask | None = None
+    """How a call that becomes a task begins, while its client waits; it may ask the client things.
+
+    It gives the id of work that has a life of its own, of which `McpServer.backed_tasks` tells; or
+    the arguments with which `run` goes on; or None: this call is no task, and `run` answers it.
+    None here: `run` goes on with the arguments as they are.
+    """
+    repeatable: MayRepeat | None = None
+    """Is it safe to run a task again with these arguments, when the daemon was killed meanwhile?
+    None: never; the task ends saying that its effect is unknown. What `Asked.meta` has as
+    `wire.META_KEY` is the same in both runs."""
     now: RunNow | None = None
     """The short way: a plain function that answers within a millisecond and tells and asks the
     client nothing meanwhile. It gives None, and has done nothing, where the call would take longer:
@@ -206,6 +221,55 @@ class Page(Generic[ItemT]):
     next_cursor: str = ""
 
 
+TaskStatus = Literal["working", "input_required", "completed", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskView:
+    """How a task stands. Times in microseconds since 1970."""
+
+    task_id: str
+    status: TaskStatus
+    created_at_us: int
+    updated_at_us: int
+    message: str = ""
+    """For people; no client shows it to its model."""
+    ttl_ms: int | None = None
+    """From creation; None: there is no end that is known now."""
+    poll_ms: int = 2_000
+    questions: Mapping[str, tuple[str, Mapping[str, Json]]] = field(default_factory=dict)
+    """What it waits for (`input_required`): name -> (method, params), as for `Asked.ask`. A name is
+    never used for a second question."""
+    answer: ToolAnswer | None = None
+    """What the call gave (`completed`; a cancelled one may have it, too)."""
+    fault: McpFault | None = None
+    """Why it has no answer (`failed`)."""
+
+
+class BackedTasks(Protocol):
+    """Work that has a life of its own, as tasks of a server. It is kept where it lives.
+
+    Every method looks at whose work it is: to others it does not exist.
+    """
+
+    async def view(self, task_id: str, asked: Asked) -> TaskView | None:
+        """How it stands; None: there is none such for this caller."""
+
+    async def page(self, asked: Asked, cursor: str) -> Page[TaskView]:
+        """The caller's, the newest first. `McpFault`: the cursor is none."""
+
+    async def answer(
+        self, task_id: str, answers: Mapping[str, Mapping[str, Json]], asked: Asked
+    ) -> None:
+        """Answers to `TaskView.questions`, also to some of them. Unknown names are left out."""
+
+    async def cancel(self, task_id: str, asked: Asked) -> None:
+        """Stop it: its status is `cancelled` when this returns. Nothing happens if it has ended."""
+
+    async def changed(self, view: TaskView, seconds_max: float) -> None:
+        """Return when it may stand otherwise than `view` says, or after `seconds_max`."""
+
+
 class McpServer:
     """Base of servers: it offers nothing. One instance serves every client of the process.
 
@@ -239,6 +303,10 @@ class McpServer:
     async def tool(self, name: str, asked: Asked) -> ToolDefinition | None:
         """One of `tools`. Override it where looking through them all would cost."""
         return next((each for each in await self.tools(asked) if each.name == name), None)
+
+    def backed_tasks(self) -> BackedTasks | None:
+        """Who knows the tasks whose ids `ToolDefinition.begin` gives."""
+        return None
 
     async def resources(self, asked: Asked, cursor: str) -> Page[ResourceDefinition]:
         """A page of resources; templates are not among them. `McpFault`: the cursor is none."""
