@@ -16,6 +16,7 @@ from agent_runtime.bus import LocalBus, LocalListeners
 from agent_runtime.clock import SystemClock
 from agent_runtime.egress_rules import parse_rules
 from agent_runtime.errors import ConfigError
+from agent_runtime.kept_calls.ports import KeptCallStore
 from agent_runtime.loop.supervisor import Supervisor
 from agent_runtime.models import open_model
 from agent_runtime.notices.ports import NoticeStore
@@ -40,9 +41,11 @@ from agent_runtime.schema import nearest
 from agent_runtime.settings import Settings, state_dir
 from agent_runtime.stores.memory import MemoryStore
 from agent_runtime.stores.memory_access import MemoryAccess
+from agent_runtime.stores.memory_kept_calls import MemoryKeptCalls
 from agent_runtime.stores.memory_notices import MemoryNotices
 from agent_runtime.stores.sqlite import SqliteStore
 from agent_runtime.stores.sqlite_access import SqliteAccess
+from agent_runtime.stores.sqlite_kept_calls import SqliteKeptCalls
 from agent_runtime.stores.sqlite_notices import SqliteNotices
 from agent_runtime.toolbox import PluginToolbox
 from agent_runtime.workspaces import LocalWorkspaces
@@ -232,3 +235,8 @@ def open_notices(
 def open_access(store: Store) -> AccessStore:
     """Keys and the audit record, where the tasks are kept."""
     return SqliteAccess(store) if isinstance(store, SqliteStore) else MemoryAccess()
+
+
+def open_kept_calls(store: Store) -> KeptCallStore:
+    """Calls that outlive their connection, where the tasks are kept."""
+    return SqliteKeptCalls(store) if isinstance(store, SqliteStore) else MemoryKeptCalls()

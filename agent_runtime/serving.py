@@ -21,7 +21,13 @@ from agent_runtime.api.presence import daemon_file
 from agent_runtime.api.routes import application
 from agent_runtime.api.server import listen, serve
 from agent_runtime.api.tls import tls_options
-from agent_runtime.app import open_access, open_notices, open_notices_store, open_runtime
+from agent_runtime.app import (
+    open_access,
+    open_kept_calls,
+    open_notices,
+    open_notices_store,
+    open_runtime,
+)
 from agent_runtime.notices.hooks import Hooks
 from agent_runtime.notify_socket import NotifySocket
 from agent_runtime.retention import Policy
@@ -71,6 +77,7 @@ async def run_daemon(
             metrics=metrics,
             notices=notices,
             hooks=Hooks(notice_store),
+            kept_calls=open_kept_calls(runtime.ports.store),
             modules=toolbox.modules.health,
             state_dir=directory,
             access=access,

@@ -12,6 +12,7 @@ from agent_runtime.api.hub import Hub
 from agent_runtime.api.metrics import Metrics
 from agent_runtime.clock_watch import ClockWatch, of_this_machine
 from agent_runtime.errors import StoreUnavailable
+from agent_runtime.kept_calls.ports import KeptCallStore
 from agent_runtime.modules.registry import ModuleHealth
 from agent_runtime.notices.hooks import Hooks
 from agent_runtime.notices.service import Notices
@@ -48,6 +49,8 @@ class Daemon:
     hooks: Hooks | None = None
     at_end: list[Callable[[], None]] = field(default_factory=list)
     """Called when calls have been stopped, before connections are closed: streams end here."""
+    kept_calls: KeptCallStore | None = None
+    """Calls of MCP clients that became tasks; None: none can."""
     faults: dict[str, str] = field(default_factory=dict)
     """What is wrong just now, by what it is about; `/readyz` says it, and no work is taken."""
 

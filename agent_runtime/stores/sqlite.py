@@ -328,6 +328,11 @@ class SqliteStore:
 
     # ---- for the other tables of this file -----------------------------------------------
 
+    @property
+    def owners(self) -> Owners:
+        """Who is alive, this store among them."""
+        return self._owners
+
     async def write(self, write: Write[T]) -> T:
         """Have `write` done by the one writer; its answer is durable. Errors as of the port."""
         return await self._write(write)
