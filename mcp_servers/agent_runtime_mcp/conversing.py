@@ -112,7 +112,7 @@ class Conversation:
                 raise Unsupported(f"the client does not say that it can {_CAPABILITIES[method]}")
         if not self._modern:
             return {
-                name: await self._request(method, params)
+                name: await self.request(method, params)
                 for name, (method, params) in questions.items()
             }
         known = {**self._rounds.answers, **mapping(self._params.get("inputResponses"))}
@@ -132,7 +132,12 @@ class Conversation:
             }
         )
 
-    async def _request(self, method: str, params: Mapping[str, Json]) -> Mapping[str, Json]:
+    async def request(self, method: str, params: Mapping[str, Json]) -> Mapping[str, Json]:
+        """Ask the client while the request is open; its result.
+
+        Raises:
+            Unsupported: it cannot be asked, or refuses.
+        """
         request_type, result_type = _REQUESTS[method]
         request = request_type.model_validate({"method": method, "params": dict(params)})
         metadata = ServerMessageMetadata(related_request_id=self._context.request_id)

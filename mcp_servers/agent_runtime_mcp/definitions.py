@@ -285,6 +285,8 @@ class McpServer:
     has_resources = False
     has_prompts = False
     has_completion = False
+    has_tasks = False
+    """May calls of some of its tools become tasks?"""
 
     async def run(self) -> None:
         """Lives as long as the process serves; whatever must go on between requests."""

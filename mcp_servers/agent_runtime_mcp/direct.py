@@ -99,19 +99,26 @@ class Silent:
 class Direct:
     """Answers requests to one server, on both wires."""
 
-    def __init__(self, server: McpServer) -> None:
+    def __init__(self, server: McpServer, *, tasks: bool = False) -> None:
+        """`tasks`: calls of it can become tasks here, which is the long way's to do."""
         self._server = server
+        self._knows_tasks = tasks
         tools = server.fixed_tools()
         self._tools: dict[str, ToolDefinition] = {
-            each.name: each for each in tools if each.now is not None
+            each.name: each
+            for each in tools
+            if each.now is not None and not (tasks and each.task_support != "forbidden")
         }
         self._stamp: Json = {META_SERVER: server_info(server)}
         stamped = b'"_meta":' + _encode(self._stamp) + b"}"
         self._modern_end = b',"resultType":"complete",' + stamped
-        listed = _encode([tool_entry(each) for each in tools])
         private = b',"ttlMs":%d,"cacheScope":"private"' % (LIST_SECONDS * 1000)
         # A list that differs by caller is the long way's to make.
-        self._listed = b'{"tools":' + listed if tools and not any(t.scope for t in tools) else None
+        self._listed: tuple[bytes, bytes] | None = None
+        if tools and not any(each.scope for each in tools):
+            older = _encode([tool_entry(each, tasks=tasks) for each in tools])
+            newer = _encode([tool_entry(each) for each in tools])
+            self._listed = b'{"tools":' + older, b'{"tools":' + newer
         self._listing_end = private + self._modern_end
 
     def answer(
@@ -136,7 +143,7 @@ class Direct:
             return b'{"jsonrpc":"2.0","id":%b,"result":%b%b}' % (_encode(request.id), result, end)
         if method == "tools/list" and self._listed is not None and params.cursor is msgspec.UNSET:
             end = self._listing_end if modern else b"}"
-            listed = self._listed
+            listed = self._listed[modern]
             return b'{"jsonrpc":"2.0","id":%b,"result":%b%b}' % (_encode(request.id), listed, end)
         if method == "ping" and not modern:
             return b'{"jsonrpc":"2.0","id":%b,"result":{}}' % _encode(request.id)
@@ -171,7 +178,7 @@ class Direct:
     def _discovered(self, request: Request) -> bytes:
         result: dict[str, Json] = {
             "supportedVersions": [MODERN],
-            "capabilities": capabilities(self._server),
+            "capabilities": capabilities(self._server, modern=True, tasks=self._knows_tasks),
             "resultType": "complete",
             "ttlMs": 0,
             "cacheScope": "private",

@@ -30,11 +30,18 @@ class Entry:
     def __call__(self, context: MountContext) -> Mount:
         """As `api.mounts` wants it."""
         from agent_runtime_mcp.http import HttpFace
+        from agent_runtime_mcp.tasks.keeper import Keeper
 
+        server, daemon = self.make(context), context.daemon
+        keeper = None
+        if server.has_tasks and daemon.kept_calls is not None:
+            now_us = daemon.runtime.ports.clock.now_us
+            keeper = Keeper(server, daemon.kept_calls, now_us=now_us)
         return HttpFace(
-            self.make(context),
-            secret=secret_of(context.daemon.state_dir),
+            server,
+            secret=secret_of(daemon.state_dir),
             short_way=context.settings.mcp_short_way,
+            keeper=keeper,
         )
 
 

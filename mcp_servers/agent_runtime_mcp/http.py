@@ -24,6 +24,8 @@ from agent_runtime_mcp.conversing import Context
 from agent_runtime_mcp.definitions import McpServer
 from agent_runtime_mcp.direct import Direct, is_modern, read
 from agent_runtime_mcp.sdk import SdkServer, Who
+from agent_runtime_mcp.tasks.book import Book
+from agent_runtime_mcp.tasks.keeper import Keeper
 from agent_runtime_mcp.wire import MODERN
 
 BODY_BYTES_MAX: Final = 16 << 20
@@ -46,10 +48,20 @@ _STREAM: Final = frozenset({b"text/event-stream", b"text/*", b"*/*"})
 class HttpFace:
     """ASGI application of one server."""
 
-    def __init__(self, server: McpServer, *, secret: bytes, short_way: bool = True) -> None:
+    def __init__(
+        self,
+        server: McpServer,
+        *,
+        secret: bytes,
+        short_way: bool = True,
+        keeper: Keeper | None = None,
+    ) -> None:
+        """`keeper` lets any long call become a task; None: only work with a life of its own."""
         self._server = server
-        self._direct = Direct(server) if short_way else None
-        self._sdk = SdkServer(server, _who, secret)
+        self._keeper = keeper if server.has_tasks else None
+        tasks = self._keeper is not None or (server.has_tasks and server.backed_tasks() is not None)
+        self._direct = Direct(server, tasks=tasks) if short_way else None
+        self._sdk = SdkServer(server, _who, secret, Book(server, self._keeper) if tasks else None)
         self._manager = StreamableHTTPSessionManager(
             self._sdk,
             session_idle_timeout=SESSION_SECONDS,
@@ -64,6 +76,8 @@ class HttpFace:
     async def run(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         """Serves until cancelled; sessions live in here."""
         async with self._manager.run(), anyio.create_task_group() as tasks:
+            if self._keeper is not None:
+                await tasks.start(self._keeper.run)
             self._running = True
             self._started.set()
             try:

@@ -17,6 +17,7 @@ from mcp.shared.message import SessionMessage
 from agent_runtime.access.callers import Caller
 from agent_runtime_mcp.definitions import McpServer
 from agent_runtime_mcp.sdk import SdkServer, Who
+from agent_runtime_mcp.tasks.book import Book
 
 CLOSE_SECONDS: Final = 3.0
 """For calls that still run when the client has gone; then the process ends without them."""
@@ -37,7 +38,10 @@ class LongWay:
         self._server = server
         self._write = write
         self._swallow = {_id(line) for line in opening} - {None}
-        self._sdk = SdkServer(server, lambda _: Who(caller, query), os.urandom(32))
+        book = (
+            Book(server, None) if server.has_tasks and server.backed_tasks() is not None else None
+        )
+        self._sdk = SdkServer(server, lambda _: Who(caller, query), os.urandom(32), book)
         self._stack = ExitStack()
         self._portal = self._stack.enter_context(start_blocking_portal())
         self._done, self._sender = self._portal.start_task(self._serve)

@@ -35,6 +35,8 @@ from agent_runtime.access.callers import Caller
 from agent_runtime.types import Json
 from agent_runtime_mcp.conversing import Context, Conversation, InputNeeded
 from agent_runtime_mcp.definitions import Change, McpFault, McpServer
+from agent_runtime_mcp.tasks.book import Book
+from agent_runtime_mcp.tasks.methods import TaskMethods
 from agent_runtime_mcp.wire import (
     LIST_SECONDS,
     call_result,
@@ -84,9 +86,16 @@ class _Following:
 class SdkServer(Server[anyio.abc.TaskGroup]):
     """One `McpServer` behind the SDK's server. Its lifespan is the task group of the listeners."""
 
-    def __init__(self, server: McpServer, who: Callable[[Context], Who], secret: bytes) -> None:
+    def __init__(
+        self,
+        server: McpServer,
+        who: Callable[[Context], Who],
+        secret: bytes,
+        book: Book | None = None,
+    ) -> None:
         """`who` tells whose request a context is; `secret` (32 bytes or more) seals what clients
-        carry for us between two rounds, so it must outlive the process."""
+        carry for us between two rounds, so it must outlive the process. `book` has its tasks;
+        None: no call becomes one."""
         info = server_info(server)
         listing = CacheHint(ttl_ms=LIST_SECONDS * 1000, scope="private")
         super().__init__(
@@ -110,6 +119,9 @@ class SdkServer(Server[anyio.abc.TaskGroup]):
             keys=[secret], ttl=STATE_SECONDS, bind_principal=lambda context: who(context).caller.by
         )
         self.middleware.append(RequestStateBoundary(security, default_audience=server.name))
+        self._tasks = TaskMethods(server, book, self.asked) if book is not None else None
+        if self._tasks is not None:
+            self.middleware.append(self._tasks.middleware)
         handlers: list[tuple[str, Any, Any]] = [
             ("tools/list", types.PaginatedRequestParams, self._list_tools),
             ("tools/call", types.CallToolRequestParams, self._call_tool),
@@ -131,6 +143,8 @@ class SdkServer(Server[anyio.abc.TaskGroup]):
             ]
         if server.has_completion:
             handlers.append(("completion/complete", types.CompleteRequestParams, self._complete))
+        if self._tasks is not None:
+            handlers += self._tasks.handlers()
         for method, params, handler in handlers:
             self.add_request_handler(method, params, _told_as_faults(handler))
         self.add_notification_handler(
@@ -138,9 +152,16 @@ class SdkServer(Server[anyio.abc.TaskGroup]):
         )
         self.get_tool_input_schema = None
 
-    def get_capabilities(self, *_: Any, **__: Any) -> types.ServerCapabilities:
-        """The same for every revision: every list may change while somebody listens."""
-        return types.ServerCapabilities.model_validate(capabilities(self._server))
+    def get_capabilities(
+        self, *_: Any, protocol_version: str | None = None, **__: Any
+    ) -> types.ServerCapabilities:
+        """Every list may change while somebody listens, whatever the revision."""
+        found = capabilities(
+            self._server,
+            modern=protocol_version in MODERN_PROTOCOL_VERSIONS,
+            tasks=self._tasks is not None,
+        )
+        return types.ServerCapabilities.model_validate(found)
 
     def asked(self, context: Context) -> Conversation:
         """The request as servers see it."""
@@ -154,19 +175,21 @@ class SdkServer(Server[anyio.abc.TaskGroup]):
         tools = await self._server.tools(asked)
         return {
             "tools": [
-                tool_entry(each) for each in tools if not each.scope or asked.caller.may(each.scope)
+                tool_entry(each, tasks=self._tasks is not None)
+                for each in tools
+                if not each.scope or asked.caller.may(each.scope)
             ]
         }
 
     async def _call_tool(self, context: Context, params: types.CallToolRequestParams) -> Wire:
-        asked = self.asked(context)
-        return await self.call(params.name, params.arguments or {}, asked)
-
-    async def call(self, name: str, arguments: Mapping[str, Json], asked: Conversation) -> Wire:
-        """One call, as `tools/call` answers it. `McpFault`: there is no such tool."""
+        asked, name, arguments = self.asked(context), params.name, params.arguments or {}
         tool = await self._server.tool(name, asked)
         if tool is None:
             raise McpFault(McpFault.INVALID_PARAMS, f"there is no tool {name!r}")
+        if self._tasks is not None and tool.task_support != "forbidden":
+            result = await self._tasks.instead(context, tool, arguments, asked)
+            if result is not None:
+                return result
         answer = refusal(tool, arguments, asked)
         if answer is None:
             try:
@@ -176,7 +199,7 @@ class SdkServer(Server[anyio.abc.TaskGroup]):
             except (McpFault, InputNeeded):
                 raise
             except Exception as error:  # noqa: BLE001 - a call ends with an answer, never a crash
-                answer = told(name, error)
+                answer = told(tool.name, error)
         return call_result(answer)
 
     # ---- resources -----------------------------------------------------------------------

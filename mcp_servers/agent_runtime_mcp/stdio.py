@@ -59,7 +59,9 @@ class Stdio:
     ) -> None:
         self._server = server
         self._query = query
-        self._direct = Direct(server) if short_way else None
+        # There is no store here: only work that is kept elsewhere can be a task.
+        self._tasks = server.has_tasks and server.backed_tasks() is not None
+        self._direct = Direct(server, tasks=self._tasks) if short_way else None
         self._source, self._sink = source, sink
         self._writing = threading.Lock()
         self._long_way: LongWay | None = None
@@ -162,7 +164,7 @@ class Stdio:
         self._opening.append(line)
         result: dict[str, Json] = {
             "protocolVersion": wanted if wanted in SESSION_VERSIONS else SESSION_VERSIONS[-1],
-            "capabilities": capabilities(self._server),
+            "capabilities": capabilities(self._server, tasks=self._tasks),
             "serverInfo": server_info(self._server),
         }
         if self._server.instructions:

@@ -34,6 +34,8 @@ META_VERSION: Final = "io.modelcontextprotocol/protocolVersion"
 META_CAPABILITIES: Final = "io.modelcontextprotocol/clientCapabilities"
 META_CLIENT: Final = "io.modelcontextprotocol/clientInfo"
 META_SERVER: Final = "io.modelcontextprotocol/serverInfo"
+TASKS_EXTENSION: Final = "io.modelcontextprotocol/tasks"
+"""What tasks are called on the stateless wire."""
 META_KEY: Final = "io.agent-runtime/idempotencyKey"
 """Of `_meta`: a client that repeats a request with the same key gets the first one's answer."""
 
@@ -45,8 +47,8 @@ LIST_SECONDS: Final = 60
 """How long clients of the stateless wire may keep a list without asking again."""
 
 
-def tool_entry(tool: ToolDefinition) -> dict[str, Json]:
-    """As `tools/list` has it."""
+def tool_entry(tool: ToolDefinition, *, tasks: bool = False) -> dict[str, Json]:
+    """As `tools/list` has it. `tasks`: calls can become tasks, on a wire that says it by tool."""
     entry: dict[str, Json] = {
         "name": tool.name,
         "description": tool.description,
@@ -58,7 +60,7 @@ def tool_entry(tool: ToolDefinition) -> dict[str, Json]:
         entry["outputSchema"] = dict(tool.output_schema)
     if tool.annotations:
         entry["annotations"] = dict(tool.annotations)
-    if tool.task_support != "forbidden":
+    if tasks and tool.task_support != "forbidden":
         entry["execution"] = {"taskSupport": tool.task_support}
     if tool.meta:
         entry["_meta"] = dict(tool.meta)
@@ -114,8 +116,13 @@ def server_info(server: McpServer) -> dict[str, Json]:
     return {"name": f"agent-runtime-{server.name}", "version": __version__, "title": server.title}
 
 
-def capabilities(server: McpServer) -> dict[str, Json]:
-    """What a server can do, as `initialize` and `server/discover` say it."""
+def capabilities(
+    server: McpServer, *, modern: bool = False, tasks: bool = False
+) -> dict[str, Json]:
+    """What a server can do, as `initialize` and `server/discover` (`modern`) say it.
+
+    `tasks`: calls of it can become tasks here.
+    """
     found: dict[str, Json] = {"logging": {}, "tools": {"listChanged": True}}
     if server.has_resources:
         found["resources"] = {"subscribe": True, "listChanged": True}
@@ -123,6 +130,10 @@ def capabilities(server: McpServer) -> dict[str, Json]:
         found["prompts"] = {"listChanged": True}
     if server.has_completion:
         found["completions"] = {}
+    if tasks and modern:
+        found["extensions"] = {TASKS_EXTENSION: {}}
+    elif tasks:
+        found["tasks"] = {"list": {}, "cancel": {}, "requests": {"tools": {"call": {}}}}
     return found
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from typing import Final, cast
 
-from agent_runtime.access.callers import Caller
+from agent_runtime.access.callers import Caller, How
 from agent_runtime.kept_calls.records import Asker, KeptCall
 from agent_runtime.types import Json
 from agent_runtime_mcp.definitions import Asked, Unsupported
@@ -88,6 +88,5 @@ def asker_of(asked: Asked) -> Asker:
 
 def caller_of(asker: Asker) -> Caller:
     """Whose rights a kept call has: those of when it was made."""
-    how = asker.how
-    assert how in ("token", "key", "jwt", "cli", "none")
+    how = cast(How, asker.how)  # it was one when it was kept
     return Caller(asker.subject, frozenset(asker.scopes), how, asker.key_id)

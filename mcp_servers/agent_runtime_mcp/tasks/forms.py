@@ -12,9 +12,8 @@ from typing import Any, Final
 
 from agent_runtime.types import Json
 from agent_runtime_mcp.definitions import McpFault, TaskView
-from agent_runtime_mcp.wire import call_result
+from agent_runtime_mcp.wire import TASKS_EXTENSION, call_result
 
-EXTENSION: Final = "io.modelcontextprotocol/tasks"
 RELATED: Final = "io.modelcontextprotocol/related-task"
 IMMEDIATE: Final = "io.modelcontextprotocol/model-immediate-response"
 
@@ -79,10 +78,10 @@ def error_of(view: TaskView) -> Wire:
 
 def missing_capability() -> McpFault:
     """The client has not said that it knows tasks, and it must."""
-    needed: Json = {"extensions": {EXTENSION: {}}}
+    needed: Json = {"extensions": {TASKS_EXTENSION: {}}}
     return McpFault(
         -32021,
-        f"Missing required client capability: this needs the extension {EXTENSION}",
+        f"Missing required client capability: this needs the extension {TASKS_EXTENSION}",
         {"requiredCapabilities": needed},
     )
 

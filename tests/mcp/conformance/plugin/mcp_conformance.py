@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import Any
 
 import anyio
+from task_tools import definitions as task_tools
 
 from agent_runtime_mcp.definitions import (
     Asked,
@@ -77,10 +78,12 @@ class Fixtures(McpServer):
     has_resources = True
     has_prompts = True
     has_completion = True
+    has_tasks = True
 
     def __init__(self) -> None:
         self._listeners: set[Any] = set()
         self._tools = [*self._contents(), *self._talking(), *self._asking(), *self._special()]
+        self._tools += task_tools()
 
     async def tools(self, asked: Asked) -> Sequence[ToolDefinition]:
         return self._tools
