@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent_runtime import differences
+from agent_runtime.differences import difference
 from agent_runtime.errors import ToolRefused
 from agent_runtime.ports import PreviewingTool
 from agent_runtime.types import Json, ToolCall
-from agent_runtime_tools import _previews, files, git, http, python, search, shell
-from agent_runtime_tools._previews import difference
+from agent_runtime_tools import files, git, http, python, search, shell
 from tests.tools.conftest import Workbench
 
 pytestmark = pytest.mark.anyio
@@ -183,7 +184,7 @@ def test_a_large_change_is_not_compared_line_by_line() -> None:
     old = "".join(f"{n}\n" for n in range(20_000))
     new = "".join(f"{n}\n" for n in range(20_000, 0, -1))
     told = difference("f", old.encode(), new.encode())
-    assert told.count("\n-") >= _previews.COMPARED_LINES_MAX
+    assert told.count("\n-") >= differences.COMPARED_LINES_MAX
     assert told.startswith("--- a/f\n+++ b/f\n@@ -1,20000 +1,20000 @@\n-0\n-1\n")
 
 

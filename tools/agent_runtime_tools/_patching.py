@@ -14,13 +14,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
+from agent_runtime import texts
+from agent_runtime.differences import difference
 from agent_runtime.errors import ToolRefused
+from agent_runtime.texts import shown
 from agent_runtime.toolkit import tool
 from agent_runtime.types import Effect, ToolCall, ToolResult
-from agent_runtime_tools import _contents, _diffs, _texts
+from agent_runtime_tools import _contents, _diffs
 from agent_runtime_tools._places import Place
-from agent_runtime_tools._previews import difference
-from agent_runtime_tools._results import os_errors_as_results, shown
+from agent_runtime_tools._results import os_errors_as_results
 
 FILES_MAX: Final = 400
 """Each one keeps a directory open, and a sandbox allows 1024 descriptors."""
@@ -184,7 +186,7 @@ class _Plan:
 def _patched(content: bytes, diff: _diffs.FileDiff) -> bytes:
     if not diff.hunks:
         return content
-    text = _texts.decode(content, diff.name)
+    text = texts.decode(content, diff.name)
     # Git's diffs hold a byte order mark as the first character of the first line; people's do not.
     if text.mark == codecs.BOM_UTF8 and any(
         line.startswith("\ufeff") for hunk in diff.hunks for line in hunk.old

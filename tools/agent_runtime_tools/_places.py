@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Final
 
 from agent_runtime.errors import ToolRefused
-from agent_runtime_tools._results import shown
+from agent_runtime.texts import shown
 
 LINKS_MAX: Final = 40
 """As in Linux: more is taken for a loop."""

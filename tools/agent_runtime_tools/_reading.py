@@ -7,13 +7,14 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
+from agent_runtime import texts
 from agent_runtime.errors import ToolRefused
+from agent_runtime.texts import shown
 from agent_runtime.toolkit import OUTPUT_CHARS_MAX, cap, tool
 from agent_runtime.types import Effect, ToolCall, ToolResult
-from agent_runtime_tools import _texts
 from agent_runtime_tools._contents import WHOLE_BYTES_MAX, open_file
 from agent_runtime_tools._places import Place
-from agent_runtime_tools._results import os_errors_as_results, shown
+from agent_runtime_tools._results import os_errors_as_results
 
 RANGE_BYTES_MAX: Final = 8 << 20
 """What one call takes of a file; the rest is for the next call."""
@@ -54,10 +55,10 @@ def read_file(call: ToolCall) -> ToolResult:
     with Place(call.workspace, call.arguments["path"]) as place:
         descriptor, found = open_file(place)
         try:
-            head = os.pread(descriptor, _texts.SNIFFED_BYTES, 0)
-            if _texts.is_binary(head):
-                raise _texts.refuse_binary(place.path, found.st_size)
-            mark, encoding = _texts.mark_of(head)
+            head = os.pread(descriptor, texts.SNIFFED_BYTES, 0)
+            if texts.is_binary(head):
+                raise texts.refuse_binary(place.path, found.st_size)
+            mark, encoding = texts.mark_of(head)
             if encoding.startswith(("utf-16", "utf-32")):
                 taken = _wide_range(descriptor, place.path, start=start, end=end)
             else:
@@ -74,9 +75,9 @@ def read_file(call: ToolCall) -> ToolResult:
 
 
 def _result(path: str, taken: _Range, *, start: int, bytes_count: int, mark: bytes) -> ToolResult:
-    decoded = _texts.decode(taken.content, path)
+    decoded = texts.decode(taken.content, path)
     text = decoded.text
-    encoding = _texts.mark_of(mark)[1] if mark else decoded.encoding
+    encoding = texts.mark_of(mark)[1] if mark else decoded.encoding
     note = "" if encoding == "utf-8" else f"[{encoding}, {bytes_count:,} bytes]\n"
     body, count = _whole_lines(text, OUTPUT_CHARS_MAX - len(note))
     whole = body == text
@@ -159,7 +160,7 @@ def _offset(chunk: bytes, line_ends: int) -> int:
 def _tidied(taken: bytearray, start: int, *, cut: bool) -> bytes:
     """Without a byte order mark, and without the line, or the character, that was cut in two."""
     content = bytes(taken)
-    mark, encoding = _texts.mark_of(content)
+    mark, encoding = texts.mark_of(content)
     if start == 1 and encoding == "utf-8":
         content = content[len(mark) :]
     return content[: content.rfind(b"\n") + 1] or content if cut else content
@@ -170,7 +171,7 @@ def _wide_range(descriptor: int, path: str, *, start: int, end: int | None) -> _
     content = os.pread(descriptor, RANGE_BYTES_MAX + 1, 0)
     if len(content) > RANGE_BYTES_MAX:
         raise ToolRefused(f"{shown(path)!r} is too large for its encoding; convert it to UTF-8")
-    lines = _texts.decode(content, path).text.split("\n")
+    lines = texts.decode(content, path).text.split("\n")
     count = len(lines) - (lines[-1] == "")
     wanted = "\n".join([*lines, ""][start - 1 : end]) + ("\n" if end and end < count else "")
     return _Range(

@@ -1,4 +1,4 @@
-"""Results of tools: errors of the file system as data, and paths that can be shown."""
+"""Results of tools: errors of the file system as data."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import functools
 import os
 
+from agent_runtime.texts import shown
 from agent_runtime.toolkit import Block
 from agent_runtime.types import ToolCall, ToolResult
 
@@ -21,20 +22,6 @@ def os_errors_as_results(function: Block) -> Block:
             return _failure(call, error)
 
     return execute
-
-
-def shown(path: str) -> str:
-    """A path for people and JSON: what cannot be printed is written as an escape."""
-    if path.isprintable():
-        return path
-    return "".join(char if char.isprintable() else _escaped(char) for char in path)
-
-
-def _escaped(char: str) -> str:
-    # A byte that is no UTF-8 is a lone surrogate in Python; people know it as \xff.
-    if "\udc80" <= char <= "\udcff":
-        return f"\\x{ord(char) - 0xDC00:02x}"
-    return char.encode("unicode_escape").decode()
 
 
 def _failure(call: ToolCall, error: OSError) -> ToolResult:

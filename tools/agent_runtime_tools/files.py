@@ -12,16 +12,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from agent_runtime import texts
+from agent_runtime.differences import difference
+from agent_runtime.edits import apply_edits
 from agent_runtime.errors import ToolRefused
+from agent_runtime.texts import shown
 from agent_runtime.toolkit import tool
 from agent_runtime.types import Effect, Json, ToolCall, ToolResult
-from agent_runtime_tools import _contents, _texts
-from agent_runtime_tools._edits import apply_edits
+from agent_runtime_tools import _contents
 from agent_runtime_tools._patching import apply_patch
 from agent_runtime_tools._places import Place, kind
-from agent_runtime_tools._previews import difference
 from agent_runtime_tools._reading import read_file
-from agent_runtime_tools._results import os_errors_as_results, shown
+from agent_runtime_tools._results import os_errors_as_results
 
 if TYPE_CHECKING:  # every import here costs a worker's start
     from agent_runtime.ports import Tool
@@ -126,7 +128,7 @@ def _edited(call: ToolCall, place: Place) -> _Edited:
     # Before anything is said about its text: a protected file is not worth a second try.
     _contents.check_writable(call, place, before=before, after=before)
     _check_hash(place.path, before, call.arguments.get("expected_hash"))
-    text = _texts.decode(before, place.path)
+    text = texts.decode(before, place.path)
     edited, lines = apply_edits(
         text.text, call.arguments["edits"], path=shown(place.path), newline=text.newline
     )

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from agent_runtime.errors import ToolRefused
+from agent_runtime.texts import shown
 from agent_runtime.toolkit import OUTPUT_CHARS_MAX, DecideEffect, FunctionTool, cap, tool
 from agent_runtime.types import Effect, EffectPolicy, Json, ToolCall, ToolResult
 from agent_runtime_tools._processes import Kept, Pump, environment, kill_all, shell_exit
-from agent_runtime_tools._results import os_errors_as_results, shown
+from agent_runtime_tools._results import os_errors_as_results
 
 if TYPE_CHECKING:  # every import here costs a worker's start
     import git

@@ -1,6 +1,7 @@
 """Tools that look around in the workspace: `list_directory`, `glob` and `grep`.
 
-The searching itself is `_scan`, a process with a deadline: no pattern can hold the worker up.
+The searching itself is `agent_runtime.scan`, a process with a deadline: no pattern can hold the
+worker up.
 """
 
 from __future__ import annotations
@@ -16,18 +17,20 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+import agent_runtime
 from agent_runtime.errors import ToolRefused
 from agent_runtime.protect import glob_regex
+from agent_runtime.texts import shown
 from agent_runtime.toolkit import OUTPUT_CHARS_MAX, tool
 from agent_runtime.types import Effect, Json, ToolCall, ToolResult
 from agent_runtime_tools._places import Place, kind
 from agent_runtime_tools._processes import Kept, Pump, kill_all, mark
-from agent_runtime_tools._results import os_errors_as_results, shown
+from agent_runtime_tools._results import os_errors_as_results
 
 if TYPE_CHECKING:  # every import here costs a worker's start
     from agent_runtime.ports import Tool
 
-SCAN: Final = os.path.join(os.path.dirname(__file__), "_scan.py")
+SCAN: Final = os.path.join(os.path.dirname(agent_runtime.__file__), "scan.py")
 SEARCH_SECONDS_MAX: Final = 30.0
 ENTRIES_MAX: Final = 1_000
 PATTERNS_MAX: Final = 64
@@ -232,6 +235,7 @@ def _scan(call: ToolCall, request: Mapping[str, Json]) -> _Found:
                 {
                     "context": 0,
                     "ignore_case": False,
+                    "exclude": "",
                     **request,
                     "name": os.fsencode(place.name).decode("utf-8", "replace") if is_file else "",
                 },

@@ -1,5 +1,7 @@
 """The searcher of `grep` and `glob`: a script of its own, so that it can be killed.
 
+Tools start it in the sandbox, the filesystem server starts it beside itself.
+
 A regular expression can take for ever, and Python cannot interrupt one in a thread: the search
 runs in a process with a deadline. The request is a line of JSON on standard input, every result is
 a line on standard output. It imports only what starts fast. Links are not followed; what was a
@@ -76,13 +78,14 @@ def main() -> None:
         tell({"error": str(error)})
         return
     output = Output(request["limit"])
+    excluded = re.compile(request["exclude"], re.DOTALL) if request["exclude"] else None
     wanted = re.compile(request["files"], re.DOTALL) if request["files"] else None
     start = int(sys.argv[1])
     if name := request["name"]:
         entries = iter([Entry(start, name, name, is_file=True)])
     else:
         top = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=start)
-        entries = walk(top, "", skipped, directories=request["directories"])
+        entries = walk(top, "", skipped, excluded, directories=request["directories"])
     try:
         for entry in entries:
             if wanted is not None and not wanted.fullmatch(entry.path):
@@ -96,8 +99,17 @@ def main() -> None:
     tell({"skipped": skipped[:20], "done": True})
 
 
-def walk(directory: int, prefix: str, skipped: list[str], *, directories: bool) -> Iterator[Entry]:
+def walk(
+    directory: int,
+    prefix: str,
+    skipped: list[str],
+    excluded: re.Pattern[str] | None,
+    *,
+    directories: bool,
+) -> Iterator[Entry]:
     """Everything below but directories, in order; only directories if they are asked for.
+
+    What is excluded by its path is left out, a directory with everything in it.
 
     Closes `directory`.
     """
@@ -106,6 +118,8 @@ def walk(directory: int, prefix: str, skipped: list[str], *, directories: bool) 
             listed = sorted((entry.name, _mode(entry)) for entry in entries)
         for name, mode in listed:
             path = prefix + name
+            if excluded is not None and excluded.fullmatch(path):
+                continue
             if not stat.S_ISDIR(mode):
                 if not directories:
                     yield Entry(directory, name, path, is_file=stat.S_ISREG(mode))
@@ -118,7 +132,7 @@ def walk(directory: int, prefix: str, skipped: list[str], *, directories: bool) 
             else:
                 if directories:
                     yield Entry(directory, name, path, is_file=False)
-                yield from walk(below, path + "/", skipped, directories=directories)
+                yield from walk(below, path + "/", skipped, excluded, directories=directories)
     finally:
         os.close(directory)
 

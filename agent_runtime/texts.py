@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent_runtime.errors import ToolRefused
-from agent_runtime_tools._results import shown
 
 SNIFFED_BYTES: Final = 8192
 # The longer marks first: UTF-32's little-endian one starts with UTF-16's.
@@ -83,3 +82,17 @@ def decode(content: bytes, path: str) -> Text:
         if encoding != "utf-8":
             raise refuse_binary(path, len(content)) from None
         return Text(content.decode("latin-1"), "latin-1", b"")
+
+
+def shown(path: str) -> str:
+    """A path for people and JSON: what cannot be printed is written as an escape."""
+    if path.isprintable():
+        return path
+    return "".join(char if char.isprintable() else _escaped(char) for char in path)
+
+
+def _escaped(char: str) -> str:
+    # A byte that is no UTF-8 is a lone surrogate in Python; people know it as \xff.
+    if "\udc80" <= char <= "\udcff":
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode()

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from agent_runtime.errors import ToolRefused
-from agent_runtime_tools import _texts
-from agent_runtime_tools._results import shown
+from agent_runtime.texts import decode, shown
 
 CONTEXT_LINES: Final = 3
 COMPARED_LINES_MAX: Final = 3_000
@@ -25,8 +24,8 @@ def difference(path: str, before: bytes | None, after: bytes | None) -> str:
     old_name = "/dev/null" if before is None else f"a/{shown(path)}"
     new_name = "/dev/null" if after is None else f"b/{shown(path)}"
     try:
-        old = [] if before is None else _lines(before, path)
-        new = [] if after is None else _lines(after, path)
+        old = [] if before is None else lines(decode(before, path).text)
+        new = [] if after is None else lines(decode(after, path).text)
     except ToolRefused:
         sizes = " to ".join(
             "nothing" if content is None else f"{len(content):,} bytes"
@@ -36,14 +35,19 @@ def difference(path: str, before: bytes | None, after: bytes | None) -> str:
     if not old and not new:
         what = "an empty file is made" if before is None else "an empty file is deleted"
         return f"{shown(path)}: {what}\n"
-    body = "".join(_marked(line) for line in _hunks(old, new))
-    return f"--- {old_name}\n+++ {new_name}\n{body}"
+    return f"--- {old_name}\n+++ {new_name}\n{body(old, new)}"
 
 
-def _lines(content: bytes, path: str) -> list[str]:
+def body(old: Sequence[str], new: Sequence[str]) -> str:
+    """The hunks of two texts that were cut into lines by `lines`."""
+    return "".join(_marked(line) for line in _hunks(old, new))
+
+
+def lines(text: str) -> list[str]:
+    """A text's lines, each with its end; the last one may have none."""
     # Not `splitlines`, which ends a line at a form feed, too.
-    lines = _texts.decode(content, path).text.split("\n")
-    return [f"{line}\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
+    *ended, rest = text.split("\n")
+    return [f"{line}\n" for line in ended] + ([rest] if rest else [])
 
 
 def _hunks(old: Sequence[str], new: Sequence[str]) -> Iterator[str]:
