@@ -19,7 +19,6 @@ from agent_runtime_mcp.filesystem.calls import Call, answer
 from agent_runtime_mcp.filesystem.places import Missing, Place, open_regular, refusal
 from agent_runtime_mcp.filesystem.refusals import Refused, Turn, kind, of_os
 from agent_runtime_mcp.filesystem.staging import (
-    QUICK_BYTES_MAX,
     Changed,
     Staged,
     existing,
@@ -31,8 +30,8 @@ if TYPE_CHECKING:
 
 EDITS_MAX: Final = 1_000
 DIFF_CHARS_MAX: Final = 1 << 20
-_QUICK_LINES_MAX: Final = 500
-"""Between the first and the last edit: comparing more takes a while."""
+_EXPLAINED: Final = 4
+"""Telling what comes near a text that is not there costs as much as so many entries a line."""
 _TRIES_MAX: Final = 5
 _CHUNK_BYTES: Final = 1 << 20
 
@@ -41,8 +40,7 @@ def write_file(call: Call) -> ToolAnswer:
     """The whole content of a file, new or in place of an old one."""
     path, expected = call.text("path"), call.expected_hash()
     content = _encoded(call.text("content"), "content")
-    if len(content) > QUICK_BYTES_MAX:
-        call.turn.slow()
+    call.turn.takes_bytes(len(content))
     with _place(call, path) as place:
         if place.missing and expected:
             raise Missing(f"ENOENT: {path!r} does not exist, and expected_hash is not empty")
@@ -111,10 +109,10 @@ def _edit(
         text = decode(before, path)
         if turn.quick and not all(edit["oldText"] in text.text for edit in edits):
             # Other line ends, a piece of an earlier edit, or a mistake that must be explained.
-            turn.slow()
+            turn.takes_entries(_EXPLAINED * text.text.count("\n"))
         edited, lines = apply_edits(text.text, edits, path=path, newline=text.newline)
-        if max(lines) - min(lines) > _QUICK_LINES_MAX:
-            turn.slow()
+        # Of several edits, all that lies between the first and the last is compared.
+        turn.takes_entries(max(lines) - min(lines))
         after = text.encode(edited, path)
     except ToolRefused as refused:
         raise Refused(str(refused)) from None
@@ -173,8 +171,7 @@ def copy_file(call: Call) -> ToolAnswer:
     source, destination = call.text("source"), call.text("destination")
     descriptor, found = open_regular(call.roots, source)
     try:
-        if found.st_size > QUICK_BYTES_MAX:
-            call.turn.slow()
+        call.turn.takes_bytes(found.st_size)
         with _place(call, destination, follow=False) as new:
             _must_be_free(new)
             try:

@@ -20,14 +20,13 @@ from agent_runtime_mcp.filesystem.calls import Call, answer
 from agent_runtime_mcp.filesystem.places import LISTING, LOOKING, open_regular, opened
 from agent_runtime_mcp.filesystem.reading import digest
 from agent_runtime_mcp.filesystem.refusals import Refused, kind
-from agent_runtime_mcp.filesystem.staging import QUICK_BYTES_MAX, WHOLE_BYTES_MAX
+from agent_runtime_mcp.filesystem.staging import WHOLE_BYTES_MAX
 from agent_runtime_mcp.filesystem.walking import Walk
 
 ENTRIES_SHOWN_MAX: Final = 5_000
 """Of one directory, in one answer; `offset` goes on."""
 TREE_ENTRIES_MAX: Final = 10_000
 PATTERNS_MAX: Final = 100
-_QUICK_ENTRIES_MAX: Final = 200
 _UNITS: Final = ("B", "KB", "MB", "GB", "TB")
 
 
@@ -40,8 +39,7 @@ def list_directory(call: Call) -> ToolAnswer:
         with os.scandir(directory) as found:
             for entry in found:
                 entries.append((entry.name, entry.is_dir(follow_symlinks=False)))
-                if len(entries) > _QUICK_ENTRIES_MAX:
-                    call.turn.slow()
+                call.turn.takes_entries(len(entries))
     finally:
         os.close(directory)
     entries.sort()
@@ -65,8 +63,7 @@ def list_directory_with_sizes(call: Call) -> ToolAnswer:
             for entry in found:
                 is_directory = entry.is_dir(follow_symlinks=False)
                 entries.append((entry.name, is_directory, _size(entry)))
-                if len(entries) > _QUICK_ENTRIES_MAX:
-                    call.turn.slow()
+                call.turn.takes_entries(len(entries))
     finally:
         os.close(directory)
     entries.sort(key=lambda one: (-one[2], one[0]) if order == "size" else (0, one[0]))
@@ -87,7 +84,6 @@ def list_directory_with_sizes(call: Call) -> ToolAnswer:
 
 def directory_tree(call: Call) -> ToolAnswer:
     """Everything below a directory, as JSON."""
-    call.turn.slow()
     path = call.text("path")
     excluded = call.texts("excludePatterns", most=PATTERNS_MAX)
     walk = Walk(call.roots, path, call.turn, leave=globs.left_out(excluded, anywhere=True))
@@ -128,8 +124,7 @@ def get_file_info(call: Call) -> ToolAnswer:
         "links": found.st_nlink,
     }
     if stat.S_ISREG(mode) and found.st_size <= WHOLE_BYTES_MAX:
-        if found.st_size > QUICK_BYTES_MAX:
-            call.turn.slow()
+        call.turn.takes_bytes(found.st_size)
         try:
             readable, _ = open_regular(call.roots, path)
         except Refused:

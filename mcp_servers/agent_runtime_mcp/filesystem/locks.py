@@ -56,7 +56,8 @@ class Locks:
             self._known[key] = (lock, users + 1)
         try:
             if not lock.acquire(blocking=False):
-                turn.slow()
+                if turn.quick:
+                    raise NotNow
                 if not lock.acquire(timeout=WAIT_SECONDS_MAX):
                     raise _busy(place)
             try:

@@ -14,7 +14,7 @@ from agent_runtime_mcp.definitions import ToolAnswer
 from agent_runtime_mcp.filesystem.calls import Call, answer
 from agent_runtime_mcp.filesystem.places import open_regular
 from agent_runtime_mcp.filesystem.refusals import Refused, Turn
-from agent_runtime_mcp.filesystem.staging import QUICK_BYTES_MAX, WHOLE_BYTES_MAX
+from agent_runtime_mcp.filesystem.staging import WHOLE_BYTES_MAX
 
 if TYPE_CHECKING:
     from agent_runtime.types import Json
@@ -27,7 +27,6 @@ TOGETHER_BYTES_MAX: Final = 4 << 20
 TOGETHER_FILES_MAX: Final = 500
 MEDIA_BYTES_MAX: Final = 16 << 20
 _WIDE_BYTES_MAX: Final = 16 << 20
-_QUICK_FILES_MAX: Final = 16
 _CHUNK_BYTES: Final = 1 << 18
 _LATIN: Final = "[not UTF-8: every byte is shown as one Latin-1 character]"
 
@@ -47,9 +46,10 @@ def read_text_file(call: Call) -> ToolAnswer:
     descriptor, found = open_regular(call.roots, path)
     try:
         size = found.st_size
-        if size > QUICK_BYTES_MAX:
-            call.turn.slow()
+        if size > READ_BYTES_MAX:
+            call.turn.takes_bytes(READ_BYTES_MAX)
             return _shown(_Text(descriptor, path).piece(0, READ_BYTES_MAX))
+        call.turn.takes_bytes(size)
         content = os.read(descriptor, size + 1)
         if len(content) != size or b"\0" in content[: texts.SNIFFED_BYTES]:
             # It grows, lies in /proc, or is no UTF-8.
@@ -77,17 +77,18 @@ def _read_part(call: Call, path: str) -> ToolAnswer:
     with_hash = call.flag("hash")
     descriptor, found = open_regular(call.roots, path)
     try:
-        if found.st_size > QUICK_BYTES_MAX:
-            call.turn.slow()
         text = _Text(descriptor, path)
         if head:
-            piece = text.head(head)
+            piece = text.head(head, call.turn)
         elif tail:
-            piece = text.tail(tail)
+            piece = text.tail(tail, call.turn)
         elif lines:
             piece = text.lines(start, end, call.turn)
         else:
+            call.turn.takes_bytes(min(found.st_size, READ_BYTES_MAX))
             piece = text.piece(call.count("offset"), READ_BYTES_MAX)
+        if with_hash:
+            call.turn.takes_bytes(found.st_size)
         more = {"sha256": digest(descriptor, path)} if with_hash else {}
     finally:
         os.close(descriptor)
@@ -99,8 +100,7 @@ def read_multiple_files(call: Call) -> ToolAnswer:
     paths = call.texts("paths", most=TOGETHER_FILES_MAX)
     if not paths:
         raise Refused("paths: name at least one file")
-    if len(paths) > _QUICK_FILES_MAX:
-        call.turn.slow()
+    call.turn.takes_entries(10 * len(paths))
     room, results = TOGETHER_BYTES_MAX, []
     for path in paths:
         if room <= 0 or call.turn.stopped:
@@ -141,8 +141,7 @@ def read_bytes(roots: Roots, path: str, bytes_max: int, turn: Turn) -> bytes:
     """A regular file's content. Raises `Refused`, also above `bytes_max`."""
     descriptor, found = open_regular(roots, path)
     try:
-        if found.st_size > QUICK_BYTES_MAX:
-            turn.slow()
+        turn.takes_bytes(found.st_size)
         if found.st_size <= bytes_max:
             content = _read(descriptor, 0, bytes_max + 1)
             if len(content) <= bytes_max:
@@ -159,8 +158,7 @@ def beginning(roots: Roots, path: str, bytes_max: int, turn: Turn) -> Piece:
     """A text file from its start. Raises `Refused`."""
     descriptor, found = open_regular(roots, path)
     try:
-        if found.st_size > QUICK_BYTES_MAX:
-            turn.slow()
+        turn.takes_bytes(min(found.st_size, bytes_max))
         return _Text(descriptor, path).piece(0, bytes_max)
     finally:
         os.close(descriptor)
@@ -257,10 +255,11 @@ class _Text:
             after = line + content.count(b"\n")
         return self._piece(content, offset, cut=True, line=after)
 
-    def head(self, count: int) -> Piece:
+    def head(self, count: int, turn: Turn) -> Piece:
         """The first lines, without the last one's end."""
         content = b""
         while content.count(b"\n") < count and len(content) <= READ_BYTES_MAX:
+            turn.takes_bytes(len(content))
             more = self._fetch(len(content), min(_CHUNK_BYTES, 4096 + 3 * len(content)))
             if not more:
                 break
@@ -272,10 +271,11 @@ class _Text:
             return self.piece(0, READ_BYTES_MAX)
         return self._piece(content.removesuffix(b"\n"), 0, cut=False)
 
-    def tail(self, count: int) -> Piece:
+    def tail(self, count: int, turn: Turn) -> Piece:
         """The last lines, without the last one's end."""
         content, at = b"", self._size
         while at and content.count(b"\n") <= count and len(content) < READ_BYTES_MAX:
+            turn.takes_bytes(len(content))
             step = min(_CHUNK_BYTES, 4096 + 3 * len(content), at)
             at -= step
             content = self._fetch(at, step) + content
@@ -300,6 +300,7 @@ class _Text:
         """Lines by number, from 1, both included, with their ends."""
         at, before = 0, 0
         while before < start - 1 and not turn.stopped:
+            turn.takes_bytes(at)
             chunk = self._fetch(at, _CHUNK_BYTES)
             if not chunk:
                 raise Refused(f"{self._path!r} has fewer than {start:,} lines")
@@ -310,6 +311,7 @@ class _Text:
                 continue
             at += len(chunk) - len(chunk.split(b"\n", wanted)[-1])
             before = start - 1
+        turn.takes_bytes(min(self._size - at, READ_BYTES_MAX))
         content = self._fetch(at, READ_BYTES_MAX + 1)
         if not content and start > 1:
             raise Refused(f"{self._path!r} has {start - 1:,} lines; start is {start:,}")

@@ -28,21 +28,39 @@ class NotNow(Exception):
 
 
 class Turn:
-    """How long a call may take. Long ones look now and then whether they are `stopped`."""
+    """How much a call may do. Long ones look now and then whether they are `stopped`.
 
-    __slots__ = ("quick", "stopped")
+    On the short way there are bounds, and what is above them ends with `NotNow`.
+    """
 
-    def __init__(self, *, quick: bool) -> None:
+    __slots__ = ("_bytes_max", "_entries_max", "quick", "seconds_max", "stopped")
+
+    def __init__(
+        self, *, quick: bool = False,
+        bytes_max: int = 0, entries_max: int = 0, seconds_max: float = 0.0,
+    ) -> None:  # fmt: skip
         self.quick = quick
+        self._bytes_max = bytes_max
+        self._entries_max = entries_max
+        self.seconds_max = seconds_max
+        """That another process may be waited for."""
         self.stopped = False
 
-    def slow(self) -> None:
-        """What comes now takes long. Raises `NotNow` on the short way."""
-        if self.quick:
+    def takes_bytes(self, count: int) -> None:
+        """So many are read or written. Raises `NotNow`."""
+        if self.quick and count > self._bytes_max:
+            raise NotNow
+
+    def takes_entries(self, count: int) -> None:
+        """So many names or lines are looked at. Raises `NotNow`."""
+        if self.quick and count > self._entries_max:
             raise NotNow
 
 
-QUICK: Final = Turn(quick=True)
+SHARED: Final = Turn(quick=True, bytes_max=128 << 10, entries_max=200)
+"""The short way where others wait on the same thread: some tens of microseconds."""
+ALONE: Final = Turn(quick=True, bytes_max=2 << 20, entries_max=5_000, seconds_max=0.3)
+"""The short way of a process that one client started for itself."""
 
 
 def of_os(error: OSError, path: str | None = None) -> str:

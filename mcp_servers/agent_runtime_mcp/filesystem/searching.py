@@ -19,7 +19,7 @@ from agent_runtime_mcp.filesystem import globs
 from agent_runtime_mcp.filesystem.calls import Call, answer
 from agent_runtime_mcp.filesystem.listing import PATTERNS_MAX
 from agent_runtime_mcp.filesystem.places import LISTING, LOOKING, Place, opened
-from agent_runtime_mcp.filesystem.refusals import Refused, Turn, kind
+from agent_runtime_mcp.filesystem.refusals import NotNow, Refused, Turn, kind
 from agent_runtime_mcp.filesystem.walking import Walk
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ _LOOK_SECONDS: Final = 0.1
 
 def search_files(call: Call) -> ToolAnswer:
     """Paths that fit a pattern, directories among them."""
-    call.turn.slow()
     path, pattern = call.text("path"), call.text("pattern")
     limit = call.count("limit", FOUND_MAX, least=1, most=LIMIT_MAX)
     excluded = call.texts("excludePatterns", most=PATTERNS_MAX)
@@ -67,7 +66,8 @@ def search_files(call: Call) -> ToolAnswer:
 
 def grep(call: Call) -> ToolAnswer:
     """Lines of text files, as `path:line:text`."""
-    call.turn.slow()
+    if call.turn.quick and not call.turn.seconds_max:
+        raise NotNow
     limit = call.count("limit", GREP_MAX, least=1, most=LIMIT_MAX)
     files = call.text("glob", "")
     request = {
@@ -177,8 +177,10 @@ def _waited(
     import subprocess
 
     to_send: bytes | None = request
-    looks = int(GREP_SECONDS_MAX / _LOOK_SECONDS)
+    looks = int((turn.seconds_max if turn.quick else GREP_SECONDS_MAX) / _LOOK_SECONDS)
     for look in range(looks + 1):
+        if look == looks and turn.quick:
+            raise NotNow
         if look == looks or turn.stopped:
             process.kill()
         try:

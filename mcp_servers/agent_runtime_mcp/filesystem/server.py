@@ -8,6 +8,7 @@ has done anything, and `run` does the same in a worker thread.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -26,7 +27,7 @@ from agent_runtime_mcp.definitions import (
 )
 from agent_runtime_mcp.filesystem.calls import Call
 from agent_runtime_mcp.filesystem.locks import Locks
-from agent_runtime_mcp.filesystem.refusals import QUICK, NotNow, Refused, Turn, of_os
+from agent_runtime_mcp.filesystem.refusals import ALONE, SHARED, NotNow, Refused, Turn, of_os
 from agent_runtime_mcp.filesystem.roots import NO_ROOTS, Roots
 from agent_runtime_mcp.filesystem.schemas import TOOLS, Tool, Work, input_schema, work_of
 
@@ -46,9 +47,10 @@ ResultT = TypeVar("ResultT")
 class FilesystemServer(McpServer):
     """Files below `roots`. Several clients may use one at once.
 
-    `read_only` leaves out the tools that change something. `client_roots`: with no roots of its
-    own, it takes those that the client names; only for a server that one client started, whose
-    user could read them anyway (stdio). `openat2` False: as on a kernel without that call.
+    `read_only` leaves out the tools that change something. `alone`: one client has started it for
+    itself (stdio), whose user may reach everything anyway. Then, without `roots`, those that the
+    client names are taken; if it names none, `default_root`. `openat2` False: as on a kernel
+    without that call.
     """
 
     name = "filesystem"
@@ -67,11 +69,14 @@ class FilesystemServer(McpServer):
         roots: Sequence[str] = (),
         *,
         read_only: bool = False,
-        client_roots: bool = False,
+        alone: bool = False,
+        default_root: str = "",
         openat2: bool | None = None,
     ) -> None:
         self._openat2 = openat2
-        self._client_roots = client_roots and not roots
+        self._client_roots = alone and not roots
+        self._default_root = default_root
+        self._short = ALONE if alone else SHARED
         self._roots = Roots(roots, openat2=openat2)
         self._roots_until: float | None = None
         self._locks = Locks()
@@ -88,7 +93,7 @@ class FilesystemServer(McpServer):
         """The client says that it has other roots: it is asked before the next call."""
         self._roots_until = None
 
-    async def tools(self, asked: Asked) -> Sequence[ToolDefinition]:
+    def fixed_tools(self) -> Sequence[ToolDefinition]:
         return self._tools
 
     async def tool(self, name: str, asked: Asked) -> ToolDefinition | None:
@@ -172,7 +177,7 @@ class FilesystemServer(McpServer):
             if self._client_roots and not self._roots_known():
                 return None
             try:
-                return done(self._roots, arguments, QUICK)
+                return done(self._roots, arguments, self._short)
             except NotNow:
                 return None
 
@@ -196,7 +201,7 @@ class FilesystemServer(McpServer):
 
         if self._limiter is None:
             self._limiter = CapacityLimiter(THREADS_MAX)
-        turn = Turn(quick=False)
+        turn = Turn()
         try:
             return await to_thread.run_sync(
                 work, turn, abandon_on_cancel=may_be_left, limiter=self._limiter
@@ -214,7 +219,11 @@ class FilesystemServer(McpServer):
         try:
             answers = await asked.ask({"roots": ("roots/list", {})})
         except Unsupported:
-            raise Refused(f"{NO_ROOTS}, or use a client that names its own (roots)") from None
+            if not self._default_root:
+                raise Refused(f"{NO_ROOTS}, or use a client that names its own (roots)") from None
+            self._roots = Roots([self._default_root], openat2=self._openat2)
+            self._roots_until = math.inf
+            return self._roots
         from agent_runtime_mcp.filesystem.naming import named_roots
 
         self._roots = named_roots(answers["roots"], openat2=self._openat2)

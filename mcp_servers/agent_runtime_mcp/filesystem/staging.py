@@ -19,8 +19,6 @@ from agent_runtime_mcp.filesystem.refusals import Refused, Turn
 
 WHOLE_BYTES_MAX: Final = 64 << 20
 """A larger file is not changed in memory."""
-QUICK_BYTES_MAX: Final = 128 << 10
-"""What is read or written on the short way: from a warm cache, it takes less than 50 us."""
 
 
 class Changed(Exception):
@@ -49,8 +47,7 @@ def whole(place: Place, turn: Turn) -> tuple[bytes, os.stat_result]:
     try:
         found = os.fstat(descriptor)
         must_be_file(found.st_mode, place.asked)
-        if found.st_size > QUICK_BYTES_MAX:
-            turn.slow()
+        turn.takes_bytes(found.st_size)
         pieces, room = [], WHOLE_BYTES_MAX
         while piece := os.read(descriptor, min(found.st_size, room) + 1):
             pieces.append(piece)

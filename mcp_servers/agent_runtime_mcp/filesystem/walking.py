@@ -77,6 +77,7 @@ class Walk:
             self._count += 1
             if self._count % _LOOK_EVERY == 0 and self._ended():
                 return
+            self._turn.takes_entries(self._count)
             depth = len(stack)
             on_way = len(after) >= depth and tuple(found.path.split("/")) == after[:depth]
             if not on_way:
@@ -110,6 +111,7 @@ class Walk:
                             is_file=entry.is_file(follow_symlinks=False),
                         )
                     )  # fmt: skip
+                    self._turn.takes_entries(self._count + len(found))
                     if len(found) > ENTRIES_MAX:
                         break
         except OSError as error:
