@@ -3,7 +3,7 @@
 Reading order: `records` (webhooks, hooks, deliveries), `ports` (where they are kept), `messages`
 (what of an event is told), `signing`, `retries`, `targets` (the setting `notify`). Then what acts:
 `feeder` (events become deliveries), `couriers` (deliveries are made, and made again), `posting`
-(HTTP, and which addresses), `mailing`, `commands`, `sending` (each kind of target), `desk` (making
+(where to) and `connections` (HTTP), `mailing`, `commands`, `sending` (each kind), `desk` (making
 and changing webhooks), `service` (all of it beside a daemon). Hooks, the other way round: `filling`
 (the process that fills a hook's task), `hooks` (a request becomes a task).
 
