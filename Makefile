@@ -8,6 +8,8 @@ SEED ?=
 LIVES ?= 100000
 KILLS ?= 100
 ARGS ?=
+# Without kept bytecode each of some hundred processes of a test run compiles all that it imports, a second each.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo examples test test-long check sim kills pairs cheats bench crashes evals conformance format clean
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.lean import LEAN_PYTEST
+
 ROOT = Path(__file__).parent.parent.parent
 SMALL = ROOT / "examples" / "small"
 SECONDS_MAX = 90
@@ -109,6 +111,8 @@ def chain(steps: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 TESTS = "python -m pytest -q tests"
+ENVIRONMENT = {"python": sys.prefix, "env": LEAN_PYTEST}
+"""Where tasks run: our own packages, without what they plug into every pytest."""
 
 
 def playbook(repo: Path, steps: Sequence[dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -116,7 +120,7 @@ def playbook(repo: Path, steps: Sequence[dict[str, Any]], **more: Any) -> dict[s
     return {
         "goal": "Make the failing tests pass without touching the tests",
         "workspace": {"repo": str(repo)},
-        "environment": {"python": sys.prefix},
+        "environment": ENVIRONMENT,
         "plan": {"steps": chain(steps)},
         "objectives": [{"id": "tests", "check": {"command": TESTS, "min_passed": 3}}],
         **more,

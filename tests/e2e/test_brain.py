@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
 from agent_runtime.settings import load_settings
 from agent_runtime.types import TaskSpec
-from tests.e2e.conftest import TESTS, CommandLine
+from tests.e2e.conftest import ENVIRONMENT, TESTS, CommandLine
 
 MODELS = {"openai": "openai/gpt-4o", "anthropic": "anthropic/claude-sonnet-4-5"}
 
@@ -35,7 +34,7 @@ def thinking(repo: Path, model: str, **more: Any) -> dict[str, Any]:
     return {
         "goal": "Make the failing tests pass without touching the tests",
         "workspace": {"repo": str(repo)},
-        "environment": {"python": sys.prefix},
+        "environment": ENVIRONMENT,
         "model": model,
         "objectives": [{"id": "tests", "check": {"command": TESTS, "min_passed": 3}}],
         **more,

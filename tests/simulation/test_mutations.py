@@ -32,6 +32,8 @@ from tests.simulation.lives import failures_of
 from tests.simulation.world import TASK, Chances, WorldSandbox
 
 SEEDS_MAX = 200
+TRIED_FIRST = (0, 22, 128)
+"""Lives in which what is noticed seldom was noticed: a guess that saves seconds."""
 Patch = Callable[[pytest.MonkeyPatch], None]
 
 
@@ -235,7 +237,7 @@ def test_the_simulation_notices(
 ) -> None:
     """A check that cannot fail is worth nothing."""
     mutate(monkeypatch)
-    for seed in range(SEEDS_MAX):
+    for seed in (*TRIED_FIRST, *range(SEEDS_MAX)):
         found = failures_of([seed], Chances(fault=0.2, crashes=4))
         if found and noticed in found[0]:
             return

@@ -20,6 +20,7 @@ from agent_runtime.workspaces.counts import count_tests
 from agent_runtime.workspaces.test_reports import Channel, channel, seen_in
 from agent_runtime.workspaces.test_reports.places import Places
 from agent_runtime.workspaces.verify import run_check
+from tests.lean import LEAN_PYTEST
 
 pytestmark = pytest.mark.anyio
 
@@ -39,7 +40,8 @@ async def run(
         UnsafeSandbox(str(directory / "state")),
         SandboxSpec(
             owner_id="o", workspace=str(checkout), mount="/workspace", python=sys.prefix,
-            env=env or {},
+            # Its temporary files are its own: a pytest removes those of earlier ones.
+            env={**LEAN_PYTEST, "PYTEST_DEBUG_TEMPROOT": str(directory), **(env or {})},
         ),
         str(directory / "report"),
     )  # fmt: skip
