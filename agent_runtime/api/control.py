@@ -8,15 +8,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from agent_runtime.api import intake
 from agent_runtime.api.answers import Reply, json_answer
 from agent_runtime.api.operations import Operation, Request, Run, operation
 from agent_runtime.api.tasks import require_match
 from agent_runtime.api.views import TaskView, etag, moment, view_of
-from agent_runtime.errors import Fault, UsageError
 from agent_runtime.loop import events as e
-from agent_runtime.loop.continuing import earlier_steps, refuse_unless_ended
 from agent_runtime.runtime import Only
-from agent_runtime.taskfile import parse_continuation, read_json
+from agent_runtime.taskfile import read_json
 from agent_runtime.types import (
     AnswerSpec,
     ContinuationSpec,
@@ -24,7 +23,6 @@ from agent_runtime.types import (
     Json,
     Policy,
     ResultSpec,
-    Status,
     TaskId,
 )
 
@@ -148,18 +146,9 @@ async def steer_task(request: Request[Steering, None]) -> Reply:
 )  # fmt: skip
 async def continue_task(request: Request[bytes, None]) -> Reply:
     """Open an ended task again: the same branch, history and files, and a new allotment."""
-    daemon = request.daemon
-    caller = request.caller
-    with daemon.room() as room:
-        document = read_json(request.body)
-        task_id, only = await _matched(request)
-        state = await daemon.runtime.state(task_id)
-        refuse_unless_ended(state)
-        wish = parse_continuation(document, task=state.task, earlier=earlier_steps(state))
-        await daemon.runtime.continue_task(
-            task_id, wish, by=caller.by, budget=caller.budget, only=only
-        )
-        room.taken = 1
+    document = read_json(request.body)
+    task_id, only = await _matched(request)
+    await intake.continue_task(request.daemon, request.caller, task_id, document, only)
     return await _after(request, task_id)
 
 
@@ -178,14 +167,8 @@ async def fork_task(request: Request[ForkWish, None]) -> Reply:
         at=wish.at, answer=changed.answer, result=changed.result, model=changed.model,
         policy=changed.policy, message=changed.message,
     )  # fmt: skip
-    caller, parent = request.caller, TaskId(request.path["task_id"])
-    with daemon.room() as room:
-        newest = (await daemon.runtime.ports.store.summary(parent)).seq
-        if wish.at > newest:
-            said = f"must be the number of an event, at most {newest}, got {wish.at}"
-            raise UsageError(f"at: {said}", faults=[Fault(("at",), said)])
-        forked = await daemon.runtime.fork(parent, spec, by=caller.by, budget=caller.budget)
-        room.taken = 1
+    parent = TaskId(request.path["task_id"])
+    forked = await intake.fork_task(daemon, request.caller, parent, spec)
     summary = await daemon.runtime.ports.store.summary(forked)
     location = b"/v1/tasks/" + forked.encode()
     return json_answer(
@@ -263,26 +246,15 @@ class Decided(msgspec.Struct, frozen=True):
     decision: Literal["approve", "deny"]
 
 
-_MAY_ASK = (Status.RUNNING, Status.WAITING, Status.PAUSED)
-
-
 @operation("GET", "/v1/approvals", answers={200: Approvals}, scope="tasks:read")
 async def list_approvals(request: Request[None, None]) -> Reply:
     """List what waits for a person's decision."""
-    runtime = request.daemon.runtime
-    found: list[ApprovalView] = []
-    before: TaskId | None = None
-    while page := await runtime.tasks(statuses=_MAY_ASK, before=before, limit=500):
-        for summary in page:
-            if summary.status == Status.WAITING and summary.reason in ("brain", "input"):
-                continue  # it asks for something else: a hundred thousand of them are a glance
-            state = await runtime.state(TaskId(summary.task_id))
-            found += [_approval(summary.task_id, each) for each in state.approvals.values()]
-        before = TaskId(page[-1].task_id)
-    return json_answer(Approvals(found))
+    found = await intake.pending_approvals(request.daemon)
+    return json_answer(Approvals([approval_view(task_id, asked) for task_id, asked in found]))
 
 
-def _approval(task_id: str, asked: e.ApprovalRequested) -> ApprovalView:
+def approval_view(task_id: str, asked: e.ApprovalRequested) -> ApprovalView:
+    """What is asked, as JSON has it."""
     return ApprovalView(
         id=f"{task_id}.{asked.approval_id}", task_id=task_id, approval_id=asked.approval_id,
         subject=asked.subject, step_id=asked.step_id, tool=asked.tool, arguments=asked.arguments,

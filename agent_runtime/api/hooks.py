@@ -13,9 +13,9 @@ from msgspec.structs import replace
 from agent_runtime.access.callers import NOBODY, TASKS_WRITE
 from agent_runtime.api.answers import Answer, Reply, json_answer
 from agent_runtime.api.guard import peer_of
+from agent_runtime.api.intake import read_task
 from agent_runtime.api.operations import Refused, Request, operation, whole_body
 from agent_runtime.api.problems import problem
-from agent_runtime.api.tasks import read_task
 from agent_runtime.api.views import moment
 from agent_runtime.errors import (
     Fault,

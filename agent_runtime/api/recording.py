@@ -26,9 +26,13 @@ def action_of(operation_name: str) -> str:
 
 def note_submission(daemon: Daemon, scope: Scope, task_id: str) -> None:
     """A task was taken in. Its log has it already, so nobody waits for this."""
+    note_taken(daemon, scope["caller"], task_id, peer=peer_of(scope))
+
+
+def note_taken(daemon: Daemon, caller: Caller, task_id: str, *, peer: str = "") -> None:
+    """As `note_submission`, for who knows the caller and no request of HTTP."""
     if daemon.access is not None:
-        caller: Caller = scope["caller"]
-        daemon.access.auditor.note(caller, "task.submit", task_id, peer=peer_of(scope))
+        daemon.access.auditor.note(caller, "task.submit", task_id, peer=peer)
 
 
 async def record_reply(
@@ -52,10 +56,17 @@ async def record(
 
     If the store does not answer just now, it is written as soon as it does: the decision stands.
     """
+    await record_decision(
+        daemon, scope["caller"], action, target, detail=detail, peer=peer_of(scope)
+    )
+
+
+async def record_decision(
+    daemon: Daemon, caller: Caller, action: str, target: str, *, detail: str = "", peer: str = ""
+) -> None:
+    """As `record`, for who knows the caller and no request of HTTP."""
     if daemon.access is None:
         return
-    caller: Caller = scope["caller"]
-    peer = peer_of(scope)
     auditor = daemon.access.auditor
     try:
         await auditor.record(caller, action, target, detail=detail, peer=peer)

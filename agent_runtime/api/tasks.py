@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Annotated, Any, Final
-from urllib.parse import unquote
 
-import anyio
 import msgspec
 from msgspec import Meta
 
 from agent_runtime.api.answers import Answer, Headers, Reply, json_answer
 from agent_runtime.api.daemon import Daemon
+from agent_runtime.api.intake import owned_key, read_task, settled, take_in
 from agent_runtime.api.operations import Refused, Request, operation
 from agent_runtime.api.problems import Problem, problem, problem_of
 from agent_runtime.api.recording import note_submission
 from agent_runtime.api.views import StatusName, TaskPage, TaskView, etag, view_of
-from agent_runtime.errors import AgentRuntimeError, Fault, Forbidden, MovedOn, UsageError
+from agent_runtime.errors import Fault, Forbidden, MovedOn, UsageError
 from agent_runtime.loop.submission import Submitted
 from agent_runtime.runtime import Only
-from agent_runtime.taskfile import parse_task_json, read_json
-from agent_runtime.types import TERMINAL_STATUSES, Status, TaskId, TaskSpec, TaskSummary
+from agent_runtime.taskfile import read_json
+from agent_runtime.types import TaskId, TaskSpec
 
 BATCH_TASKS_MAX: Final = 1000
 BATCH_BYTES_MAX: Final = 16 << 20
-KEY_CHARS_MAX: Final = 255
 WAIT_SECONDS_MAX: Final = 60
 _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:$|[,;])")
-_KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
 
 _SUBMIT_HEADERS = {
     "Idempotency-Key": "a repetition with the same key and body stores nothing and gets the same "
@@ -74,42 +70,19 @@ async def submit_task(request: Request[bytes, None]) -> Reply:
     `workspace_roots`.
     """
     daemon, caller = request.daemon, request.caller
-    with daemon.room() as room:
-        spec = read_task(request.body, daemon)
-        key = _idempotency_key(request)
-        wait_seconds = _wait_seconds(request)
-        taken = await daemon.runtime.take_in(
-            spec, submitted_by=caller.by, idempotency_key=key, budget=caller.budget
-        )
-        room.taken = int(taken.is_new)
-    return await _created(daemon, taken, wait_seconds)
+    taken = await take_in(daemon, caller, request.body, _idempotency_key(request))
+    return await _created(daemon, taken, _wait_seconds(request))
 
 
 async def _created(daemon: Daemon, taken: Submitted, wait_seconds: int | None) -> Reply:
     summary = taken.summary
     more: Headers = () if taken.is_new else ((b"idempotency-replayed", b"true"),)
     if wait_seconds is not None:
-        summary = await _settled(daemon, summary, wait_seconds)
+        summary = await settled(daemon, summary, wait_seconds)
         more += ((b"preference-applied", b"wait=%d" % wait_seconds),)
     location = b"/v1/tasks/" + summary.task_id.encode()
     headers = ((b"location", location), (b"etag", etag(summary.seq)), *more)
     return json_answer(view_of(summary), 201, headers)
-
-
-async def _settled(daemon: Daemon, summary: TaskSummary, seconds: int) -> TaskSummary:
-    """The task when it has ended or waits for somebody, or after `seconds`."""
-    task_id = TaskId(summary.task_id)
-    with anyio.move_on_after(seconds), daemon.hub.follow(task_id) as topic:
-        while not daemon.hub.is_closed:
-            grown = topic.grown
-            try:
-                summary = await daemon.runtime.ports.store.summary(task_id)
-            except AgentRuntimeError:
-                break  # it is stored all the same, and that is what was asked
-            if summary.status in TERMINAL_STATUSES or summary.status == Status.WAITING:
-                break
-            await grown.wait()
-    return summary
 
 
 @operation(
@@ -274,47 +247,16 @@ def _names(header: str, tag: str, *, weakly: bool) -> bool:
 # ---- what came ---------------------------------------------------------------------------
 
 
-def read_task(body: bytes, daemon: Daemon) -> TaskSpec:
-    """The task in a body, with a repository that the daemon may use.
-
-    Raises:
-        Refused: it is no JSON.
-        UsageError: everything that is wrong.
-        Forbidden: the repository lies outside of `workspace_roots`.
-    """
-    spec = parse_task_json(body, base_dir="/")
-    if spec.workspace is not None:
-        _require_below(spec.workspace.repo, daemon.workspace_roots)
-    return spec
-
-
-def _require_below(repo: str, roots: tuple[str, ...]) -> None:
-    if repo.startswith("file://"):
-        repo = unquote(repo.removeprefix("file://"))  # a path all the same
-    elif not repo.startswith("/"):
-        return  # a URL: who may fetch it is decided where its credentials are
-    real = os.path.realpath(repo)
-    if any(real == root or real.startswith(root.rstrip("/") + "/") for root in roots):
-        return
-    allowed = ", ".join(roots) or "none"
-    raise Forbidden(
-        f"workspace.repo: {repo!r} does not lie below a directory that this daemon may use "
-        f"(workspace_roots: {allowed}); upload the repository, or extend that setting"
-    )
-
-
 def _idempotency_key(request: Request[Any, Any]) -> str | None:
     """The key, apart from everybody else's keys."""
     given = request.header(b"idempotency-key")
     if given is None:
         return None
-    if not _KEY.match(given):
-        detail = (
-            f"the header Idempotency-Key must have 1 to {KEY_CHARS_MAX} visible ASCII characters, "
-            f"got {given[:60]!r}"
-        )
-        raise Refused(problem(422, "invalid-header", "A header is not valid", detail))
-    return f"{request.caller.by} {given}"
+    try:
+        return owned_key(request.caller, given)
+    except UsageError as error:
+        detail = f"the header Idempotency-Key: {error}"
+        raise Refused(problem(422, "invalid-header", "A header is not valid", detail)) from None
 
 
 def _wait_seconds(request: Request[Any, Any]) -> int | None:
