@@ -64,5 +64,5 @@ def test_a_branch_that_did_not_get_out_waits() -> None:
 def test_the_command_line_has_an_item_as_the_daemon_answers_it() -> None:
     [item] = waits_of(state(paused=True), summary(status="paused"))
     printed_item = msgspec.to_builtins(printed._view(item))
-    assert printed_item == msgspec.to_builtins(served._view(item))
+    assert printed_item == msgspec.to_builtins(served.inbox_view(item))
     assert printed_item["since"] == "1970-01-01T00:00:00.000Z"

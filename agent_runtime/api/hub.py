@@ -72,12 +72,14 @@ class Encoded(NamedTuple):
     cursor: int
     type: str
     frame: bytes
+    task_id: str = ""
 
 
 def encoded(cursor: int, row: Row) -> Encoded:
     """JSON has no line ends, so one `data:` line holds it."""
     head = f"id: {cursor}\nevent: {row.type}\ndata: "
-    return Encoded(cursor, row.type, b"%b%b\n\n" % (head.encode(), _encode(stored(row))))
+    frame = b"%b%b\n\n" % (head.encode(), _encode(stored(row)))
+    return Encoded(cursor, row.type, frame, row.task_id)
 
 
 class Topic:

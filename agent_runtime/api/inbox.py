@@ -59,10 +59,11 @@ async def list_inbox(request: Request[None, InboxQuery]) -> Reply:
     query = request.query
     before = TaskId(query.cursor) if query.cursor else None
     found, more = await inbox.waiting(request.daemon.runtime, before=before, limit=query.limit)
-    return json_answer(InboxPage([_view(item) for item in found], more))
+    return json_answer(InboxPage([inbox_view(item) for item in found], more))
 
 
-def _view(item: inbox.InboxItem) -> InboxView:
+def inbox_view(item: inbox.InboxItem) -> InboxView:
+    """One item, as JSON has it."""
     return InboxView(
         kind=item.kind, task_id=item.task_id, goal=item.goal, since=moment(item.since_us),
         what=item.what, approval_id=item.approval_id,

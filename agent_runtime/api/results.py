@@ -12,7 +12,7 @@ from agent_runtime.api.answers import Answer, Reply, json_answer, text_answer
 from agent_runtime.api.hub import stored
 from agent_runtime.api.operations import Operation, Request, Run, operation
 from agent_runtime.errors import Conflict, NotFound
-from agent_runtime.loop.state import StepState, Usage
+from agent_runtime.loop.state import State, StepState, Usage
 from agent_runtime.report_page import html_of, markdown_of
 from agent_runtime.types import Json, TaskId
 
@@ -93,8 +93,12 @@ def _id(request: Request[Any, Any]) -> TaskId:
 @_of_task("plan", PlanView)
 async def task_plan(request: Request[None, None]) -> Reply:
     """The steps of a task's plan."""
-    state = await request.daemon.runtime.state(_id(request))
-    return json_answer(PlanView([_step(step) for step in state.steps.values()]))
+    return json_answer(plan_view(await request.daemon.runtime.state(_id(request))))
+
+
+def plan_view(state: State) -> PlanView:
+    """The plan and where its steps stand, as JSON has it."""
+    return PlanView([_step(step) for step in state.steps.values()])
 
 
 def _step(step: StepState) -> StepView:
