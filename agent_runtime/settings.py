@@ -53,6 +53,7 @@ NOT_IN_DIRECTORY: Final = {
     "notify": _WHO_ASKS,
     "bwrap": _OF_THIS_MACHINE,
     "git_credentials": _OF_THIS_MACHINE,
+    "mcp_prompts": _OF_THIS_MACHINE,
     "modules": _OF_THIS_MACHINE,
     "model": _ASKED,
     "model_endpoints": _ASKED,
@@ -376,6 +377,8 @@ class Settings(BaseSettings):
     """Of the store and all ended tasks' files; beyond it the oldest go first. None: no bound."""
     mcp_short_way: bool = True
     """Answer MCP's hot methods without the SDK; off: every message goes through it."""
+    mcp_prompts: AbsolutePath | None = None
+    """A folder of prompts for MCP clients, beside those that come with the runtime."""
     tasks_max: Annotated[int, BeforeValidator(_no_boolean), Field(ge=0, le=100_000)] = 1000
     """Tasks that the daemon drives at the same time; the others wait, as rows in the store."""
     submitter_tasks_max: (

@@ -1,7 +1,7 @@
 """The connected client's own model as the brain of a task: it pulls a turn, and answers it.
 
-A turn is named by its task and its number, and is answered once. An answer that comes again, because
-the client has lost what it was told, is taken for what it is: the same one.
+A turn is named by its task and its number, and is answered once. An answer that comes again,
+because the client has lost what it was told, is taken for what it is: the same one.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ class BrainTools:
                 self._next, wishes.NextDecision, answers=TurnTold, scope=TASKS_WRITE, reads=True,
                 name="next_decision", title="Decide for an agent: what is asked",
                 description="The next turn of a task whose brain you are (submitted or resumed with"
-                " model `client`): its rules, conversation and tools. Answer it by submit_decision. "
-                "The tools work in the task's sandbox, not in yours.",
+                " model `client`): its rules, conversation and tools. Answer it by submit_decision."
+                " The tools work in the task's sandbox, not in yours.",
             ),
             make_tool(
                 self._submit, wishes.SubmitDecision, answers=TurnTold, scope=TASKS_WRITE,

@@ -85,9 +85,7 @@ class ControlTools:
 
     async def _resume(self, wish: wishes.Resume, asked: Asked) -> ToolAnswer:
         task_id, only = await self._meant(wish)
-        await self._daemon.runtime.resume(
-            task_id, by=asked.caller.by, model=wish.model, only=only
-        )
+        await self._daemon.runtime.resume(task_id, by=asked.caller.by, model=wish.model, only=only)
         return await self._done("task.resume", task_id, asked)
 
     async def _cancel(self, wish: wishes.Cancel, asked: Asked) -> ToolAnswer:

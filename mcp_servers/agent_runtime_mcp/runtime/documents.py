@@ -13,8 +13,10 @@ import msgspec
 from agent_runtime.api.daemon import Daemon
 from agent_runtime.api.hub import stored
 from agent_runtime.api.results import plan_view
+from agent_runtime.api.views import moment
+from agent_runtime.report import quote
 from agent_runtime.report_page import markdown_of
-from agent_runtime.types import Json, TaskId, TaskSpec
+from agent_runtime.types import Json, TaskId, TaskSpec, TaskSummary
 from agent_runtime_mcp.definitions import McpFault, ResourceDefinition
 from agent_runtime_mcp.runtime.telling import told
 from agent_runtime_mcp.runtime.wishes import Part
@@ -28,6 +30,8 @@ EVENTS_BYTES: Final = 256 << 10
 EVENTS_MAX: Final = 500
 DOCUMENT_BYTES_MAX: Final = 8 << 20
 """Of a resource: clients hold it whole."""
+
+TITLE_CHARS: Final = 80
 
 _URI = re.compile(rf"{ROOT}(task_[0-9a-f]{{32}})(?:/([a-z]+)(?:\?after=(\d{{1,12}}))?)?\Z")
 
@@ -116,6 +120,25 @@ def templates() -> list[ResourceDefinition]:
             )
         )  # fmt: skip
     return found
+
+
+SCHEMA: Final = ResourceDefinition(
+    uri=TASK_FILE, name="task-file", title="Schema of a task file",
+    description="JSON schema of what submit_task takes as `task`",
+    mime_type="application/schema+json",
+)  # fmt: skip
+
+
+def of_task(summary: TaskSummary) -> ResourceDefinition:
+    """A task in the list: what a person would attach to a conversation is its report."""
+    return ResourceDefinition(
+        uri=f"{ROOT}{summary.task_id}/report",
+        name=summary.task_id,
+        title=f"{summary.status}: {quote(' '.join(summary.goal.split())).text[:TITLE_CHARS]}",
+        description=_ABOUT["report"],
+        mime_type=MEDIA["report"],
+        annotations={"lastModified": moment(summary.updated_at_us)},
+    )
 
 
 def task_of(uri: str) -> str:

@@ -60,18 +60,18 @@ class TaskTold(TaskView, frozen=True, kw_only=True, omit_defaults=True):
     grade: str = ""
     branch: str = ""
     """Where it was pushed to; empty if it was not."""
-    checks: list[CheckTold] = []
-    changed: list[str] = []
-    not_checked: list[str] = []
-    protected_files: list[str] = []
-    unknown_effects: list[Json] = []
-    artifacts: list[Json] = []
+    checks: Sequence[CheckTold] = ()
+    changed: Sequence[str] = ()
+    not_checked: Sequence[str] = ()
+    protected_files: Sequence[str] = ()
+    unknown_effects: Sequence[Json] = ()
+    artifacts: Sequence[Json] = ()
     cost: CostTold | None = None
-    approvals: list[ApprovalView] = []
+    approvals: Sequence[ApprovalView] = ()
     """That wait for somebody."""
     decides: bool = False
     """It waits for a connected client to decide its next turn: `next_decision`."""
-    how: list[str] = []
+    how: Sequence[str] = ()
     """What can be done now, a sentence each."""
 
 
