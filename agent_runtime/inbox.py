@@ -92,6 +92,9 @@ def waits_of(state: State, summary: TaskSummary) -> list[InboxItem]:
     ]  # fmt: skip
     cancel = _answer("end it", task_id, "cancel", {}, ["cancel", short])
     if status is Status.WAITING and reason in ("brain", "input"):
+        if state.asked_client:
+            what = "a connected client is to decide its next turn"
+            return [*found, _item("brain", summary, what, [cancel])]
         why = state.brain.why if state.brain is not None and reason == "brain" else ""
         answers = [
             _answer(

@@ -24,8 +24,9 @@ class Entry:
     """A built-in server. Called, it becomes a face of the daemon."""
 
     make: Callable[[MountContext], McpServer]
-    stdio: Callable[[Mapping[str, Any]], None]
-    """Serves on stdin and stdout until the client has gone; gets the options of the command."""
+    stdio: Callable[[Mapping[str, Any]], None] | None = None
+    """Serves on stdin and stdout until the client has gone; gets the options of the command. None:
+    it lives in a daemon only."""
 
     def __call__(self, context: MountContext) -> Mount:
         """As `api.mounts` wants it."""
@@ -57,3 +58,12 @@ def secret_of(state_dir: str) -> bytes:
         os.unlink(partial)
     with open(path, "rb") as file:
         return file.read()
+
+
+def _runtime(context: MountContext) -> McpServer:
+    from agent_runtime_mcp.runtime import RuntimeServer
+
+    return RuntimeServer(context.daemon, prompts_folder=context.settings.mcp_prompts or "")
+
+
+runtime: Final = Entry(_runtime)

@@ -26,7 +26,7 @@ from agent_runtime_mcp.definitions import Asked, ToolAnswer, ToolDefinition
 from agent_runtime_mcp.runtime import wishes
 from agent_runtime_mcp.runtime.approvals import Asking
 from agent_runtime_mcp.runtime.schemas import answer, make_tool
-from agent_runtime_mcp.runtime.telling import TaskTold, told
+from agent_runtime_mcp.runtime.telling import told
 from agent_runtime_mcp.runtime.waiting import Progress, at_rest
 
 LOOK_SECONDS: Final = 0.2
@@ -79,7 +79,8 @@ class TurnTold(msgspec.Struct, frozen=True, kw_only=True):
     """The decision that is open, if there is one, and where the task stands."""
 
     decision: DecisionTold | None = None
-    task: TaskTold | None = None
+    task: dict[str, Json] | None = None
+    """As `get_task` gives it."""
 
 
 class BrainTools:
@@ -200,7 +201,7 @@ class BrainTools:
             view = _view(found, wish.known_messages, wish.known_tools)
             return answer(TurnTold(decision=view), _text(view))
         task, text = await told(runtime, summary)
-        return answer(TurnTold(task=task), text)
+        return answer(TurnTold(task=msgspec.to_builtins(task)), text)
 
 
 def _asks(summary: TaskSummary) -> bool:

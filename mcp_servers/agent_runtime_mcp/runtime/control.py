@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from agent_runtime.access.callers import APPROVALS_DECIDE, TASKS_WRITE
 from agent_runtime.api import intake
+from agent_runtime.api.control import Replacement
 from agent_runtime.api.daemon import Daemon
 from agent_runtime.api.recording import record_decision
-from agent_runtime.errors import Conflict, MovedOn, NotFound
+from agent_runtime.api.views import TaskView, view_of
+from agent_runtime.errors import Conflict, MovedOn, NotFound, UsageError
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
 from agent_runtime.runtime import Only
@@ -17,7 +21,7 @@ from agent_runtime_mcp.definitions import Asked, ToolAnswer, ToolDefinition
 from agent_runtime_mcp.runtime import wishes
 from agent_runtime_mcp.runtime.approvals import Asking
 from agent_runtime_mcp.runtime.schemas import answer, make_tool
-from agent_runtime_mcp.runtime.telling import TaskTold, told
+from agent_runtime_mcp.runtime.telling import TaskTold, line_of, told
 from agent_runtime_mcp.runtime.waiting import at_rest
 
 
@@ -32,7 +36,7 @@ class ControlTools:
         """In the order in which they are listed."""
         return (
             make_tool(
-                self._steer, wishes.Steer, answers=TaskTold, scope=TASKS_WRITE,
+                self._steer, wishes.Steer, answers=TaskView, scope=TASKS_WRITE,
                 name="steer_task", title="Tell an agent something",
                 description="Tell the agent of a task something; its next turn hears it.",
             ),
@@ -43,29 +47,29 @@ class ControlTools:
                 "certificate is superseded.",
             ),
             make_tool(
-                self._pause, wishes.OfTask, answers=TaskTold, scope=TASKS_WRITE, repeats=True,
+                self._pause, wishes.OfTask, answers=TaskView, scope=TASKS_WRITE, repeats=True,
                 name="pause_task", title="Pause a task",
                 description="Let a task stop; what runs in its sandbox is frozen.",
             ),
             make_tool(
-                self._resume, wishes.Resume, answers=TaskTold, scope=TASKS_WRITE, repeats=True,
+                self._resume, wishes.Resume, answers=TaskView, scope=TASKS_WRITE, repeats=True,
                 name="resume_task", title="Resume a task",
                 description="Let a paused task go on, or give one that waits for a brain a model "
                 "to think with; model `client` means that you decide, by next_decision.",
             ),
             make_tool(
-                self._cancel, wishes.Cancel, answers=TaskTold, scope=TASKS_WRITE, destroys=True,
+                self._cancel, wishes.Cancel, answers=TaskView, scope=TASKS_WRITE, destroys=True,
                 repeats=True, name="cancel_task", title="Cancel a task",
                 description="End a task for good; everything of it that runs is stopped.",
             ),
             make_tool(
-                self._fork, wishes.Fork, answers=TaskTold, scope=TASKS_WRITE,
+                self._fork, wishes.Fork, answers=TaskView, scope=TASKS_WRITE,
                 name="fork_task", title="Fork a task",
                 description="Make another task that begins with the first events of this one, with "
                 "a changed answer, result, model, policy or message. This one does not change.",
             ),
             make_tool(
-                self._approve, wishes.Approve, answers=TaskTold, scope=APPROVALS_DECIDE,
+                self._approve, wishes.Approve, answers=TaskView, scope=APPROVALS_DECIDE,
                 destroys=True, repeats=True,
                 name="approve", title="Answer what a task asks",
                 description="Allow or refuse what a task asks for, as the person you work for has "
@@ -109,7 +113,10 @@ class ControlTools:
 
     async def _fork(self, wish: wishes.Fork, asked: Asked) -> ToolAnswer:
         parent = await self._daemon.runtime.find(wish.task_id)
-        new = wish.replace
+        try:
+            new = msgspec.convert(wish.replace, Replacement)
+        except msgspec.ValidationError as error:
+            raise UsageError(f"replace: {error}") from None
         spec = ForkSpec(
             at=wish.at, answer=new.answer, result=new.result, model=new.model, policy=new.policy,
             message=new.message,
@@ -170,5 +177,6 @@ class ControlTools:
         await record_decision(self._daemon, asked.caller, action, task_id)
 
     async def _told(self, task_id: TaskId) -> ToolAnswer:
-        runtime = self._daemon.runtime
-        return answer(*await told(runtime, await runtime.summary(task_id)))
+        """Where it is now, briefly: what it comes to, `get_task` tells."""
+        view = view_of(await self._daemon.runtime.summary(task_id))
+        return answer(view, line_of(view))

@@ -17,6 +17,7 @@ from agent_runtime_mcp.definitions import Asked, ToolAnswer, ToolDefinition, fai
 WishT = TypeVar("WishT", bound=msgspec.Struct)
 
 _REF = "#"
+_NO_DEFAULT = ("default", None)
 
 
 def schema_of(kind: type[msgspec.Struct]) -> dict[str, Json]:
@@ -36,7 +37,7 @@ def _written_out(schema: Json, parts: Mapping[str, Json]) -> Json:
             return {
                 key: _written_out(value, parts)
                 for key, value in schema.items()
-                if not (key == "title" and isinstance(value, str))
+                if not (key == "title" and isinstance(value, str)) and (key, value) != _NO_DEFAULT
             }
         case list():
             return [_written_out(item, parts) for item in schema]

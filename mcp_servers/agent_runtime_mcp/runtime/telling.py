@@ -240,9 +240,14 @@ def list_text(views: Sequence[TaskView], more: bool) -> str:
     """Tasks, a line each."""
     if not views:
         return "There are no such tasks."
-    lines = [
-        f"{view.id} {view.status}{f' ({_line(view.reason)})' if view.reason else ''} "
-        f"since {view.updated_at}: {_line(view.goal)}"
-        for view in views
-    ]
+    lines = [line_of(view) for view in views]
     return "\n".join([*lines, *(["There are more: give `cursor`."] if more else [])])
+
+
+def line_of(view: TaskView) -> str:
+    """A task in a line."""
+    reason = f" ({_line(view.reason)})" if view.reason else ""
+    return (
+        f"{view.id} {view.status}{reason}, event {view.seq} at {view.updated_at}: "
+        f"{_line(view.goal)}"
+    )

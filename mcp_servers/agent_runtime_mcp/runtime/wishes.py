@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from agent_runtime.api.control import Replacement
 from agent_runtime.api.views import StatusName
 from agent_runtime.types import Json
 from agent_runtime_mcp.runtime.waiting import WAIT_SECONDS_MAX
@@ -159,9 +158,12 @@ class Fork(Wish, frozen=True, kw_only=True):
     task_id: TaskName
     at: Annotated[int, Meta(ge=1, description="The fork begins with so many events of the task")]
     replace: Annotated[
-        Replacement,
-        Meta(description="answer or result stand for event `at`; model, policy, message hold on"),
-    ] = Replacement()
+        dict[str, Json],
+        Meta(
+            description="answer {text, calls} or result {ok, output, exit} stands for event `at`; "
+            "model, policy and message hold from there on"
+        ),
+    ] = {}
 
 
 class Approve(Wish, frozen=True, kw_only=True):
