@@ -19,7 +19,6 @@ from agent_runtime.runtime import Only
 from agent_runtime.types import ForkSpec, TaskId
 from agent_runtime_mcp.definitions import Asked, ToolAnswer, ToolDefinition
 from agent_runtime_mcp.runtime import wishes
-from agent_runtime_mcp.runtime.approvals import Asking
 from agent_runtime_mcp.runtime.schemas import answer, make_tool
 from agent_runtime_mcp.runtime.telling import TaskTold, line_of, told
 from agent_runtime_mcp.runtime.waiting import at_rest
@@ -28,9 +27,8 @@ from agent_runtime_mcp.runtime.waiting import at_rest
 class ControlTools:
     """steer, continue, cancel, pause, resume, approve, fork."""
 
-    def __init__(self, daemon: Daemon, asking: Asking) -> None:
+    def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
-        self._asking = asking
 
     def definitions(self) -> Sequence[ToolDefinition]:
         """In the order in which they are listed."""
@@ -108,7 +106,7 @@ class ControlTools:
             document["model"] = wish.model
         await intake.continue_task(self._daemon, asked.caller, task_id, document, only)
         await self._recorded("task.continue", task_id, asked)
-        summary = await at_rest(self._daemon, self._asking, task_id, wish.wait_seconds, asked)
+        summary = await at_rest(self._daemon, None, task_id, wish.wait_seconds, asked)
         return answer(*await told(self._daemon.runtime, summary))
 
     async def _fork(self, wish: wishes.Fork, asked: Asked) -> ToolAnswer:

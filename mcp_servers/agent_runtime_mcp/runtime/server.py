@@ -61,7 +61,7 @@ class RuntimeServer(McpServer):
         asking = Asking(daemon)
         self._tools: tuple[ToolDefinition, ...] = (
             *TaskTools(daemon, asking).definitions(),
-            *ControlTools(daemon, asking).definitions(),
+            *ControlTools(daemon).definitions(),
             *BrainTools(daemon, asking).definitions(),
         )
         self._by_name = {tool.name: tool for tool in self._tools}

@@ -75,16 +75,16 @@ class TaskTools:
         taken = await take_in(self._daemon, asked.caller, body, key)
         if taken.is_new:
             note_taken(self._daemon, asked.caller, taken.summary.task_id)
-        if not wish.wait_seconds:
-            return await self._told(taken.summary)
-        return await self._when_at_rest(TaskId(taken.summary.task_id), wish.wait_seconds, asked)
+        summary = taken.summary
+        if wish.wait_seconds:
+            task_id = TaskId(summary.task_id)
+            summary = await at_rest(self._daemon, None, task_id, wish.wait_seconds, asked)
+        return await self._told(summary)
 
     async def _get(self, wish: wishes.Get, asked: Asked) -> ToolAnswer:
         task_id = await self._daemon.runtime.find(wish.task_id)
-        return await self._when_at_rest(task_id, wish.wait_seconds, asked)
-
-    async def _when_at_rest(self, task_id: TaskId, seconds: float, asked: Asked) -> ToolAnswer:
-        return await self._told(await at_rest(self._daemon, self._asking, task_id, seconds, asked))
+        summary = await at_rest(self._daemon, self._asking, task_id, wish.wait_seconds, asked)
+        return await self._told(summary)
 
     async def _told(self, summary: TaskSummary) -> ToolAnswer:
         return answer(*await told(self._daemon.runtime, summary))

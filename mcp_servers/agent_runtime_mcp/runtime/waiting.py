@@ -44,12 +44,13 @@ class Progress:
 
 
 async def at_rest(
-    daemon: Daemon, asking: Asking, task_id: TaskId, seconds: float, asked: Asked
+    daemon: Daemon, asking: Asking | None, task_id: TaskId, seconds: float, asked: Asked
 ) -> TaskSummary:
     """The task when it has ended or waits for somebody, or after `seconds`.
 
     If it waits for an approval that this client's person may give, they are asked, and the wait
-    goes on with what they said.
+    goes on with what they said. A request may end with that and come again from its start: None
+    for `asking`, if what was done before would then be done twice.
 
     Raises:
         NotFound: there is no such task.
@@ -61,5 +62,5 @@ async def at_rest(
         left = ends - anyio.current_time()
         if left > 0:
             summary = await settled(daemon, summary, left, seen=progress.of)
-        if seconds <= 0 or not await asking.decided(summary, asked):
+        if asking is None or seconds <= 0 or not await asking.decided(summary, asked):
             return summary

@@ -18,6 +18,7 @@ from agent_runtime.app import open_access, open_runtime
 from agent_runtime.settings import load_settings
 from agent_runtime.toolbox import PluginToolbox
 from agent_runtime_mcp.runtime import RuntimeServer
+from tests.e2e.conftest import git
 from tests.mcp.asked import FakeAsked, call
 
 
@@ -57,6 +58,15 @@ def anyio_backend() -> str:
 async def server(tmp_path: Path) -> AsyncIterator[RuntimeServer]:
     async with living(tmp_path, roots=(str(tmp_path),)) as made:
         yield made
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    where = tmp_path / "repo"
+    where.mkdir()
+    git(where, "init", "-q")
+    git(where, "commit", "-qm", "one", "--allow-empty")
+    return where
 
 
 async def idle(server: RuntimeServer, asked: FakeAsked | None = None) -> str:

@@ -11,7 +11,6 @@ import pytest
 
 from agent_runtime.access.callers import TASKS_READ, Caller
 from agent_runtime_mcp.runtime import RuntimeServer
-from tests.e2e.conftest import git
 from tests.mcp.asked import Asks, FakeAsked, call, text_of
 
 pytestmark = pytest.mark.anyio
@@ -20,15 +19,6 @@ ASKABLE = frozenset({"elicitation"})
 METHOD = "elicitation/create"
 YES: Mapping[str, Any] = {"action": "accept", "content": {"decision": "approve"}}
 NO: Mapping[str, Any] = {"action": "accept", "content": {"decision": "deny", "message": "not now"}}
-
-
-@pytest.fixture
-def repo(tmp_path: Path) -> Path:
-    where = tmp_path / "repo"
-    where.mkdir()
-    git(where, "init", "-q")
-    git(where, "commit", "-qm", "one", "--allow-empty")
-    return where
 
 
 async def asking(server: RuntimeServer, repo: Path, calls: int = 1) -> dict[str, Any]:
@@ -43,7 +33,9 @@ async def asking(server: RuntimeServer, repo: Path, calls: int = 1) -> dict[str,
         "policy": {"approvals": {"shell": "ask"}},
         "objectives": [{"id": "done", "check": {"command": "grep -q 0 out"}}],
     }  # fmt: skip
-    answer = await call(server, "submit_task", task=task, wait_seconds=30)
+    # A question would end this request, and it would come again: another task would be made.
+    asked = FakeAsked(capabilities=ASKABLE)
+    answer = await call(server, "submit_task", asked, task=task, wait_seconds=30)
     assert answer.structured["status"] == "waiting", text_of(answer)
     return dict(answer.structured)
 

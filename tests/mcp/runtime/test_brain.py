@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from agent_runtime.access.callers import Caller
@@ -60,6 +63,32 @@ async def test_without_a_task_only_ones_own_are_looked_for(server: RuntimeServer
     await call(server, "cancel_task", task_id=mine)
     nothing = await call(server, "next_decision", wait_seconds=0.05)
     assert nothing.structured["decision"] is None and "client" in text_of(nothing)
+
+
+async def test_a_client_that_decides_everything_gets_its_work_proven(
+    server: RuntimeServer, repo: Path
+) -> None:
+    """It says so itself, and is not believed: the check fails first, and passes in the end."""
+    answer = await call(
+        server, "submit_task", goal="say hello", repo=str(repo), check="grep -q hello out.txt",
+        model="client",
+    )  # fmt: skip
+    task_id = answer.structured["id"]
+    turns: list[dict[str, Any]] = [
+        {"text": "Done."},
+        {"calls": [{"name": "write_file", "arguments": {"path": "out.txt", "content": "hello"}}]},
+        {"text": "Done now."},
+    ]
+    answer = await call(server, "next_decision", task_id=task_id, wait_seconds=30)
+    while (asked := answer.structured["decision"]) is not None:
+        said = {"text": PLAN} if asked.get("answer_schema") else turns.pop(0)
+        answer = await call(
+            server, "submit_decision", decision_id=asked["decision_id"], wait_seconds=30, **said
+        )
+    assert (answer.structured["task"]["status"], turns) == ("succeeded", []), text_of(answer)
+    assert "grade proven" in text_of(answer)
+    patch = await call(server, "read_task", task_id=task_id, what="diff")
+    assert "+hello" in text_of(patch)
 
 
 async def test_calls_need_no_ids_and_what_they_gave_is_told(server: RuntimeServer) -> None:
