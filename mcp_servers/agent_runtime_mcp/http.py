@@ -30,7 +30,8 @@ from agent_runtime_mcp.wire import MODERN
 
 BODY_BYTES_MAX: Final = 16 << 20
 START_SECONDS: Final = 10.0
-SESSIONS_MAX: Final = 10_000
+SESSIONS_MAX: Final = 2000
+"""Some 50 KiB each."""
 SESSION_SECONDS: Final = 1800.0
 """A session that nobody uses is forgotten after that time."""
 
