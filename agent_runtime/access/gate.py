@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
-from agent_runtime.access import keys
+from agent_runtime.access import key_texts, keys
 from agent_runtime.access.buckets import Bucket
 from agent_runtime.access.callers import ROLES, Caller
 from agent_runtime.access.ports import AccessStore
@@ -118,7 +118,7 @@ class Gate:
         """
         revision = self._now_revision()
         token = _bearer(authorization)
-        if token.startswith(keys.PREFIX):
+        if token.startswith(key_texts.PREFIX):
             found = await self._admit_key(token)
         elif self._jwts is None:
             raise Refused("unknown", "this is no key of this server: keys begin with ark_")
@@ -145,10 +145,10 @@ class Gate:
     # ---- finding out -----------------------------------------------------------------------
 
     async def _admit_key(self, text: str) -> Known:
-        key_id = keys.id_in(text)
+        key_id = key_texts.id_in(text)
         if not key_id:
             raise Refused("malformed", "a key has the form ark_<id>_<secret>: was it cut?")
-        if key_id == keys.LOCAL_ID:
+        if key_id == key_texts.LOCAL_ID:
             if not hmac.compare_digest(keys.digest(text), self._token_hash()):
                 raise Refused("unknown", "this is not the token of this server's state directory")
             return Known(ADMIN, 0, None)

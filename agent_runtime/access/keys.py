@@ -15,19 +15,11 @@ from typing import Final
 import msgspec
 
 from agent_runtime.access.callers import ROLES, SCOPES, Caller, DayBudget, unknown_scopes
+from agent_runtime.access.key_texts import text_of
 from agent_runtime.errors import UsageError
 
-PREFIX: Final = "ark_"
-LOCAL_ID: Final = "local"
-"""Where the id of a key stands in the token of the state directory."""
-
 ID_CHARS: Final = 10
-SECRET_CHARS: Final = 43
-"""Of 62 characters each: 256 bits."""
-
-_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 _ID_LETTERS: Final = "abcdefghijkmnpqrstuvwxyz23456789"
-_FORM: Final = re.compile(rf"ark_([a-z0-9]{{1,16}})_([A-Za-z0-9]{{{SECRET_CHARS}}})")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 RATE_MIN: Final = 0.001
@@ -160,17 +152,6 @@ def make(wish: NewKey, *, by: str, now_us: int, choose: Callable[[str], str]) ->
         tasks_day=wish.tasks_day,
     )
     return key, text
-
-
-def text_of(key_id: str, choose: Callable[[str], str]) -> str:
-    """A new secret, under `key_id`."""
-    return f"{PREFIX}{key_id}_{''.join(choose(_LETTERS) for _ in range(SECRET_CHARS))}"
-
-
-def id_in(text: str) -> str:
-    """The id in a key's text; empty if it has not the form of one."""
-    found = _FORM.fullmatch(text)
-    return found[1] if found else ""
 
 
 def digest(text: str) -> str:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import stat
-import tempfile
 from typing import Final
 
-from agent_runtime.access import keys
+from agent_runtime.access import key_texts
 from agent_runtime.errors import ConfigError
 
 NAME: Final = "token"
@@ -53,7 +51,7 @@ def read(state_dir: str) -> str | None:
         token = os.read(fd, 200).decode("utf-8", "replace").strip()
     finally:
         os.close(fd)
-    if keys.id_in(token) != keys.LOCAL_ID:
+    if key_texts.id_in(token) != key_texts.LOCAL_ID:
         raise ConfigError(
             f"{path!r} holds no token: remove it, and `agent-runtime serve` makes another"
         )
@@ -75,8 +73,12 @@ def rotate(state_dir: str) -> str:
 
 
 def _make(state_dir: str, *, replace: bool) -> str:
+    # Not for those who only read it: they must start at once.
+    import secrets
+    import tempfile
+
     path = path_in(state_dir)
-    token = keys.text_of(keys.LOCAL_ID, secrets.choice)
+    token = key_texts.text_of(key_texts.LOCAL_ID, secrets.choice)
     try:
         os.makedirs(state_dir, mode=0o700, exist_ok=True)
         fd, partial = tempfile.mkstemp(prefix=".token-", dir=state_dir)  # 0600
@@ -106,9 +108,12 @@ class TokenFile:
 
     def __init__(self, state_dir: str) -> None:
         """Makes the token if there is none. Raises `ConfigError`."""
+        from agent_runtime.access.keys import digest  # as above
+
+        self._digest = digest
         self._state_dir = state_dir
         self._path = path_in(state_dir)
-        self._hash = keys.digest(ensure(state_dir))
+        self._hash = self._digest(ensure(state_dir))
         self._seen = self._look()
 
     def hash(self) -> str:
@@ -116,7 +121,7 @@ class TokenFile:
         if (now := self._look()) != self._seen:
             self._seen = now
             try:
-                self._hash = keys.digest(ensure(self._state_dir))
+                self._hash = self._digest(ensure(self._state_dir))
                 self._seen = self._look()
             except ConfigError as error:
                 log.warning("no local token is accepted: %s", error)

@@ -1,22 +1,21 @@
 """How other processes find the daemon of a state directory: a file with its address.
 
 The file is there as long as its process holds a lock on it: what a killed daemon leaves behind is
-seen to be stale.
+seen to be stale. Whoever looks must start at once, so nothing slow is imported here.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
-
-import msgspec
+from typing import Final, NamedTuple
 
 NAME: Final = "daemon.json"
 
 
-class Presence(msgspec.Struct, frozen=True):
+class Presence(NamedTuple):
     """Where a daemon serves."""
 
     address: str
@@ -35,7 +34,7 @@ def daemon_file(state_dir: str, address: str) -> Iterator[None]:
     partial = f"{path}.{os.getpid()}"
     with open(partial, "wb") as file:
         os.fchmod(file.fileno(), 0o600)
-        file.write(msgspec.json.encode(Presence(address, os.getpid())))
+        file.write(json.dumps({"address": address, "pid": os.getpid()}).encode())
         file.flush()
         fcntl.flock(file, fcntl.LOCK_EX)
         os.replace(partial, path)
@@ -59,7 +58,8 @@ def find_daemon(state_dir: str) -> Presence | None:
                 # Shared: two who look at once must not take each other for the daemon.
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return msgspec.json.decode(file.read(), type=Presence)
+                found = json.loads(file.read())
+                return Presence(str(found["address"]), int(found["pid"]))
             return None  # nobody holds it: a killed one left it
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None

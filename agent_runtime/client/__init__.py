@@ -6,27 +6,35 @@ Reading order: `asks` (every operation as a value: what is sent, and how its ans
 `places` (where the daemon is, and the token for it); all of them without a connection. Then
 `blocking` and `waiting`, which are the two clients. docs/client.md has examples that run.
 
-Importing this imports no event loop and no server; `AsyncClient` brings httpx2 when it is used.
+Importing this imports nothing; `AsyncClient` brings httpx2 when it is used.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from agent_runtime.client.blocking import Client, connect
-from agent_runtime.client.following import Output
-from agent_runtime.client.views import Event
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from agent_runtime.client.blocking import Client, connect
+    from agent_runtime.client.following import Output
+    from agent_runtime.client.views import Event
     from agent_runtime.client.waiting import AsyncClient, connect_async
 
 __all__ = ["AsyncClient", "Client", "Event", "Output", "connect", "connect_async"]
 
+_PLACES: Final = {
+    "AsyncClient": "waiting",
+    "Client": "blocking",
+    "Event": "views",
+    "Output": "following",
+    "connect": "blocking",
+    "connect_async": "waiting",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name in ("AsyncClient", "connect_async"):
-        # httpx2 costs as much as all the rest, and a command line does without.
-        from agent_runtime.client import waiting
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # A process that only looks where the daemon is must start at once.
+    import importlib
 
-        return getattr(waiting, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
