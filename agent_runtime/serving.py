@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -14,6 +15,7 @@ from agent_runtime.access.opening import make_access
 from agent_runtime.api.daemon import Daemon
 from agent_runtime.api.guard import METADATA, Guard
 from agent_runtime.api.hub import Hub
+from agent_runtime.api.idling import Idling
 from agent_runtime.api.metrics import Measured, Metrics
 from agent_runtime.api.mounts import make_mounts, run_all
 from agent_runtime.api.mounts import paths as mount_paths
@@ -42,9 +44,12 @@ async def run_daemon(
     settings: Settings,
     *,
     unsafe_no_sandbox: bool = False,
+    idle_seconds: float | None = None,
     on_ready: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serve and drive until a signal ends it; `on_ready` gets the address when work is taken.
+
+    `idle_seconds`: it also ends after that time in which nobody asked and no task was driven.
 
     Raises:
         ConfigError, StoreBroken: it cannot start, or go on; says why.
@@ -103,9 +108,16 @@ async def run_daemon(
         )
         retention.may_sweep = lambda: daemon.clock.is_trusted
         with daemon_file(directory, address):
+            idling = Idling(Measured(guarded, daemon.metrics, monotonic), monotonic)
+
+            async def end_when_idle() -> None:
+                if idle_seconds is not None:
+                    await idling.until_idle(idle_seconds, lambda: runtime.supervisor.driven > 0)
+                    signal.raise_signal(signal.SIGTERM)
+
             await serve(
                 daemon,
-                Measured(guarded, daemon.metrics, monotonic),
+                idling,
                 sockets,
                 shutdown_seconds=settings.shutdown_seconds,
                 chores=[
@@ -115,6 +127,7 @@ async def run_daemon(
                     retention.run,
                     notices.run,
                     partial(run_all, daemon, mounts),
+                    end_when_idle,
                 ],
                 tls=tls_options(settings),
                 on_ready=ready,

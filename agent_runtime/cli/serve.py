@@ -37,9 +37,18 @@ Examples:
     default=None,
     help="TLS ends at a proxy before it; see the setting proxy_addresses.",
 )
+@click.option(
+    "--idle-exit",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MINUTES",
+    help="End when for so long nobody asked and no task ran; for a daemon that is started on "
+    "demand. Default: never.",
+)
 @unsafe_option
 @click.pass_context
-def serve(ctx: Context, /, unsafe_no_sandbox: bool, **flags: object) -> int:
+def serve(
+    ctx: Context, /, idle_exit: float | None, unsafe_no_sandbox: bool, **flags: object
+) -> int:
     """Serve tasks over HTTP, and drive them, until SIGTERM or Ctrl-C.
 
     What is accepted is kept, whatever happens to this process: the next one goes on with it. The
@@ -57,17 +66,26 @@ def serve(ctx: Context, /, unsafe_no_sandbox: bool, **flags: object) -> int:
     settings = settings_of(ctx, log_level="info")
     try:
         anyio.run(
-            _serve, settings, unsafe_no_sandbox, backend_options={"use_uvloop": _has_uvloop()}
+            _serve,
+            settings,
+            unsafe_no_sandbox,
+            idle_exit,
+            backend_options={"use_uvloop": _has_uvloop()},
         )
     except BaseExceptionGroup as group:
         raise first_cause(group) from group
     return 0
 
 
-async def _serve(settings: Settings, unsafe_no_sandbox: bool) -> None:
+async def _serve(settings: Settings, unsafe_no_sandbox: bool, idle_exit: float | None) -> None:
     from agent_runtime.serving import run_daemon
 
-    await run_daemon(settings, unsafe_no_sandbox=unsafe_no_sandbox, on_ready=note)
+    await run_daemon(
+        settings,
+        unsafe_no_sandbox=unsafe_no_sandbox,
+        idle_seconds=None if idle_exit is None else idle_exit * 60,
+        on_ready=note,
+    )
 
 
 def _has_uvloop() -> bool:

@@ -8,7 +8,8 @@ from typing import Any, get_args
 import pytest
 
 from agent_runtime.access.callers import ROLES, SCOPES
-from agent_runtime.access.keys import NewKey, id_in, make
+from agent_runtime.access.key_texts import id_in
+from agent_runtime.access.keys import NewKey, make
 from agent_runtime.api.keys import RoleName, ScopeName
 from agent_runtime.errors import UsageError
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from agent_runtime.access import token
-from agent_runtime.access.keys import LOCAL_ID, digest, id_in
+from agent_runtime.access.key_texts import LOCAL_ID, id_in
+from agent_runtime.access.keys import digest
 from agent_runtime.errors import ConfigError
 
 

@@ -1,9 +1,10 @@
 """The thin way from a client's stdin and stdout to a server of the daemon.
 
-Reading order: `relay` (one conversation: what goes where, and what is done again), `session` (what
-must be built up anew when a daemon with sessions was restarted), `headers` (what the wire wants to
-know of a message beside its body), `daemons` (which daemon, and starting one), `http` (as much of
-HTTP as is needed).
+Reading order: `relay` (one conversation: what goes where, and what is done again), `pipes` (the
+client's side), `session` and `questions` (what must be built up anew when the daemon of a session
+was restarted), `headers` (what the wire wants to know of a message beside its body), `way`
+(requests to the daemon), `daemons` (which one, and starting one), `http` (as much of it as is
+needed), `words`.
 
 A client starts such a process for each of its windows and waits for it: nothing here imports the
 SDK, an event loop or a library.

@@ -7,7 +7,7 @@ The revision of 2026-07-28 repeats method, name, and those arguments that a tool
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from agent_runtime_mcp.front.words import META_VERSION, Message, section
@@ -57,11 +57,11 @@ def encoded(value: str) -> str:
     return f"=?base64?{b64encode(value.encode('utf-8', 'replace')).decode()}?="
 
 
-def marked_in(tools: Sequence[Any]) -> dict[str, dict[Path, str]]:
+def marked_in(tools: Any) -> dict[str, dict[Path, str]]:
     """Of `tools/list`: which arguments go into headers, by tool."""
     return {
         str(tool.get("name")): dict(_marks(tool.get("inputSchema"), ()))
-        for tool in tools
+        for tool in (tools if isinstance(tools, list) else ())
         if isinstance(tool, dict)
     }
 
