@@ -119,7 +119,7 @@ class Daemons:
         # theirs. The pipe at descriptor 3 tells when it has died.
         launched = subprocess.Popen(
             [
-                *("/bin/sh", "-c", '"$@" >>"$0" 2>&1 </dev/null 3>&1 &', log),
+                *("/bin/sh", "-c", '"$@" 3>&1 >>"$0" 2>&1 </dev/null &', log),
                 *(sys.executable, "-m", "agent_runtime", "--store", self._store),
                 *("serve", "--port", "0", "--idle-exit", str(IDLE_MINUTES)),
             ],
