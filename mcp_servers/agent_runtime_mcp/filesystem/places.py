@@ -31,6 +31,10 @@ class Missing(Refused):
 def opened(roots: Roots, path: str, flags: int) -> int:
     """Open what a path leads to, links included. Raises `Refused`, `Missing`."""
     root, relative = roots.find(path)
+    return _opened(roots, root, relative, path, flags)
+
+
+def _opened(roots: Roots, root: Root, relative: str, path: str, flags: int) -> int:
     try:
         if roots.openat2:
             try:
@@ -41,7 +45,7 @@ def opened(roots: Roots, path: str, flags: int) -> int:
                     error.errno != errno.ENOENT or relative.isascii()
                 ):
                     raise
-        return _by_steps(roots, path, flags)
+        return _by_steps(roots, root, relative, path, flags)
     except UnicodeEncodeError:
         raise Refused(f"{path!r}: {_BYTES_IN_PATH}") from None
     except OSError as error:
@@ -62,12 +66,12 @@ def open_regular(roots: Roots, path: str) -> tuple[int, os.stat_result]:
     except (OSError, UnicodeEncodeError):
         mode = stat.S_IFREG
     if not stat.S_ISREG(mode):
-        looked = opened(roots, path, LOOKING)
+        looked = _opened(roots, root, relative, path, LOOKING)
         try:
             must_be_file(os.fstat(looked).st_mode, path)
         finally:
             os.close(looked)
-    descriptor = opened(roots, path, READING)
+    descriptor = _opened(roots, root, relative, path, READING)
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
@@ -191,8 +195,7 @@ def _at_once(root: Root, relative: str, *, follow: bool) -> steps.Reached | None
     return None
 
 
-def _by_steps(roots: Roots, path: str, flags: int) -> int:
-    root, relative = roots.find(path)
+def _by_steps(roots: Roots, root: Root, relative: str, path: str, flags: int) -> int:
     parent, name, _, _, missing = steps.walk(roots, root, relative, asked=path, follow=True)
     try:
         if missing:

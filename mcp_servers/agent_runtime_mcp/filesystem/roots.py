@@ -1,7 +1,7 @@
 """The directories that may be reached, and which of them a path belongs to.
 
-A root is held open and looked at before each use: where it was replaced by another directory (a new
-clone in the old place), that one is opened; a link in its place is refused.
+A root is held open, and looked at when it is used: where it was replaced by another directory (a
+new clone in the old place), that one is opened; a link in its place is refused.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -19,6 +20,10 @@ NO_ROOTS: Final = (
     "no directory is allowed: start the server with --root DIR (the daemon: with the setting "
     "workspace_roots)"
 )
+
+
+LOOK_SECONDS: Final = 0.02
+"""How long it takes at most until a new directory in the place of a root is noticed."""
 
 
 class Handle:
@@ -41,12 +46,16 @@ class Root:
         self.real = os.path.realpath(self.path)
         self._lock = threading.Lock()
         self._held: tuple[int, int, Handle] | None = None
+        self._looked_at = 0.0
 
     def handle(self) -> Handle:
         """It, open. Raises `Refused`: it does not exist, or is no directory."""
+        held, now = self._held, time.monotonic()
+        if held is not None and now - self._looked_at < LOOK_SECONDS:
+            return held[2]
         try:
             found = os.stat(self.real)
-            held = self._held
+            self._looked_at = now
             if held is not None and held[0] == found.st_ino and held[1] == found.st_dev:
                 return held[2]
             return self._open()
