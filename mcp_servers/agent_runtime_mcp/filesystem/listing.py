@@ -20,12 +20,15 @@ from agent_runtime_mcp.filesystem.calls import Call, answer
 from agent_runtime_mcp.filesystem.places import LISTING, LOOKING, open_regular, opened
 from agent_runtime_mcp.filesystem.reading import digest
 from agent_runtime_mcp.filesystem.refusals import Refused, kind
+from agent_runtime_mcp.filesystem.roots import NO_ROOTS
 from agent_runtime_mcp.filesystem.staging import WHOLE_BYTES_MAX
 from agent_runtime_mcp.filesystem.walking import Walk
 
 ENTRIES_SHOWN_MAX: Final = 5_000
 """Of one directory, in one answer; `offset` goes on."""
 TREE_ENTRIES_MAX: Final = 10_000
+TREE_LEVELS_MAX: Final = 100
+TREE_CHARS_MAX: Final = 4 << 20
 PATTERNS_MAX: Final = 100
 _UNITS: Final = ("B", "KB", "MB", "GB", "TB")
 
@@ -86,7 +89,8 @@ def directory_tree(call: Call) -> ToolAnswer:
     """Everything below a directory, as JSON."""
     path = call.text("path")
     excluded = call.texts("excludePatterns", most=PATTERNS_MAX)
-    walk = Walk(call.roots, path, call.turn, leave=globs.left_out(excluded, anywhere=True))
+    leave = globs.left_out(excluded, anywhere=True)
+    walk = Walk(call.roots, path, call.turn, leave=leave, levels_max=TREE_LEVELS_MAX)
     try:
         out, full = _tree(walk)
     finally:
@@ -95,8 +99,8 @@ def directory_tree(call: Call) -> ToolAnswer:
     if full:
         notes.insert(
             0,
-            f"[only the first {TREE_ENTRIES_MAX:,} entries are shown: name a directory further "
-            "down, or exclude some with excludePatterns]",
+            "[only the first entries are shown: name a directory further down, or exclude some "
+            "with excludePatterns]",
         )
     more = {"truncated": True} if notes else {}
     return answer(out, "\n".join(notes), **more)
@@ -146,6 +150,8 @@ def list_allowed_directories(call: Call) -> ToolAnswer:
         if fault := root.fault():
             notes.append(f"[{fault}]")
     notes += [f"[{told}]" for told in call.roots.refused]
+    if not lines:
+        notes.append(f"[{NO_ROOTS}]")
     return answer("\n".join(["Allowed directories:", *lines]), "\n".join(notes))
 
 
@@ -167,11 +173,11 @@ def _tree(walk: Walk) -> tuple[str, bool]:
     """The JSON, two spaces a level, and whether it was cut. Built by lines: depth has no bound."""
     out: list[str] = []
     count, full = 0, False
-    previous = -1
+    previous, room = -1, TREE_CHARS_MAX
     was_directory = False
     for found in walk.run():
         level = found.path.count("/")
-        if count == TREE_ENTRIES_MAX:
+        if count == TREE_ENTRIES_MAX or room < 0:
             full = True
             break
         count += 1
@@ -181,6 +187,7 @@ def _tree(walk: Walk) -> tuple[str, bool]:
             f'{pad}  {{\n{pad}    "name": {_quoted(found.name)},\n{pad}    "type": '
             f'"{"directory" if found.is_directory else "file"}"'
         )
+        room -= len(out[-1])
         previous, was_directory = level, found.is_directory
     if previous == -1:
         return "[]", full

@@ -70,7 +70,7 @@ def _read_part(call: Call, path: str) -> ToolAnswer:
         raise Refused("Cannot specify both head and tail parameters simultaneously")
     lines = "start" in given or "end" in given
     if (head > 0) + (tail > 0) + lines + ("offset" in given) > 1:
-        raise Refused("use one of head, tail, start and end (lines), offset (bytes)")
+        raise Refused("use only one of head, tail, start and end (lines), offset (bytes)")
     start, end = call.count("start", 1, least=1), call.count("end", 1 << 53, least=1)
     if end < start:
         raise Refused(f"end ({end:,}) is before start ({start:,}); lines count from 1")
@@ -303,7 +303,7 @@ class _Text:
             turn.takes_bytes(at)
             chunk = self._fetch(at, _CHUNK_BYTES)
             if not chunk:
-                raise Refused(f"{self._path!r} has fewer than {start:,} lines")
+                raise self._shorter(before + (at > 0 and self._fetch(at - 1, 1) != b"\n"), start)
             wanted = start - 1 - before
             if (found := chunk.count(b"\n")) < wanted:
                 before += found
@@ -314,7 +314,7 @@ class _Text:
         turn.takes_bytes(min(self._size - at, READ_BYTES_MAX))
         content = self._fetch(at, READ_BYTES_MAX + 1)
         if not content and start > 1:
-            raise Refused(f"{self._path!r} has {start - 1:,} lines; start is {start:,}")
+            raise self._shorter(start - 1, start)
         wanted = end - start + 1
         if content.count(b"\n") < wanted:
             return self.piece(at, READ_BYTES_MAX, line=start)
@@ -360,6 +360,9 @@ class _Text:
             return content.decode(encoding).encode()
         except UnicodeError:
             raise self._binary() from None
+
+    def _shorter(self, lines: int, start: int) -> Refused:
+        return Refused(f"{self._path!r} has {lines:,} lines; start is {start:,}")
 
     def _binary(self) -> Refused:
         return Refused(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -41,12 +42,21 @@ class Found:
 class Walk:
     """One walk; afterwards `notes` tells what was left out, and why."""
 
-    def __init__(self, roots: Roots, path: str, turn: Turn, *, leave: Leave | None = None) -> None:
+    def __init__(
+        self,
+        roots: Roots,
+        path: str,
+        turn: Turn,
+        *,
+        leave: Leave | None = None,
+        levels_max: int = sys.maxsize,
+    ) -> None:
         """Raises `Refused`: `path` is no directory that can be looked into."""
         self._openat2 = roots.openat2
         self._start = opened(roots, path, LISTING)
         self._turn = turn
         self._leave = leave
+        self._levels_max = levels_max
         self._deadline = time.monotonic() + SECONDS_MAX
         self._count = 0
         self._unread: list[str] = []
@@ -82,7 +92,9 @@ class Walk:
             on_way = len(after) >= depth and tuple(found.path.split("/")) == after[:depth]
             if not on_way:
                 yield found
-            if found.is_directory:
+            if found.is_directory and depth >= self._levels_max:
+                self._not_read(found.path, f"below {self._levels_max} levels")
+            elif found.is_directory:
                 rest = after[depth : depth + 1] if on_way else ()
                 stack.append(iter(self._list(found.path, rest)))
 
@@ -92,7 +104,7 @@ class Walk:
             descriptor = self._opened(below)
         except OSError as error:
             if below and error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV):
-                self._not_read(below, error)
+                self._not_read(below, _why(error))
             return []
         found = []
         try:
@@ -115,7 +127,7 @@ class Walk:
                     if len(found) > ENTRIES_MAX:
                         break
         except OSError as error:
-            self._not_read(below, error)
+            self._not_read(below, _why(error))
         finally:
             os.close(descriptor)
         found.sort(key=lambda one: one.name)
@@ -135,12 +147,11 @@ class Walk:
             descriptor = entered
         return descriptor
 
-    def _not_read(self, below: str, error: OSError) -> None:
+    def _not_read(self, below: str, why: str) -> None:
         self._unread_count += 1
         if len(self._unread) < 5:
-            why = _TOO_LONG if error.errno == errno.ENAMETOOLONG else os.strerror(error.errno or 0)
             shown = below if len(below) <= 200 else f"{below[:100]}…{below[-100:]}"
-            self._unread.append(f"{shown!r} ({why.lower()})")
+            self._unread.append(f"{shown!r} ({why})")
 
     def _ended(self) -> bool:
         if self._turn.stopped:
@@ -153,3 +164,9 @@ class Walk:
                 "further down, or exclude some"
             )
         return bool(self._why)
+
+
+def _why(error: OSError) -> str:
+    if error.errno == errno.ENAMETOOLONG:
+        return _TOO_LONG
+    return os.strerror(error.errno or 0).lower()
