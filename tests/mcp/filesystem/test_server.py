@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -77,8 +77,8 @@ def test_clients_of_the_typescript_server_find_all_they_know(root: Path) -> None
         schema = tools[name].input_schema
         assert schema.get("required", []) == required
         assert {*required, *others} <= schema["properties"].keys()
-        assert tools[name].output_schema is not None
-        assert tools[name].output_schema["required"] == ["content"]
+        output = tools[name].output_schema
+        assert output is not None and output["required"] == ["content"]
     assert set(tools) - set(TYPESCRIPT) == {"grep", "copy_file", "delete_file"}
     assert len(json.dumps([tool.input_schema for tool in tools.values()])) < 6_000
 
@@ -265,6 +265,7 @@ async def test_changes_of_watched_files_are_told(
     path = root / "f"
     uri = f"file://{path}"
     changes = server.changes([uri, f"file://{root}/still"], Nobody())
+    assert isinstance(changes, AsyncGenerator)
     with pytest.raises(McpFault, match="outside"):
         await anext(server.changes([f"file://{outside}/secret"], Nobody()))
 
