@@ -14,6 +14,7 @@ import pytest
 
 from agent_runtime_mcp.definitions import McpFault
 from agent_runtime_mcp.filesystem import FilesystemServer, documents
+from tests.api.daemons import serving
 from tests.mcp.filesystem.conftest import Nobody
 from tests.mcp.lines import META, Lines, speaking
 
@@ -287,3 +288,34 @@ async def test_changes_of_watched_files_are_told(
                 tasks.cancel_scope.cancel()
         assert (told.kind, told.uri) == ("resource", uri)
     await changes.aclose()
+
+
+@pytest.mark.long
+def test_the_daemon_serves_its_workspace_roots(root: Path, tmp_path: Path) -> None:
+    """To who may submit tasks; and not where a client would like it to."""
+    (root / "f").write_text("text")
+    settings = {"AGENT_RUNTIME_WORKSPACE_ROOTS": str(root)}
+    with serving(tmp_path / "state", settings=settings) as daemon:
+        key = daemon.ask("POST", "/v1/keys", {"name": "looks", "role": "viewer"}).json()["secret"]
+
+        def post(method: str, token: str = "", **params: Any) -> Any:
+            headers = {
+                "Accept": "application/json, text/event-stream",
+                "MCP-Protocol-Version": "2026-07-28",
+                "Mcp-Method": method,
+                "Mcp-Name": params.get("name", ""),
+            }
+            body = {
+                "jsonrpc": "2.0",
+                "id": 1,
+                "method": method,
+                "params": {**params, "_meta": META},
+            }
+            return daemon.ask("POST", "/mcp/filesystem", body, headers, token=token)
+
+        read = {"name": "read_text_file", "arguments": {"path": f"{root}/f"}}
+        told = post("tools/call", **read).json()["result"]
+        assert told["structuredContent"] == {"content": "text"}
+        assert post("tools/call", key, **read).status == 403
+        away = {"name": "read_text_file", "arguments": {"path": str(tmp_path / "state" / "token")}}
+        assert "outside" in post("tools/call", **away).json()["result"]["content"][0]["text"]
