@@ -61,7 +61,7 @@ class KeptCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """May it run again after the process was killed?"""
     runs: int = 1
     questions: dict[str, Question] = {}
-    """Not answered yet, by name."""
+    """Not answered yet, by name. One that is `working` may ask them again, when it comes there."""
     answers: dict[str, dict[str, Json]] = {}
     message: str = ""
     result: dict[str, Json] | None = None
@@ -104,14 +104,20 @@ def ended(
 
 
 def asking(call: KeptCall, questions: Mapping[str, Question], *, at_us: int) -> KeptCall:
-    """The call waiting for answers; as it is if it has ended."""
+    """The call waiting for answers; as it is if it has ended.
+
+    If all are known it works: a call that runs again comes by questions of its earlier run. What
+    that had asked last may be answered meanwhile.
+    """
     if not call.is_open:
         return call
+    at_us = max(at_us, call.updated_at_us)
     open_ = {name: each for name, each in questions.items() if name not in call.answers}
-    return replace(
-        call, state="asking" if open_ else "working", questions=open_,
-        updated_at_us=max(at_us, call.updated_at_us),
-    )  # fmt: skip
+    if not open_:
+        return (
+            call if call.state == "working" else replace(call, state="working", updated_at_us=at_us)
+        )
+    return replace(call, state="asking", questions=open_, updated_at_us=at_us)
 
 
 def answered(call: KeptCall, answers: Mapping[str, Mapping[str, Json]], *, at_us: int) -> KeptCall:
@@ -121,7 +127,7 @@ def answered(call: KeptCall, answers: Mapping[str, Mapping[str, Json]], *, at_us
         return call
     left = {name: each for name, each in call.questions.items() if name not in new}
     return replace(
-        call, state="asking" if left else "working", questions=left,
+        call, state=call.state if left else "working", questions=left,
         answers={**call.answers, **new}, updated_at_us=max(at_us, call.updated_at_us),
     )  # fmt: skip
 

@@ -23,10 +23,10 @@ class SqliteKeptCalls:
     """Implements `kept_calls.ports.KeptCallStore` on an open store, and ends with it."""
 
     def __init__(self, store: SqliteStore) -> None:
-        self._store = store
+        self.store = store
 
     async def add(self, call: KeptCall, *, open_max: int, kept_max: int) -> KeptCall:
-        owner = self._store.owners.owner_id
+        owner = self.store.owners.owner_id
         data = _to_bytes(call)
 
         def put(db: apsw.Connection) -> KeptCall:
@@ -44,10 +44,10 @@ class SqliteKeptCalls:
             db.execute("INSERT INTO kept_calls VALUES (?, ?, ?, ?, ?, ?, ?)", values)
             return call
 
-        return await self._store.write(_Do(put, len(data)))
+        return await self.store.write(_Do(put, len(data)))
 
     async def call(self, call_id: str) -> KeptCall:
-        return await self._store.read(lambda db: _call(db, call_id))
+        return await self.store.read(lambda db: _call(db, call_id))
 
     async def change(self, call_id: str, change: Callable[[KeptCall], KeptCall]) -> KeptCall:
         def put(db: apsw.Connection) -> KeptCall:
@@ -60,7 +60,7 @@ class SqliteKeptCalls:
                 )
             return call
 
-        return await self._store.write(_Do(put))
+        return await self.store.write(_Do(put))
 
     async def of(
         self, server: str, caller: str, *, before: str = "", limit: int = 100
@@ -69,13 +69,13 @@ class SqliteKeptCalls:
             WHERE server = ?1 AND caller = ?2 AND (?3 = '' OR call_id < ?3)
             ORDER BY call_id DESC LIMIT ?4"""
         values = (server, caller, before, limit)
-        found: Any = await self._store.read(
+        found: Any = await self.store.read(
             lambda db: db.execute(query, values).fetchall(), far=True
         )
         return [_to_call(data) for (data,) in found]
 
     async def adopt(self, server: str) -> list[KeptCall]:
-        owners = self._store.owners
+        owners = self.store.owners
 
         def dead(db: apsw.Connection) -> list[str]:
             query = "SELECT DISTINCT owner FROM kept_calls WHERE server = ? AND expires_at_us = 0"
@@ -90,20 +90,20 @@ class SqliteKeptCalls:
             return sorted((_to_call(data) for (data,) in found), key=lambda each: each.call_id)
 
         # Nearly always there is none, and a write costs a commit.
-        if not await self._store.read(dead):
+        if not await self.store.read(dead):
             return []
-        return await self._store.write(_Do(take))
+        return await self.store.write(_Do(take))
 
     async def prune(self, now_us: int, *, limit: int = 500) -> int:
         old = "SELECT call_id FROM kept_calls WHERE expires_at_us BETWEEN 1 AND ? LIMIT ?"
-        if await self._store.read(lambda db: db.execute(old, (now_us, 1)).get) is None:
+        if await self.store.read(lambda db: db.execute(old, (now_us, 1)).get) is None:
             return 0
 
         def forget(db: apsw.Connection) -> int:
             db.execute(f"DELETE FROM kept_calls WHERE call_id IN ({old})", (now_us, limit))
             return db.changes()
 
-        return await self._store.write(_Do(forget))
+        return await self.store.write(_Do(forget))
 
 
 class _Do(Write[T]):

@@ -102,11 +102,10 @@ class Book:
 
     async def answer(self, task_id: str, answers: Answers, asked: Asked) -> None:
         """Give answers to what a task asks; unknown names are left out. `McpFault` as `view`."""
-        view = await self.view(task_id, asked)
-        known = {name: each for name, each in answers.items() if name in view.questions}
+        await self.view(task_id, asked)
         tasks = self._of(task_id)
-        if known and tasks is not None:
-            await tasks.answer(task_id, known, asked)
+        if answers and tasks is not None:
+            await tasks.answer(task_id, answers, asked)
 
     async def cancel(self, task_id: str, asked: Asked) -> TaskView:
         """Stop a task that has not ended; how it stands then. `McpFault` as `view`."""

@@ -258,7 +258,7 @@ class Keeper:
         }
         now_us = self._now_us()
         call = await self._change(call_id, lambda call: records.asking(call, wanted, at_us=now_us))
-        while call.state == "asking":
+        while call.is_open and not all(name in call.answers for name in questions):
             await self.changed(self._view(call), LOOK_SECONDS)
             call = await self._store.call(call_id)
         if not call.is_open:
@@ -367,7 +367,7 @@ class Keeper:
             message=call.message or (running.message if running is not None else ""),
             ttl_ms=call.ttl_ms,
             poll_ms=POLL_MS,
-            questions=call.questions,
+            questions=call.questions if call.state == "asking" else {},
             answer=_answer(call.result) if call.result is not None else None,
             fault=_fault(error) if error is not None else None,
         )
