@@ -7,7 +7,7 @@ file alone must already be a complete server.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -34,7 +34,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from agent_runtime.access.callers import Caller
 from agent_runtime.types import Json
 from agent_runtime_mcp.conversing import Context, Conversation, InputNeeded
-from agent_runtime_mcp.definitions import Change, McpFault, McpServer
+from agent_runtime_mcp.definitions import Change, McpFault, McpServer, TaskView
 from agent_runtime_mcp.tasks.book import Book
 from agent_runtime_mcp.tasks.methods import TaskMethods
 from agent_runtime_mcp.wire import (
@@ -257,6 +257,9 @@ class SdkServer(Server[anyio.abc.TaskGroup]):
         uris = frozenset(wanted.resource_subscriptions or ())
         _require_few(len(uris))
         meta: dict[str, Any] = {SUBSCRIPTION_ID_META_KEY: context.request_id}
+        told: Sequence[TaskView] = ()
+        if self._tasks is not None:
+            wanted, told = await self._tasks.followed(context, wanted, URIS_MAX)
         acknowledged = types.SubscriptionsAcknowledgedNotification(
             params=types.SubscriptionsAcknowledgedNotificationParams(
                 notifications=wanted, _meta=meta
@@ -266,12 +269,17 @@ class SdkServer(Server[anyio.abc.TaskGroup]):
         try:
             changes = self._server.changes(sorted(uris), self.asked(context))
             await context.session.send_notification(acknowledged, context.request_id)
-            async for change in changes:
-                event = _event(change)
-                if event_matches(wanted, uris, event):
-                    await context.session.send_notification(
-                        event_to_notification(event, meta), context.request_id
-                    )
+            async with anyio.create_task_group() as following:
+                for view in told:
+                    assert self._tasks is not None
+                    following.start_soon(self._tasks.tell, context, view, meta)
+                async for change in changes:
+                    event = _event(change)
+                    if event_matches(wanted, uris, event):
+                        await context.session.send_notification(
+                            event_to_notification(event, meta), context.request_id
+                        )
+                following.cancel_scope.cancel()
         finally:
             self._listening -= 1
         return {"_meta": meta}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import anyio
 import mcp_types as types
@@ -202,9 +202,13 @@ class TaskMethods:
         if context.protocol_version != SESSION_FORM:
             raise _unknown("tasks/result")
         asked = self._asked(context)
+        told = ""
         async with anyio.create_task_group() as asking:
             while True:
                 view = await self._book.view(params.task_id, asked)
+                if told and view.status != told:
+                    await _tell_status(context, view)
+                told = view.status
                 if view.status in ENDED:
                     asking.cancel_scope.cancel()
                     break
@@ -237,6 +241,55 @@ class TaskMethods:
             self._out.discard((view.task_id, name))
         await self._book.answer(view.task_id, {name: answer}, asked)
 
+    # ---- telling -------------------------------------------------------------------------
+
+    async def followed(
+        self, context: Context, wanted: types.SubscriptionFilter, tasks_max: int
+    ) -> tuple[types.SubscriptionFilter, list[TaskView]]:
+        """Which tasks a client that listens hears of: those of `taskIds` that it may know.
+
+        Raises:
+            McpFault: it follows tasks and has not said that it knows them, or follows too many.
+        """
+        extra = wanted.model_extra or {}
+        task_ids = extra.get("taskIds")
+        if not isinstance(task_ids, list) or not task_ids:
+            return wanted, []
+        asked = self._asked(context)
+        if not _knows_extension(asked):
+            raise missing_capability()
+        if len(task_ids) > tasks_max:
+            raise McpFault(
+                McpFault.INVALID_PARAMS,
+                f"{len(task_ids)} tasks to follow; one client may have {tasks_max}",
+            )
+        views = []
+        for task_id in dict.fromkeys(each for each in task_ids if isinstance(each, str)):
+            try:
+                views.append(await self._book.view(task_id, asked))
+            except McpFault:
+                continue  # it is not told of: the acknowledgement leaves it out
+        agreed = wanted.model_copy(update={"taskIds": [view.task_id for view in views]})
+        return agreed, views
+
+    async def tell(self, context: Context, view: TaskView, meta: Mapping[str, Json]) -> None:
+        """How a task stands now, and each time that this changes, until it has ended."""
+        asked, seen = self._asked(context), None
+        while True:
+            if view != seen:
+                told = TaskNotification(
+                    method="notifications/tasks", params={**detailed_task(view), "_meta": meta}
+                )
+                await context.session.send_notification(cast(Any, told), context.request_id)
+                seen = view
+            if view.status in ENDED:
+                return
+            await self._book.changed(view, WAIT_SECONDS)
+            try:
+                view = await self._book.view(view.task_id, asked)
+            except McpFault:
+                return  # it is forgotten
+
     def _require(self, context: Context, task_id: str) -> Conversation:
         """The request, if its client may speak of tasks.
 
@@ -258,6 +311,11 @@ class TaskMethods:
         if not _knows_extension(asked):
             raise missing_capability()
         return asked
+
+
+async def _tell_status(context: Context, view: TaskView) -> None:
+    told = TaskNotification(method="notifications/tasks/status", params=session_task(view))
+    await context.session.send_notification(cast(Any, told), context.request_id)
 
 
 def _is_modern(context: Context) -> bool:
