@@ -63,7 +63,11 @@ def secret_of(state_dir: str) -> bytes:
 def _runtime(context: MountContext) -> McpServer:
     from agent_runtime_mcp.runtime import RuntimeServer
 
-    return RuntimeServer(context.daemon, prompts_folder=context.settings.mcp_prompts or "")
+    return RuntimeServer(
+        context.daemon,
+        prompts_folder=context.settings.mcp_prompts or "",
+        kept_days=context.settings.retention_days,
+    )
 
 
 runtime: Final = Entry(_runtime)

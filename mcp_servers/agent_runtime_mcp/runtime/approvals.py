@@ -8,6 +8,7 @@ restart must not forget: what was decided is in the log.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, Literal
 
 import anyio
@@ -27,6 +28,8 @@ ASKED_MAX: Final = 10_000
 QUESTION_CHARS_MAX: Final = 30_000
 """Of a form: a person who is to approve more reads it elsewhere."""
 WAITS: Final = ("approval", "unknown_effect")
+
+Questions = Mapping[str, tuple[str, Mapping[str, Json]]]
 
 
 class Asking:
@@ -56,14 +59,38 @@ class Asking:
                 return await self._ask(task_id, approval, name, text, asked)
         return not state.approvals  # somebody else was faster
 
+    async def questions(self, summary: TaskSummary, asked: Asked) -> Questions:
+        """Everything that a waiting task asks this caller, by names that are never used again.
+
+        What somebody would not say is not asked them again.
+        """
+        if summary.reason not in WAITS or not asked.caller.may(APPROVALS_DECIDE):
+            return {}
+        task_id = TaskId(summary.task_id)
+        state = await self._daemon.runtime.state(task_id)
+        found: dict[str, tuple[str, Mapping[str, Json]]] = {}
+        for approval in state.approvals.values():
+            name, text = _name(task_id, approval), approval_text(approval)
+            if len(text) <= QUESTION_CHARS_MAX and self._asked.get(name) != float("inf"):
+                found[name] = ("elicitation/create", _question(task_id, approval, text))
+        return found
+
+    async def answered(
+        self, summary: TaskSummary, name: str, said: Mapping[str, Json], asked: Asked
+    ) -> None:
+        """Take the answer to one of `questions`; one that is not open any more changes nothing."""
+        if not asked.caller.may(APPROVALS_DECIDE):
+            return
+        task_id = TaskId(summary.task_id)
+        state = await self._daemon.runtime.state(task_id)
+        for approval in state.approvals.values():
+            if _name(task_id, approval) == name:
+                await self._hear(task_id, approval, name, said, asked)
+
     async def _ask(
         self, task_id: TaskId, approval: e.ApprovalRequested, name: str, text: str, asked: Asked
     ) -> bool:
-        question = {
-            "mode": "form",
-            "message": f"Task {task_id} asks: {text}",
-            "requestedSchema": _form(approval),
-        }
+        question = _question(task_id, approval, text)
         try:
             answers = await asked.ask({name: ("elicitation/create", question)}, state=name)
         except Unsupported:
@@ -72,7 +99,13 @@ class Asking:
         except anyio.get_cancelled_exc_class():
             self._asked.pop(name, None)  # whoever was asked has gone
             raise
-        said = answers.get(name, {})
+        return await self._hear(task_id, approval, name, answers.get(name, {}), asked)
+
+    async def _hear(
+        self, task_id: TaskId, approval: e.ApprovalRequested, name: str, said: Mapping[str, Json],
+        asked: Asked,
+    ) -> bool:  # fmt: skip
+        """Does this answer decide it? Then it is decided."""
         content = said.get("content")
         if said.get("action") != "accept" or not isinstance(content, dict):
             self._asked[name] = float("inf")  # they were asked, and would not say
@@ -121,6 +154,14 @@ class Asking:
 
 def _name(task_id: TaskId, approval: e.ApprovalRequested) -> str:
     return f"{task_id}.{approval.approval_id}.{approval.digest[:32]}"
+
+
+def _question(task_id: TaskId, approval: e.ApprovalRequested, text: str) -> dict[str, Json]:
+    return {
+        "mode": "form",
+        "message": f"Task {task_id} asks: {text}",
+        "requestedSchema": _form(approval),
+    }
 
 
 def _form(approval: e.ApprovalRequested) -> dict[str, Json]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from agent_runtime.errors import AgentRuntimeError
+from agent_runtime.errors import AgentRuntimeError, UsageError
 from agent_runtime.types import Json
 from agent_runtime_mcp.definitions import Asked, ToolAnswer, ToolDefinition, failed
 
@@ -56,11 +56,13 @@ def make_tool(
     reads: bool = False,
     destroys: bool = False,
     repeats: bool = False,
+    begin: Callable[[WishT, Asked], Awaitable[str | None]] | None = None,
 ) -> ToolDefinition:
     """A tool whose arguments are `kind` and whose structured answer is `answers`.
 
     `reads`: it changes nothing; `destroys`: what it does cannot be undone; `repeats`: to do it
-    again with the same arguments changes nothing more.
+    again with the same arguments changes nothing more. `begin`: a call may become an MCP task; it
+    gives the id of ours that is meant, or None: this call is answered at once.
     """
 
     async def call(arguments: Mapping[str, Json], asked: Asked) -> ToolAnswer:
@@ -73,6 +75,14 @@ def make_tool(
         except AgentRuntimeError as error:
             return failed(_words(error))
 
+    async def start(arguments: Mapping[str, Json], asked: Asked) -> str | None:
+        assert begin is not None
+        try:
+            wish = msgspec.convert(dict(arguments), kind)
+        except msgspec.ValidationError as error:
+            raise UsageError(f"{name} was not called: {error}") from None
+        return await begin(wish, asked)
+
     return ToolDefinition(
         name=name,
         title=title,
@@ -81,6 +91,8 @@ def make_tool(
         output_schema=None if answers is None else schema_of(answers),
         run=call,
         scope=scope,
+        task_support="forbidden" if begin is None else "optional",
+        begin=None if begin is None else start,
         annotations={
             "readOnlyHint": reads,
             "destructiveHint": destroys,

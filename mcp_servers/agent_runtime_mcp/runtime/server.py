@@ -13,6 +13,7 @@ from agent_runtime.errors import NotFound
 from agent_runtime.types import Json, TaskId, name_fits
 from agent_runtime_mcp.definitions import (
     Asked,
+    BackedTasks,
     Change,
     McpFault,
     McpServer,
@@ -28,6 +29,7 @@ from agent_runtime_mcp.runtime.brain import BrainTools
 from agent_runtime_mcp.runtime.control import ControlTools
 from agent_runtime_mcp.runtime.prompts import Prompt, read_prompts
 from agent_runtime_mcp.runtime.tasks import TaskTools
+from agent_runtime_mcp.tasks.of_runtime import RuntimeTasks
 
 PAGE: Final = 25
 """Tasks of a page of resources."""
@@ -53,14 +55,23 @@ class RuntimeServer(McpServer):
     has_resources = True
     has_prompts = True
     has_completion = True
+    has_tasks = True
 
-    def __init__(self, daemon: Daemon, *, prompts_folder: str = "") -> None:
-        """`prompts_folder`: where more prompts are; empty: only ours."""
+    def __init__(
+        self, daemon: Daemon, *, prompts_folder: str = "", kept_days: float | None = None
+    ) -> None:
+        """`prompts_folder`: where more prompts are; empty: only ours. `kept_days`: so long ended
+        tasks are kept; None: it is not known."""
         self._daemon = daemon
         self._prompts_folder = prompts_folder
         asking = Asking(daemon)
+        tasks = TaskTools(daemon, asking)
+        self._mcp_tasks = RuntimeTasks(
+            daemon, tell=tasks.tell, ask=asking.questions, decide=asking.answered,
+            kept_days=kept_days,
+        )  # fmt: skip
         self._tools: tuple[ToolDefinition, ...] = (
-            *TaskTools(daemon, asking).definitions(),
+            *tasks.definitions(),
             *ControlTools(daemon).definitions(),
             *BrainTools(daemon, asking).definitions(),
         )
@@ -75,6 +86,10 @@ class RuntimeServer(McpServer):
     async def tool(self, name: str, asked: Asked) -> ToolDefinition | None:
         """By its name."""
         return self._by_name.get(name)
+
+    def backed_tasks(self) -> BackedTasks:
+        """Our tasks are MCP tasks, under the same ids."""
+        return self._mcp_tasks
 
     # ---- resources -----------------------------------------------------------------------
 

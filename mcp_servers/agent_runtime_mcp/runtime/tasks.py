@@ -14,6 +14,7 @@ from agent_runtime.api.intake import owned_key, take_in
 from agent_runtime.api.recording import note_taken
 from agent_runtime.api.views import TaskPage, view_of
 from agent_runtime.errors import UsageError
+from agent_runtime.model_names import CLIENT
 from agent_runtime.types import Json, TaskId, TaskSummary
 from agent_runtime_mcp.definitions import Asked, ToolAnswer, ToolDefinition, text
 from agent_runtime_mcp.runtime import wishes
@@ -37,7 +38,7 @@ class TaskTools:
         return (
             make_tool(
                 self._submit, wishes.Submit, answers=TaskTold, scope=TASKS_WRITE,
-                name="submit_task", title="Submit a task",
+                begin=self._begin, name="submit_task", title="Submit a task",
                 description="Hand a coding task off to an agent that works by itself in a sandboxed"
                 " copy of a repository, and proves its result by running checks. Give `goal` and "
                 "`repo` (and best a `check`), or a whole `task`. It is kept when this answers; "
@@ -68,26 +69,37 @@ class TaskTools:
             ),
         )  # fmt: skip
 
+    async def _begin(self, wish: wishes.Submit, asked: Asked) -> str | None:
+        """As an MCP task: the task itself. Not if its caller has more to do with it before its end:
+        it decides for it, or wants to hear of it in so many seconds."""
+        if wish.wait_seconds or _task_of(wish).get("model") == CLIENT:
+            return None
+        return (await self._take_in(wish, asked)).task_id
+
     async def _submit(self, wish: wishes.Submit, asked: Asked) -> ToolAnswer:
+        summary = await self._take_in(wish, asked)
+        if wish.wait_seconds:
+            task_id = TaskId(summary.task_id)
+            summary = await at_rest(self._daemon, None, task_id, wish.wait_seconds, asked)
+        return await self.tell(summary)
+
+    async def _take_in(self, wish: wishes.Submit, asked: Asked) -> TaskSummary:
         given = wish.idempotency_key or asked.meta.get(META_KEY)
         key = owned_key(asked.caller, given) if isinstance(given, str) and given else None
         body = msgspec.json.encode(_task_of(wish))
         taken = await take_in(self._daemon, asked.caller, body, key)
         if taken.is_new:
             note_taken(self._daemon, asked.caller, taken.summary.task_id)
-        summary = taken.summary
-        if wish.wait_seconds:
-            task_id = TaskId(summary.task_id)
-            summary = await at_rest(self._daemon, None, task_id, wish.wait_seconds, asked)
-        return await self._told(summary)
+        return taken.summary
+
+    async def tell(self, summary: TaskSummary) -> ToolAnswer:
+        """All there is to say of a task where it stands."""
+        return answer(*await told(self._daemon.runtime, summary))
 
     async def _get(self, wish: wishes.Get, asked: Asked) -> ToolAnswer:
         task_id = await self._daemon.runtime.find(wish.task_id)
         summary = await at_rest(self._daemon, self._asking, task_id, wish.wait_seconds, asked)
-        return await self._told(summary)
-
-    async def _told(self, summary: TaskSummary) -> ToolAnswer:
-        return answer(*await told(self._daemon.runtime, summary))
+        return await self.tell(summary)
 
     async def _list(self, wish: wishes.ListTasks, asked: Asked) -> ToolAnswer:
         found = await self._daemon.runtime.tasks(

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from agent_runtime.errors import AgentRuntimeError
 from agent_runtime.types import Json
 from agent_runtime_mcp.definitions import (
     Asked,
@@ -19,6 +20,7 @@ from agent_runtime_mcp.definitions import (
     TaskView,
     ToolAnswer,
     ToolDefinition,
+    failed,
 )
 from agent_runtime_mcp.tasks.detached import Answers
 from agent_runtime_mcp.tasks.keeper import PREFIX, Keeper
@@ -61,7 +63,10 @@ class Book:
         if refused is not None:
             return NoTask(refused)
         if tool.begin is not None:
-            begun = await tool.begin(arguments, asked)
+            try:
+                begun = await tool.begin(arguments, asked)
+            except AgentRuntimeError as error:
+                return NoTask(failed(str(error)))
             if begun is None:
                 return NoTask()
             if isinstance(begun, str):

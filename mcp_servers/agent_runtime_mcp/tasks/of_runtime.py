@@ -30,8 +30,6 @@ PAGE: Final = 50
 LOOK_SECONDS: Final = 15.0
 DAY_MS: Final = 86_400_000
 PREFIX: Final = "task_"
-CANCELLING: Final = "cancelling"
-"""Reason of a task whose end is decided and that is being stopped."""
 
 Questions = Mapping[str, tuple[str, Mapping[str, Json]]]
 Tell = Callable[[TaskSummary], Awaitable[ToolAnswer]]
@@ -66,7 +64,7 @@ class RuntimeTasks:
         return await self._view(summary, asked) if summary is not None else None
 
     async def page(self, asked: Asked, cursor: str) -> Page[TaskView]:
-        """As `BackedTasks.page`. Views in lists have no answers: reading each log would cost."""
+        """As `BackedTasks.page`. Views in lists have no answers: making each would cost."""
         if cursor and not cursor.startswith(PREFIX):
             raise McpFault(McpFault.INVALID_PARAMS, f"{cursor!r} is no cursor of this list")
         found = await self._daemon.runtime.tasks(
@@ -74,7 +72,7 @@ class RuntimeTasks:
             before=TaskId(cursor) if cursor else None,
             limit=PAGE + 1,
         )
-        views = [self._seen(each) for each in found[:PAGE]]
+        views = [await self._seen(each) for each in found[:PAGE]]
         return Page(views, views[-1].task_id if len(found) > PAGE else "")
 
     async def answer(
@@ -125,14 +123,15 @@ class RuntimeTasks:
         return summary if summary.submitted_by == asked.caller.by else None
 
     async def _view(self, summary: TaskSummary, asked: Asked) -> TaskView:
-        view = self._seen(summary)
+        view = await self._seen(summary)
         if summary.status in TERMINAL_STATUSES:
             answer = await self._tell(summary)
             if summary.status == Status.FAILED:
                 answer = replace(answer, is_error=True)
             return replace(view, answer=answer)
         if (
-            summary.status == Status.WAITING
+            view.status == "working"
+            and summary.status == Status.WAITING
             and self._ask is not None
             and asked.can("elicitation")
             and (questions := await self._ask(summary, asked))
@@ -140,10 +139,10 @@ class RuntimeTasks:
             return replace(view, status="input_required", questions=questions)
         return view
 
-    def _seen(self, summary: TaskSummary) -> TaskView:
+    async def _seen(self, summary: TaskSummary) -> TaskView:
         status: TaskStatus = "working"
         ended = summary.status in TERMINAL_STATUSES
-        if summary.status == Status.CANCELLED or summary.reason == CANCELLING:
+        if summary.status == Status.CANCELLED or (not ended and await self._is_cancelled(summary)):
             status = "cancelled"
         elif ended:
             status = "completed"
@@ -161,3 +160,11 @@ class RuntimeTasks:
             ttl_ms=ttl_ms,
             poll_ms=POLL_MS,
         )
+
+    async def _is_cancelled(self, summary: TaskSummary) -> bool:
+        """Is that its end, although it is still being stopped? From the log: it stays so."""
+        try:
+            state = await self._daemon.runtime.state(TaskId(summary.task_id))
+        except NotFound:
+            return False
+        return state.cancel is not None
