@@ -66,3 +66,16 @@ def test_the_command_line_has_an_item_as_the_daemon_answers_it() -> None:
     printed_item = msgspec.to_builtins(printed._view(item))
     assert printed_item == msgspec.to_builtins(served.inbox_view(item))
     assert printed_item["since"] == "1970-01-01T00:00:00.000Z"
+
+
+def test_a_task_whose_brain_is_a_client_is_offered_no_model() -> None:
+    """It has a brain: `resume --model` would be refused."""
+    told = state(
+        brain=e.BrainFound(kind="client", why="the task names it"),
+        asking=e.ModelCallStarted(
+            step_id="s", turn=1, model="client", reserved_tokens=0, reserved_usd=0
+        ),
+    )
+    [item] = waits_of(told, summary(reason="brain"))
+    assert item.what == "a connected client is to decide its next turn"
+    assert [each.does for each in item.answers] == ["end it"]

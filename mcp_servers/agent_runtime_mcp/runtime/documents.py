@@ -63,8 +63,10 @@ class Document:
     next: int | None = None
 
 
-async def read_part(daemon: Daemon, task_id: TaskId, part: Part, after: int = 0) -> Document:
-    """One part of a task. Only events are read from somewhere on.
+async def read_part(
+    daemon: Daemon, task_id: TaskId, part: Part, after: int = 0, *, bytes_max: int = EVENTS_BYTES
+) -> Document:
+    """One part of a task. Only events are read from somewhere on, about `bytes_max` at once.
 
     Raises:
         NotFound: no such task, or it has no such part.
@@ -83,18 +85,18 @@ async def read_part(daemon: Daemon, task_id: TaskId, part: Part, after: int = 0)
         case "task":
             data = msgspec.json.encode((await runtime.state(task_id)).task)
         case "events":
-            return await _events(daemon, task_id, after)
+            return await _events(daemon, task_id, after, bytes_max)
     return Document(MEDIA[part], data)
 
 
-async def _events(daemon: Daemon, task_id: TaskId, after: int) -> Document:
+async def _events(daemon: Daemon, task_id: TaskId, after: int, bytes_max: int) -> Document:
     store = daemon.runtime.ports.store
     newest = (await store.summary(task_id)).seq
     lines: list[bytes] = []
     size = 0
     for row in await store.load(task_id, after, EVENTS_MAX):
         line = msgspec.json.encode(stored(row)) + b"\n"
-        if lines and size + len(line) > EVENTS_BYTES:
+        if lines and size + len(line) > bytes_max:
             break
         lines.append(line)
         size += len(line)

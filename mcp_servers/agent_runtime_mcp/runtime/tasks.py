@@ -116,7 +116,9 @@ class TaskTools:
 
     async def _read(self, wish: wishes.Read, asked: Asked) -> ToolAnswer:
         task_id = await self._daemon.runtime.find(wish.task_id)
-        document = await read_part(self._daemon, task_id, wish.what, wish.after)
+        document = await read_part(
+            self._daemon, task_id, wish.what, wish.after, bytes_max=PAGE_CHARS
+        )
         whole = document.data.decode("utf-8", "backslashreplace")
         if wish.what == "events":
             shown, more = whole, document.next

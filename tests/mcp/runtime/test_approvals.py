@@ -47,9 +47,11 @@ async def events(server: RuntimeServer, task_id: str) -> str:
 async def test_a_yes_at_the_client_lets_the_task_go_on_to_its_end(
     server: RuntimeServer, repo: Path
 ) -> None:
-    """Every argument is shown; the answer is in the log and in the audit record."""
-    task = await asking(server, repo)
-    asked = FakeAsked(capabilities=ASKABLE, says={METHOD: YES})
+    """Every argument is shown; the answer is in the log and in the audit record. It may hold for
+    the rest of the task."""
+    task = await asking(server, repo, calls=2)
+    whole_task = {"action": "accept", "content": {"decision": "approve", "scope": "task"}}
+    asked = FakeAsked(capabilities=ASKABLE, says={METHOD: whole_task})
     answer = await call(server, "get_task", asked, task_id=task["id"], wait_seconds=40)
     assert answer.structured["status"] == "succeeded", text_of(answer)
     assert "grade proven" in text_of(answer)

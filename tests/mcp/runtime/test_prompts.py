@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from agent_runtime.errors import UsageError
 from agent_runtime_mcp.definitions import McpFault
 from agent_runtime_mcp.runtime.prompts import parse_prompt, read_prompts
 
+DOCS = Path(__file__).parents[3] / "docs" / "mcp-runtime.md"
 HEAD = "---\ntitle: T\narguments: [{name: who, required: true}, {name: why}]\n---\n"
 
 
@@ -56,6 +58,13 @@ def test_templates_that_could_grow_or_reach_out_are_refused(body: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_prompt("p", HEAD + body)
     assert "template" in str(caught.value)
+
+
+def test_the_example_of_the_docs_is_a_prompt() -> None:
+    [example] = re.findall(r"```markdown\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    prompt = parse_prompt("example", example)
+    said = prompt.filled({"repo": "R", "package": "P"}).messages[0]["content"]["text"]
+    assert said == "Call submit_task for R: update P to its newest version."
 
 
 def test_arguments_are_checked_with_a_hint() -> None:

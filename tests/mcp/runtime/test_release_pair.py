@@ -38,8 +38,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Prepared]:
     return case, case.prepare(tmp_path_factory.mktemp("pair"))
 
 
-@pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
-@pytest.mark.parametrize("answer", ["gold", "half"])
+@pytest.mark.parametrize(
+    ("mode", "answer"), [("legacy", "gold"), ("2026-07-28", "gold"), ("2026-07-28", "half")]
+)
 async def test_a_scripted_client_is_the_brain_of_a_task(
     prepared: tuple[Any, Prepared], tmp_path: Path, mode: str, answer: str
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -11,6 +13,7 @@ from agent_runtime.access.callers import TASKS_READ, Caller
 from agent_runtime.schema import check
 from agent_runtime_mcp.definitions import McpFault
 from agent_runtime_mcp.runtime import RuntimeServer
+from agent_runtime_mcp.runtime.prompts import read_prompts
 from agent_runtime_mcp.runtime.telling import TOLD_SECTIONS
 from agent_runtime_mcp.wire import META_KEY
 from tests.mcp.asked import FakeAsked, call, text_of
@@ -193,3 +196,13 @@ async def test_resources_are_listed_read_completed_and_followed(server: RuntimeS
         await anyio.wait_all_tasks_blocked()
         await call(server, "cancel_task", task_id=task_id)
     assert ("resource", f"{uri}/plan") in heard and ("resources", "") in heard
+
+
+async def test_every_tool_and_resource_is_documented(server: RuntimeServer) -> None:
+    docs = (Path(__file__).parents[3] / "docs" / "mcp-runtime.md").read_text(encoding="utf-8")
+    tools = await server.tools(FakeAsked())
+    listed = re.findall(r"^\| `(\w+)` \| `([\w:]+)` \|", docs, re.MULTILINE)
+    assert listed == [(tool.name, tool.scope) for tool in tools]
+    templates = await server.resource_templates(FakeAsked())
+    assert all(f"`{each.uri}`" in docs for each in templates)
+    assert all(f"`{name}`" in docs for name in read_prompts(""))
