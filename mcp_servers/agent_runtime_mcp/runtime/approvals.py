@@ -1,9 +1,9 @@
-"""Asking the person at the client whether a task may do what it asks for.
+"""Asking the person at the client what a task waits for: may it do this, and who thinks for it?
 
-A question names the approval by its id and by the hash that binds it to tool, arguments and tree,
-so that no answer counts for another call. It is put to one client at a time and not again to
-somebody who would not answer; `approve` decides it all the same. Nothing is remembered that a
-restart must not forget: what was decided is in the log.
+A question about a call names the approval by its id and by the hash that binds it to its tool,
+arguments and tree, so that no answer counts for another call. It is put to one client at a time and
+not again to somebody who would not answer; the tools decide it all the same. Nothing is remembered
+that a restart must not forget: what was decided is in the log.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import Final, Literal
 
 import anyio
 
-from agent_runtime.access.callers import APPROVALS_DECIDE
+from agent_runtime.access.callers import APPROVALS_DECIDE, TASKS_WRITE, Caller
 from agent_runtime.api.daemon import Daemon
 from agent_runtime.api.recording import record_decision
-from agent_runtime.errors import Conflict, NotFound
+from agent_runtime.errors import AgentRuntimeError, Conflict, NotFound
 from agent_runtime.loop import events as e
+from agent_runtime.loop.state import State, lacks_brain
 from agent_runtime.types import Json, Status, TaskId, TaskSummary
 from agent_runtime_mcp.definitions import Asked, Unsupported
 from agent_runtime_mcp.runtime.telling import approval_text, decisions_of
@@ -27,120 +28,123 @@ ASKED_SECONDS: Final = 300.0
 ASKED_MAX: Final = 10_000
 QUESTION_CHARS_MAX: Final = 30_000
 """Of a form: a person who is to approve more reads it elsewhere."""
-WAITS: Final = ("approval", "unknown_effect")
+NEVER: Final = float("inf")
 
+Answer = Mapping[str, Json]
+"""Of a client: `action`, and `content` if that is `accept`."""
 Questions = Mapping[str, tuple[str, Mapping[str, Json]]]
+"""Name -> method and parameters, as `Asked.ask` takes them."""
 
 
 class Asking:
-    """Which approvals are being asked about in this process."""
+    """Which questions are being asked in this process, and what answers do."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         self._asked: dict[str, float] = {}
         """Name of a question -> until when nobody else is asked."""
 
+    async def questions(self, summary: TaskSummary, asked: Asked) -> Questions:
+        """What a task waits for and this caller may answer, by names that are never used again.
+
+        What somebody would not say is not asked again.
+        """
+        caller = asked.caller
+        if summary.status != Status.WAITING:
+            return {}
+        state = await self._daemon.runtime.state(TaskId(summary.task_id))
+        found: dict[str, tuple[str, Mapping[str, Json]]] = {}
+        if caller.may(APPROVALS_DECIDE):
+            for approval in state.approvals.values():
+                text = approval_text(approval)
+                if len(text) <= QUESTION_CHARS_MAX:
+                    found[_name(state, approval)] = _question(state, text, _form(approval))
+        if caller.may(TASKS_WRITE) and _needs_model(state):
+            found[_name_of_brain(state)] = _question(state, _offers(state), _MODEL)
+        return {name: each for name, each in found.items() if self._asked.get(name) != NEVER}
+
     async def decided(self, summary: TaskSummary, asked: Asked) -> bool:
-        """Ask about what the task waits for; true: it was decided, by this answer or by another.
+        """Ask about what the task waits for; true: an answer came, so that it may go on.
 
         False: there is nothing to ask, or nobody who could or would say. The request may end here
         and come again with the answer: then this finds the same question, and its answer.
         """
-        if summary.status != Status.WAITING or summary.reason not in WAITS:
+        if not asked.can("elicitation"):
             return False
-        if not asked.caller.may(APPROVALS_DECIDE) or not asked.can("elicitation"):
-            return False
-        task_id = TaskId(summary.task_id)
-        state = await self._daemon.runtime.state(task_id)
-        for approval in state.approvals.values():
-            name = _name(task_id, approval)
-            text = approval_text(approval)
-            if len(text) <= QUESTION_CHARS_MAX and self._may_ask(name, asked):
-                return await self._ask(task_id, approval, name, text, asked)
-        return not state.approvals  # somebody else was faster
-
-    async def questions(self, summary: TaskSummary, asked: Asked) -> Questions:
-        """Everything that a waiting task asks this caller, by names that are never used again.
-
-        What somebody would not say is not asked them again.
-        """
-        if summary.reason not in WAITS or not asked.caller.may(APPROVALS_DECIDE):
-            return {}
-        task_id = TaskId(summary.task_id)
-        state = await self._daemon.runtime.state(task_id)
-        found: dict[str, tuple[str, Mapping[str, Json]]] = {}
-        for approval in state.approvals.values():
-            name, text = _name(task_id, approval), approval_text(approval)
-            if len(text) <= QUESTION_CHARS_MAX and self._asked.get(name) != float("inf"):
-                found[name] = ("elicitation/create", _question(task_id, approval, text))
-        return found
-
-    async def answered(
-        self, summary: TaskSummary, name: str, said: Mapping[str, Json], asked: Asked
-    ) -> None:
-        """Take the answer to one of `questions`; one that is not open any more changes nothing."""
-        if not asked.caller.may(APPROVALS_DECIDE):
-            return
-        task_id = TaskId(summary.task_id)
-        state = await self._daemon.runtime.state(task_id)
-        for approval in state.approvals.values():
-            if _name(task_id, approval) == name:
-                await self._hear(task_id, approval, name, said, asked)
+        for name, question in (await self.questions(summary, asked)).items():
+            if self._may_ask(name, asked):
+                return await self._ask(summary, name, question, asked)
+        return False
 
     async def _ask(
-        self, task_id: TaskId, approval: e.ApprovalRequested, name: str, text: str, asked: Asked
-    ) -> bool:
-        question = _question(task_id, approval, text)
+        self, summary: TaskSummary, name: str, question: tuple[str, Mapping[str, Json]],
+        asked: Asked,
+    ) -> bool:  # fmt: skip
         try:
-            answers = await asked.ask({name: ("elicitation/create", question)}, state=name)
+            answers = await asked.ask({name: question}, state=name)
         except Unsupported:
             self._asked.pop(name, None)
             return False
         except anyio.get_cancelled_exc_class():
             self._asked.pop(name, None)  # whoever was asked has gone
             raise
-        return await self._hear(task_id, approval, name, answers.get(name, {}), asked)
+        return await self.answered(summary, name, answers.get(name, {}), asked)
 
-    async def _hear(
-        self, task_id: TaskId, approval: e.ApprovalRequested, name: str, said: Mapping[str, Json],
-        asked: Asked,
-    ) -> bool:  # fmt: skip
-        """Does this answer decide it? Then it is decided."""
+    async def answered(self, summary: TaskSummary, name: str, said: Answer, asked: Asked) -> bool:
+        """Carry an answer out, if its question is still open; false: nothing was said.
+
+        Raises:
+            AgentRuntimeError: what was said cannot be done.
+        """
+        caller, task_id = asked.caller, TaskId(summary.task_id)
         content = said.get("content")
         if said.get("action") != "accept" or not isinstance(content, dict):
-            self._asked[name] = float("inf")  # they were asked, and would not say
+            self._asked[name] = NEVER  # they were asked, and would not say
             return False
+        self._asked.pop(name, None)
+        state = await self._daemon.runtime.state(task_id)
+        for approval in state.approvals.values():
+            if _name(state, approval) == name and caller.may(APPROVALS_DECIDE):
+                return await self._decide(task_id, approval, content, caller)
+        if _needs_model(state) and _name_of_brain(state) == name and caller.may(TASKS_WRITE):
+            return await self._resume(state, content, caller)
+        return True  # somebody else was faster, and that stands
+
+    async def _decide(
+        self, task_id: TaskId, approval: e.ApprovalRequested, content: Answer, caller: Caller
+    ) -> bool:
         decision = content.get("decision")
         if decision not in ("approve", "deny"):
             return False
-        await self._decide(task_id, approval, decision, content, asked)
-        self._asked.pop(name, None)
-        return True
-
-    async def _decide(
-        self, task_id: TaskId, approval: e.ApprovalRequested, decision: str, content: Json,
-        asked: Asked,
-    ) -> None:  # fmt: skip
-        whole_task = decision == "approve" and content.get("scope") == "task"
-        scope: Literal["once", "task"] = (
-            "task" if whole_task and approval.subject == "call" else "once"
-        )
+        for_task = (decision, approval.subject, content.get("scope")) == ("approve", "call", "task")
+        scope: Literal["once", "task"] = "task" if for_task else "once"
         message = content.get("message")
         try:
             await self._daemon.runtime.decide_approval(
                 task_id,
                 approval.approval_id,
                 decision,
-                by=asked.caller.by,
+                by=caller.by,
                 message=message if isinstance(message, str) else "",
                 scope=scope,
             )
         except (NotFound, Conflict):
-            return  # it was decided meanwhile, or the task has ended: that stands
-        await record_decision(
-            self._daemon, asked.caller, "approval.decide", f"{task_id}.{approval.approval_id}",
-            detail=decision,
-        )  # fmt: skip
+            return True  # it was decided meanwhile, or the task has ended: that stands
+        target = f"{task_id}.{approval.approval_id}"
+        await record_decision(self._daemon, caller, "approval.decide", target, detail=decision)
+        return True
+
+    async def _resume(self, state: State, content: Answer, caller: Caller) -> bool:
+        model, task_id = content.get("model"), TaskId(state.task_id)
+        if not isinstance(model, str) or not model.strip():
+            return False
+        try:
+            await self._daemon.runtime.resume(task_id, by=caller.by, model=model.strip())
+        except AgentRuntimeError:
+            self._asked[_name_of_brain(state)] = NEVER  # the same question would not help
+            raise
+        await record_decision(self._daemon, caller, "task.resume", task_id)
+        return True
 
     def _may_ask(self, name: str, asked: Asked) -> bool:
         now = anyio.current_time()
@@ -152,19 +156,25 @@ class Asking:
         return True
 
 
-def _name(task_id: TaskId, approval: e.ApprovalRequested) -> str:
-    return f"{task_id}.{approval.approval_id}.{approval.digest[:32]}"
+def _name(state: State, approval: e.ApprovalRequested) -> str:
+    return f"{state.task_id}.{approval.approval_id}.{approval.digest[:32]}"
 
 
-def _question(task_id: TaskId, approval: e.ApprovalRequested, text: str) -> dict[str, Json]:
-    return {
-        "mode": "form",
-        "message": f"Task {task_id} asks: {text}",
-        "requestedSchema": _form(approval),
-    }
+def _needs_model(state: State) -> bool:
+    return not state.asked_client and not state.approvals and lacks_brain(state)
 
 
-def _form(approval: e.ApprovalRequested) -> dict[str, Json]:
+def _name_of_brain(state: State) -> str:
+    """Another one each time that a model was looked for in vain."""
+    return f"{state.task_id}.brain.{state.seq}"
+
+
+def _question(state: State, text: str, form: Mapping[str, Json]) -> tuple[str, Mapping[str, Json]]:
+    message = f"Task {state.task_id} asks: {text}"
+    return "elicitation/create", {"mode": "form", "message": message, "requestedSchema": form}
+
+
+def _form(approval: e.ApprovalRequested) -> Mapping[str, Json]:
     yes, no = decisions_of(approval)
     fields: dict[str, Json] = {
         "decision": {
@@ -181,3 +191,20 @@ def _form(approval: e.ApprovalRequested) -> dict[str, Json]:
         "type": "string", "title": "Why", "description": "The agent reads it", "maxLength": 10_000,
     }  # fmt: skip
     return {"type": "object", "properties": fields, "required": ["decision"]}
+
+
+_MODEL: Final[Mapping[str, Json]] = {
+    "type": "object",
+    "properties": {
+        "model": {
+            "type": "string", "title": "Model", "minLength": 1, "maxLength": 300,
+            "description": "PROVIDER/NAME, or client: the model of a connected client decides",
+        },
+    },
+    "required": ["model"],
+}  # fmt: skip
+
+
+def _offers(state: State) -> str:
+    offers = state.brain.offers if state.brain is not None else ()
+    return "\n- ".join(["Who shall think for it? What would serve:", *offers])

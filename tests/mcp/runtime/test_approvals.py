@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from agent_runtime.access.callers import TASKS_READ, Caller
+from agent_runtime_mcp.definitions import TaskView
 from agent_runtime_mcp.runtime import RuntimeServer
+from agent_runtime_mcp.tasks.book import Book
 from tests.mcp.asked import Asks, FakeAsked, call, text_of
 
 pytestmark = pytest.mark.anyio
@@ -21,20 +23,23 @@ YES: Mapping[str, Any] = {"action": "accept", "content": {"decision": "approve"}
 NO: Mapping[str, Any] = {"action": "accept", "content": {"decision": "deny", "message": "not now"}}
 
 
-async def asking(server: RuntimeServer, repo: Path, calls: int = 1) -> dict[str, Any]:
-    """A task that waits for a person; how it reads."""
+def task_that_asks(repo: Path, calls: int = 1) -> dict[str, Any]:
     steps = [
         {"id": f"s{at}", "tool": "shell", "args": {"command": f"echo {at} >> out"}}
         | ({"needs": [f"s{at - 1}"]} if at else {})
         for at in range(calls)
     ]
-    task = {
+    return {
         "goal": "write", "workspace": {"repo": str(repo)}, "plan": {"steps": steps},
         "policy": {"approvals": {"shell": "ask"}},
         "objectives": [{"id": "done", "check": {"command": "grep -q 0 out"}}],
     }  # fmt: skip
+
+
+async def asking(server: RuntimeServer, repo: Path, calls: int = 1) -> dict[str, Any]:
+    """A task that waits for a person; how it reads."""
     # A question would end this request, and it would come again: another task would be made.
-    asked = FakeAsked(capabilities=ASKABLE)
+    asked, task = FakeAsked(capabilities=ASKABLE), task_that_asks(repo, calls)
     answer = await call(server, "submit_task", asked, task=task, wait_seconds=30)
     assert answer.structured["status"] == "waiting", text_of(answer)
     return dict(answer.structured)
@@ -125,3 +130,24 @@ async def test_nobody_is_asked(server: RuntimeServer, repo: Path, asked: FakeAsk
     assert '"ApprovalDecided"' not in await events(server, task["id"])
     refused = await call(server, "approve", asked, approval=task["id"], decision="approve")
     assert refused.is_error is (asked.caller.subject == "r")
+
+
+async def test_a_task_without_a_brain_asks_who_shall_think(server: RuntimeServer) -> None:
+    """Once, whether in a wait or as an MCP task; what is said gives it one."""
+    book, tool = Book(server, None), await server.tool("submit_task", FakeAsked())
+    asked = FakeAsked(
+        capabilities=ASKABLE, says={METHOD: {"action": "accept", "content": {"model": "client"}}}
+    )
+    assert tool is not None
+    view = await book.begin(tool, {"goal": "think"}, asked)
+    assert isinstance(view, TaskView)
+    while view.status != "input_required":
+        await book.changed(view, 10)
+        view = await book.view(view.task_id, asked)
+    [(name, (_, question))] = view.questions.items()
+    assert "model: client" in question["message"]
+    await book.answer(view.task_id, {name: {"action": "decline"}}, asked)
+    assert not (await book.view(view.task_id, asked)).questions
+    other = await call(server, "submit_task", goal="think")
+    told = await call(server, "get_task", asked, task_id=other.structured["id"], wait_seconds=20)
+    assert told.structured["decides"] and len(asked.asked) == 1, text_of(told)
