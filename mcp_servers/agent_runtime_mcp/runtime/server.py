@@ -9,7 +9,7 @@ from anyio.to_thread import run_sync
 
 from agent_runtime.access.callers import TASKS_READ
 from agent_runtime.api.daemon import Daemon
-from agent_runtime.errors import NotFound
+from agent_runtime.errors import AgentRuntimeError, NotFound
 from agent_runtime.types import Json, TaskId, name_fits
 from agent_runtime_mcp.definitions import (
     Asked,
@@ -113,6 +113,8 @@ class RuntimeServer(McpServer):
             return await documents.read_uri(self._daemon, uri)
         except NotFound as error:
             raise McpFault(McpFault.INVALID_PARAMS, str(error), {"uri": uri}) from None
+        except AgentRuntimeError as error:
+            raise McpFault(McpFault.INTERNAL, str(error), {"uri": uri}) from None
 
     def changes(self, uris: Sequence[str], asked: Asked) -> AsyncIterator[Change]:
         """Of the tasks that these resources are about, and of the list of tasks."""

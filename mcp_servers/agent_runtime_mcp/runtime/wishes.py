@@ -29,6 +29,9 @@ OnlyAt = Annotated[
     int | None,
     Meta(description="Only if `seq` of the task is still this number: nothing has happened to it"),
 ]
+Cursor = Annotated[
+    str, Meta(pattern="^(task_[0-9a-f]{32})?$", description="next_cursor of the page before")
+]
 Text = Annotated[str, Meta(max_length=100_000)]
 
 
@@ -85,7 +88,7 @@ class ListTasks(Wish, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     mine: Annotated[bool, Meta(description="Only tasks that you have submitted")] = False
     limit: Annotated[int, Meta(ge=1, le=200)] = 20
-    cursor: Annotated[str, Meta(description="next_cursor of the page before")] = ""
+    cursor: Cursor = ""
 
 
 Part = Literal["report", "diff", "plan", "events", "certificate", "task"]
@@ -194,7 +197,7 @@ class Inbox(Wish, frozen=True, kw_only=True):
     """How much of it."""
 
     limit: Annotated[int, Meta(ge=1, le=200)] = 50
-    cursor: Annotated[str, Meta(description="next_cursor of the page before")] = ""
+    cursor: Cursor = ""
 
 
 Known = Annotated[int, Meta(ge=0, description="So many of them you have seen: they are left out")]

@@ -48,6 +48,8 @@ async def test_what_cannot_be_taken_is_told_with_the_way_out(server: RuntimeServ
     ):
         answer = await call(server, "submit_task", **wish)
         assert answer.is_error and said in text_of(answer), text_of(answer)
+    wrong = await call(server, "list_tasks", cursor="abc")
+    assert wrong.is_error and "cursor" in text_of(wrong)
     page = await call(server, "list_tasks")
     assert page.structured["tasks"] == [] and "no such tasks" in text_of(page)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from tests.api.daemons import DaemonProcess, serving
 from tests.e2e.conftest import git
+from tests.mcp.lines import META
 from tests.mcp.runtime.clients import called, connected
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
@@ -90,3 +93,56 @@ async def test_resources_prompts_and_progress(daemon: DaemonProcess, mode: Any) 
             told.append("over")
         ended = await called(client, "get_task", task_id=task["id"], wait_seconds=50)
     assert ended["status"] == "cancelled"
+
+
+async def test_a_task_of_mcp_goes_on_after_a_kill_and_asks_for_the_same(
+    daemon: DaemonProcess,
+) -> None:
+    """The client has gone, and so has the daemon: the id and the question are what they were."""
+    task = {
+        "goal": "write", "workspace": {"repo": str(daemon.directory.parent / "repo")},
+        "plan": {"steps": [{"id": "a", "tool": "shell", "args": {"command": "echo a > out"}}]},
+        "policy": {"approvals": {"shell": "ask"}},
+        "objectives": [{"id": "done", "check": {"command": "grep -q a out"}}],
+    }  # fmt: skip
+    began = asked_once(daemon, "tools/call", name="submit_task", arguments={"task": task})
+    task_id = began["taskId"]
+    waits = settled(daemon, task_id, "input_required")
+    daemon.kill()
+    daemon.start()
+    again = settled(daemon, task_id, "input_required")
+    assert again["inputRequests"] == waits["inputRequests"]
+    yes = {"action": "accept", "content": {"decision": "approve"}}
+    answers = dict.fromkeys(again["inputRequests"], yes)
+    asked_once(daemon, "tasks/update", taskId=task_id, inputResponses=answers)
+    ended = settled(daemon, task_id, "completed")
+    assert "grade proven" in ended["result"]["content"][0]["text"]
+    log = [each["type"] for each in daemon.events(task_id)]
+    assert log.count("ApprovalDecided") == log.count("CallIntended") == 1
+
+
+def asked_once(daemon: DaemonProcess, method: str, **params: Any) -> Any:
+    """One request of the stateless wire, by a client that knows tasks; its result."""
+    capabilities = {"elicitation": {}, "extensions": {"io.modelcontextprotocol/tasks": {}}}
+    meta = {**META, "io.modelcontextprotocol/clientCapabilities": capabilities}
+    reply = daemon.ask(
+        "POST", "/mcp/runtime",
+        {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": meta}},
+        {
+            "accept": "application/json, text/event-stream",
+            "mcp-protocol-version": "2026-07-28",
+            "mcp-method": method,
+            "mcp-name": params.get("name") or params["taskId"],
+        },
+    )  # fmt: skip
+    body = reply.body.decode()
+    answer = json.loads(body.rpartition("data: ")[2] if "data: " in body[:60] else body)
+    return answer["result"]
+
+
+def settled(daemon: DaemonProcess, task_id: str, status: str) -> Any:
+    deadline = time.monotonic() + 30
+    while (task := asked_once(daemon, "tasks/get", taskId=task_id))["status"] != status:
+        assert time.monotonic() < deadline, task
+        time.sleep(0.02)
+    return task
