@@ -24,6 +24,7 @@ from agent_runtime.notices.service import Notices
 from agent_runtime.notices.targets import parse_targets
 from agent_runtime.ports import (
     ArtifactLimits,
+    Installation,
     Ports,
     Sandbox,
     SandboxCeiling,
@@ -38,7 +39,7 @@ from agent_runtime.sandboxes.egress_records import EgressFiles
 from agent_runtime.sandboxes.lazy import LazySandbox
 from agent_runtime.sandboxes.surroundings import Boundary
 from agent_runtime.schema import nearest
-from agent_runtime.settings import Settings, state_dir
+from agent_runtime.settings import Settings, mcp_servers, state_dir
 from agent_runtime.stores.memory import MemoryStore
 from agent_runtime.stores.memory_access import MemoryAccess
 from agent_runtime.stores.memory_kept_calls import MemoryKeptCalls
@@ -68,7 +69,8 @@ async def open_runtime(
     directory = state_dir(settings)
     store = await open_store(settings)
     try:
-        loaded = plugins.load(allowed=settings.plugins)
+        sandbox = open_sandbox(settings, unsafe_no_sandbox=unsafe_no_sandbox)
+        loaded = load_plugins(settings, sandbox)
         hosts = GitHosts(settings.git_credentials, os.environ)
         workspaces = LocalWorkspaces(directory, remotes=hosts)
         shared = shared_dir(settings, loaded)
@@ -84,7 +86,7 @@ async def open_runtime(
                 bus=LocalBus(),
                 listeners=LocalListeners(),
                 toolbox=toolbox,
-                sandbox=open_sandbox(settings, unsafe_no_sandbox=unsafe_no_sandbox),
+                sandbox=sandbox,
                 workspaces=workspaces,
                 verifier=Verifier(workspaces),
                 environment=LocalEnvironment(
@@ -122,6 +124,26 @@ async def open_runtime(
             )
     finally:
         await store.close()
+
+
+def load_plugins(settings: Settings, sandbox: Sandbox | None = None) -> plugins.Plugins:
+    """Every plug-in of the installation, external MCP servers among them; starts nothing.
+
+    Raises:
+        ConfigError: the file of `mcp add` is not usable.
+    """
+    return plugins.load(allowed=settings.plugins, installation=installation(settings, sandbox))
+
+
+def installation(settings: Settings, sandbox: Sandbox | None = None) -> Installation:
+    """What makers of modules are told."""
+    return Installation(
+        state_dir=state_dir(settings),
+        mcp_servers=mcp_servers(settings),
+        secrets=settings.secrets,
+        environ=os.environ,
+        sandbox=sandbox,
+    )
 
 
 def shared_dir(settings: Settings, loaded: plugins.Plugins) -> str:

@@ -21,7 +21,7 @@ from typing import TypeVar
 import msgspec
 
 from agent_runtime.errors import PluginError
-from agent_runtime.ports import Module, Tool
+from agent_runtime.ports import Installation, Module, Tool
 from agent_runtime.toolkit import NAME_PATTERN
 
 T = TypeVar("T")
@@ -61,6 +61,28 @@ def of_tools(source: str, *, origin: str = "") -> Contribution:
 def of_module_at(source: str, *, origin: str = "") -> Contribution:
     """The module that the class or function at `source` makes. Raises as `of_module`."""
     return of_module(called(source), source=source, origin=origin)
+
+
+def of_maker(
+    source: str, installation: Installation, *, origin: str = ""
+) -> Iterator[Contribution | PluginError]:
+    """The modules that the callable at `source` makes of an installation, or what is wrong with
+    one, in its place.
+
+    Raises:
+        PluginError: it cannot be imported or called, or returns no modules.
+    """
+    make = imported(source)
+    if not callable(make):
+        raise PluginError(f"{source!r} is {_a(make)}, and must be callable with an Installation")
+    made = guarded(f"calling {source!r}", lambda: make(installation))
+    if not isinstance(made, Sequence) or isinstance(made, str | bytes):
+        raise PluginError(f"{source!r} returned {_a(made)}, and must return a list of modules")
+    for module in made:
+        try:
+            yield of_module(module, source=source, origin=origin)
+        except PluginError as error:
+            yield error
 
 
 def of_module(module: object, *, source: str = "", origin: str = "") -> Contribution:

@@ -183,6 +183,11 @@ class WorkerLost(AgentRuntimeError):
     """The sandbox died under a call: there is no result. The effect ledger decides what follows."""
 
 
+class ResultLost(AgentRuntimeError):
+    """Whoever ran a call outside of the sandbox is gone: there is no result, and there will be
+    none. The effect ledger decides what follows."""
+
+
 class DeadlineExceeded(AgentRuntimeError):
     """A call had no result in time; its sandbox is dead. The effect ledger decides what follows."""
 

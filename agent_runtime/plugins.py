@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -20,6 +20,7 @@ from agent_runtime import contributions, schema
 from agent_runtime.contributions import Contribution
 from agent_runtime.errors import PluginError
 from agent_runtime.loop import native
+from agent_runtime.ports import Installation
 
 OWN_DISTRIBUTION: Final = "agent-runtime"
 """Its entry points are the built-ins."""
@@ -29,11 +30,12 @@ SETTING: Final = "AGENT_RUNTIME_PLUGINS"
 
 TOOLS: Final = "agent_runtime.tools"
 MODULES: Final = "agent_runtime.modules"
+MODULE_MAKERS: Final = "agent_runtime.module_makers"
 MCP_SERVERS: Final = "agent_runtime.mcp_servers"
 STORES: Final = "agent_runtime.stores"
 MODELS: Final = "agent_runtime.models"
 SANDBOXES: Final = "agent_runtime.sandboxes"
-GROUPS: Final = (TOOLS, MODULES, MCP_SERVERS, STORES, MODELS, SANDBOXES)
+GROUPS: Final = (TOOLS, MODULES, MODULE_MAKERS, MCP_SERVERS, STORES, MODELS, SANDBOXES)
 
 log = logging.getLogger(__name__)
 
@@ -160,11 +162,17 @@ def _unreadable(place: str, error: Exception) -> NotLoaded:
 # ---- loading -------------------------------------------------------------------------------
 
 
-def load(*, allowed: Collection[str] = (), paths: Sequence[str] | None = None) -> Plugins:
+def load(
+    *,
+    allowed: Collection[str] = (),
+    paths: Sequence[str] | None = None,
+    installation: Installation | None = None,
+) -> Plugins:
     """Import the built-in and the allowed tools and modules; never raises because of a plug-in.
 
     `allowed` are names of distributions (see `allow_list`). Built-ins come first, so that no other
-    plug-in can take the name of one of their tools.
+    plug-in can take the name of one of their tools. Makers of modules are asked last, and only
+    about an `installation`.
     """
     names = {normalise(name) for name in allowed}
     found, unreadable = discover(paths)
@@ -173,6 +181,10 @@ def load(*, allowed: Collection[str] = (), paths: Sequence[str] | None = None) -
     quarantined = list(unreadable)
     owners: dict[tuple[str, str], Plugin] = {}
     for plugin in wanted:
+        if plugin.group == MODULE_MAKERS and installation is not None:
+            belts = {tool.toolbelt for each in loaded for tool in each.contribution.tools}
+            for made in _made(plugin, installation, belts, owners):
+                (loaded if isinstance(made, Loaded) else quarantined).append(made)  # type: ignore[arg-type]
         if plugin.group not in (TOOLS, MODULES):
             continue
         try:
@@ -187,7 +199,7 @@ def load(*, allowed: Collection[str] = (), paths: Sequence[str] | None = None) -
         loaded=tuple(loaded),
         quarantined=tuple(quarantined),
         not_allowed=tuple(_not_allowed(plugin) for plugin in found if plugin not in wanted),
-        waiting=tuple(p for p in wanted if p.group not in (TOOLS, MODULES)),
+        waiting=tuple(p for p in wanted if p.group not in (TOOLS, MODULES, MODULE_MAKERS)),
         not_installed=tuple(sorted(names - {p.distribution for p in found} - {OWN_DISTRIBUTION})),
     )
 
@@ -222,6 +234,30 @@ def plugin_paths(plugins: Plugins) -> tuple[str, ...]:
     site-packages, and the runtime's own packages, the sandbox binds anyway.
     """
     return tuple(sorted({path for each in plugins.loaded for path in each.contribution.paths}))
+
+
+def _made(
+    plugin: Plugin,
+    installation: Installation,
+    belts: Collection[str],
+    owners: dict[tuple[str, str], Plugin],
+) -> Iterator[Loaded | NotLoaded]:
+    """What became of each module of a maker; one that is broken does not stop the others."""
+    made = contributions.of_maker(plugin.source, installation, origin=str(plugin))
+    while True:
+        try:
+            each = next(made, None)
+            if each is None:
+                return
+            if isinstance(each, PluginError):
+                raise each
+            for belt in {tool.toolbelt for tool in each.tools} & set(belts):
+                raise PluginError(f"its toolbelt {belt!r} has the name of another: rename it")
+            _claim(each, plugin, owners)
+            yield Loaded(plugin=plugin, contribution=each)
+        except PluginError as error:
+            log.warning("quarantined: a module of %s: %s", plugin, error)
+            yield _quarantined(plugin, error)
 
 
 def _contribution(plugin: Plugin) -> Contribution:

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from agent_runtime.egress_rules import NetworkMode
 from agent_runtime.messages import NO_USAGE, Brain, Message, ModelChoice, ModelUsage
+from agent_runtime.remote_servers import RemoteServer
 from agent_runtime.types import (
     Backlog,
     BlobId,
@@ -291,6 +292,15 @@ class ProbingTool(Protocol):
 
 
 @runtime_checkable
+class AttachingTool(Protocol):
+    """A tool of effect `task` knows which task of somebody else a call has become."""
+
+    async def attached(self, call: ToolCall) -> bool:
+        """Can a call without a result be run again, to attach to its task, or because it was never
+        sent? False: it may be running somewhere, and nobody knows under which id."""
+
+
+@runtime_checkable
 class PreviewingTool(Protocol):
     """A tool that can say what a call would change, for the person who is asked to allow it."""
 
@@ -350,6 +360,71 @@ class Module(Protocol):
 
     async def health(self) -> str | None:
         """None if well, else what is wrong, within 5 s."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferedTool:
+    """A tool of somebody else's as it is offered now. `name` is theirs, `tool` ours."""
+
+    name: str
+    tool: str
+    description: str
+    effect: Effect
+    change: Literal["same", "new", "changed", "gone"]
+    diff: str = ""
+    """What has changed since it was consented to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteOffer:
+    """What somebody else's server says of itself: claims."""
+
+    server: str
+    wire: str
+    endpoint: str
+    resources: bool
+    tools: tuple[OfferedTool, ...]
+    definitions: object = None
+    """The module's own: goes back to `consent`."""
+
+
+@runtime_checkable
+class ConsentingModule(Protocol):
+    """A module whose tools are somebody else's: a person looks at them before anybody uses them."""
+
+    @property
+    def endpoint(self) -> str:
+        """Where they come from, without secrets."""
+
+    def standing(self) -> str:
+        """What a person should do about it; empty: nothing. Opens nothing."""
+
+    async def offered(self) -> RemoteOffer:
+        """Ask the server, on a connection of its own.
+
+        Raises:
+            PluginError: it cannot be asked; says why.
+        """
+
+    def consent(self, offer: RemoteOffer | None) -> None:
+        """From the next start on these are the tools; None: none are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installation:
+    """What a maker of modules (`agent_runtime.module_makers`) is told of the installation.
+
+    A maker is called when plug-ins load and returns modules, none or several; it opens and starts
+    nothing.
+    """
+
+    state_dir: str
+    mcp_servers: Mapping[str, RemoteServer] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    """Where each is, see `secret_sources`."""
+    environ: Mapping[str, str] = field(default_factory=dict)
+    sandbox: Sandbox | None = None
+    """For programs that a module starts; None: nothing will be started."""
 
 
 class Toolbox(Protocol):
@@ -571,6 +646,21 @@ class SandboxSession(Protocol):
 
     async def close(self) -> None:
         """SIGKILL everything inside; returns when all of it is dead. Safe to call twice."""
+
+
+@runtime_checkable
+class Attaches(Protocol):
+    """A sandbox that can run a command on descriptors of ours."""
+
+    async def run_attached(
+        self,
+        spec: SandboxSpec,
+        argv: Sequence[str],
+        *,
+        deadline_seconds: float | None = None,
+        stdio: tuple[int, int, int] = (0, 1, 2),
+    ) -> int:
+        """The command's exit code; 124 at the deadline. Cancelled, everything in it is dead."""
 
 
 class Sandbox(Protocol):

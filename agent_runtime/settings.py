@@ -34,6 +34,7 @@ from agent_runtime.locations import SQLITE, config_files, default_store, user_co
 from agent_runtime.model_names import endpoint_fault
 from agent_runtime.model_names import fault_of as model_fault
 from agent_runtime.notices.targets import parse_targets
+from agent_runtime.remote_servers import RemoteServer, parse_servers
 from agent_runtime.schema import nearest
 from agent_runtime.secret_sources import fault_of
 from agent_runtime.shapes import shown
@@ -54,6 +55,7 @@ NOT_IN_DIRECTORY: Final = {
     "bwrap": _OF_THIS_MACHINE,
     "git_credentials": _OF_THIS_MACHINE,
     "mcp_prompts": _OF_THIS_MACHINE,
+    "mcp_servers": _OF_THIS_MACHINE,
     "modules": _OF_THIS_MACHINE,
     "model": _ASKED,
     "model_endpoints": _ASKED,
@@ -280,6 +282,17 @@ def _notify(value: object) -> object:
     return value
 
 
+def _mcp_servers(value: object) -> object:
+    """A variable holds it as JSON."""
+    if isinstance(value, str):
+        try:
+            value = msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            raise ValueError("must be a JSON object in a variable") from None
+    parse_servers(value)
+    return value
+
+
 def _lowered(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -405,6 +418,8 @@ class Settings(BaseSettings):
     """Names that tasks may ask for, and where each is: env:NAME, file:/path or command:words."""
     modules: Annotated[dict[str, dict[str, str]], NoDecode, BeforeValidator(_module_settings)] = {}
     """What each module is told: names and values are its own."""
+    mcp_servers: Annotated[dict[str, Any], NoDecode, BeforeValidator(_mcp_servers)] = {}
+    """External MCP servers whose tools agents may use; see `remote_servers`."""
     model: Annotated[str, AfterValidator(_model)] | None = None
     """Who thinks for tasks that name no model."""
     model_fallbacks: Annotated[
@@ -540,6 +555,39 @@ def state_dir(settings: Settings) -> str:
     return os.path.dirname(path)
 
 
+def mcp_servers(settings: Settings) -> dict[str, RemoteServer]:
+    """The external MCP servers: those of the setting, and those that `mcp add` has written.
+
+    Raises:
+        ConfigError: the file of `mcp add` cannot be read, or says what no server is.
+    """
+    added = _added_servers(mcp_servers_path())
+    return {**added, **parse_servers(settings.mcp_servers)}
+
+
+def mcp_servers_path() -> str:
+    """The file that `mcp add` writes, in the form that other clients read: `mcpServers`."""
+    return os.path.join(os.path.dirname(user_config()), "mcp.json")
+
+
+def _added_servers(path: str) -> dict[str, RemoteServer]:
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(BYTES_MAX + 1)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        found = msgspec.json.decode(raw[:BYTES_MAX], type=dict[str, Any]).get("mcpServers", {})
+        # Other clients take any name.
+        return parse_servers(
+            {re.sub(r"[^a-z0-9_]", "_", name.lower()): each for name, each in dict(found).items()}
+        )
+    except (msgspec.DecodeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
 def user_config_path() -> str:
     """The user's own settings file, whether it exists or not."""
     return user_config()
@@ -597,16 +645,7 @@ def _told(fault: Any, flags: Mapping[str, object]) -> str:
     said = str(fault["msg"]).removeprefix("Value error, ").replace("Input should", "should")
     # A URL may hold a password; who confuses a secret's source with its value, the value.
     hidden = ("store", "secrets", "model", "model_fallbacks", "model_keys", "model_endpoints",
-              "git_credentials")  # fmt: skip
-    hidden = (
-        "store",
-        "secrets",
-        "model",
-        "model_fallbacks",
-        "model_keys",
-        "model_endpoints",
-        "notify",
-    )
+              "git_credentials", "notify", "mcp_servers")  # fmt: skip
     got = "" if name in hidden else f", got {shown(fault['input'])}"
     return f"{_origin(name, flags)}: {said}{got}"
 

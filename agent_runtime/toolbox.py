@@ -146,6 +146,7 @@ class PluginToolbox:
                 where=tool.where,
                 source=contribution.sources.get(tool.name, ""),
                 about=contribution.module.description if contribution.module else "",
+                open=getattr(tool, "open", False) is True,
             )
             if contribution.module is not None:
                 modules = self._modules_of.setdefault(tool.toolbelt, [])

@@ -557,6 +557,8 @@ class ToolInfo:
     """`module:attribute` of the plug-in that made it; the worker imports it there."""
     about: str = ""
     """What its module says of itself: for the ranking, no brain sees it."""
+    open: bool = False
+    """Of the daemon's tools: the operator gives it to every task, named or not."""
 
 
 # ---- where a task and its steps stand ----------------------------------------------------

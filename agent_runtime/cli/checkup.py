@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio.to_thread
 
 from agent_runtime import plugins
-from agent_runtime.app import boundary, open_store
+from agent_runtime.app import boundary, load_plugins, open_store
 from agent_runtime.documents import decode, load
 from agent_runtime.errors import AgentRuntimeError
 from agent_runtime.locations import FILE_NAME
@@ -79,6 +79,8 @@ def settings_shown(settings: Settings, flags: Mapping[str, object]) -> list[dict
         else:
             source = next((path for path, keys in files if name in keys), source)
         text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value or "")
+        if name == "mcp_servers":  # who writes a secret into `env` must not find it here
+            text = ", ".join(value)
         shown.append({"name": name, "value": redact(text) or "none", "source": source})
     return shown
 
@@ -186,7 +188,7 @@ async def _quotas(settings: Settings) -> Check:
 
 
 def _plugins(settings: Settings) -> Check:
-    found = plugins.load(allowed=settings.plugins)
+    found = load_plugins(settings)
     tools = sum(len(each.contribution.tools) for each in found.loaded)
     parts = [f"{len(found.loaded)} loaded with {tools} tools"]
     troubles = [f"quarantined: {each}" for each in found.quarantined]

@@ -45,10 +45,10 @@ def tools(ctx: click.Context, as_json: bool) -> int:
         with remote:
             _print_tools([msgspec.structs.asdict(t) for t in remote.client.tools()], None, as_json)
         return 0
-    from agent_runtime import plugins
+    from agent_runtime.app import load_plugins
     from agent_runtime.toolbox import PluginToolbox
 
-    found = plugins.load(allowed=settings_of(ctx).plugins)
+    found = load_plugins(settings_of(ctx))
     toolbox = PluginToolbox.from_plugins(found)
     listed: list[dict[str, Json]] = [
         {
@@ -108,10 +108,10 @@ def modules(ctx: click.Context, as_json: bool) -> int:
             there = [{**msgspec.structs.asdict(m), "tools": []} for m in remote.client.modules()]
         _print_modules(there, None, as_json)
         return 0
-    from agent_runtime import plugins
+    from agent_runtime.app import load_plugins
     from agent_runtime.toolbox import PluginToolbox
 
-    found = plugins.load(allowed=settings_of(ctx).plugins)
+    found = load_plugins(settings_of(ctx))
     tools_of = {
         loaded.contribution.module.name: [tool.name for tool in loaded.contribution.tools]
         for loaded in found.loaded

@@ -6,7 +6,6 @@ import hashlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 import click
 
@@ -14,7 +13,7 @@ from agent_runtime.app import open_sandbox, sandbox_limits
 from agent_runtime.cli.console import note, run_loop, settings_of
 from agent_runtime.egress_rules import NetworkMode
 from agent_runtime.errors import AgentRuntimeError, SandboxUnavailable, UsageError
-from agent_runtime.ports import DiskQuota, EgressRecord, Sandbox, SandboxSpec
+from agent_runtime.ports import Attaches, DiskQuota, EgressRecord, Sandbox, SandboxSpec
 from agent_runtime.resources import (
     DISK_BYTES_MAX,
     DISK_BYTES_MIN,
@@ -27,16 +26,6 @@ from agent_runtime.workspaces import quota
 
 NOT_STARTED = 125
 """As `docker run` and `env` have it: the failure is ours, not the command's."""
-
-
-@runtime_checkable
-class Attaches(Protocol):
-    """A sandbox that can run a command on our own stdio."""
-
-    async def run_attached(
-        self, spec: SandboxSpec, argv: Sequence[str], *, deadline_seconds: float | None = None
-    ) -> int:
-        """The command's exit code; 124 at the deadline."""
 
 
 @click.group(short_help="Use the sandbox without a task.")

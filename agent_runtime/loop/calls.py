@@ -20,6 +20,7 @@ from agent_runtime.errors import (
     AgentRuntimeError,
     DeadlineExceeded,
     DiskFull,
+    ResultLost,
     SandboxUnavailable,
     ToolRefused,
     UsageError,
@@ -39,7 +40,7 @@ from agent_runtime.loop.hands import Hands
 from agent_runtime.loop.outcomes import CallPrepared, Outcome
 from agent_runtime.loop.recovery import OWNER_DIED
 from agent_runtime.loop.state import CallState, State, StepState
-from agent_runtime.ports import PreviewingTool, ProbingTool
+from agent_runtime.ports import AttachingTool, PreviewingTool, ProbingTool
 from agent_runtime.redaction import Redactor
 from agent_runtime.toolkit import cap
 from agent_runtime.types import (
@@ -238,9 +239,9 @@ async def run(action: RunCall, hands: Hands) -> Performed:
         await hands.end_worker()
         message = str(error) or f"no answer within {action.seconds:g} s"
         return e.CallLost(call_id=action.call_id, reason="timeout", message=message), {}
-    except WorkerLost as error:
+    except (WorkerLost, ResultLost) as error:
         await hands.end_worker()
-        said = (await hands.redactor()).text(str(error))
+        said = cap((await hands.redactor()).text(str(error)), 2000)
         return e.CallLost(call_id=action.call_id, reason="worker_died", message=said), {}
     except DiskFull as error:
         # Nothing of the call has run, and its intent is stored: it must have a result.
@@ -272,7 +273,7 @@ async def _execute(info: ToolInfo, call: ToolCall, hands: Hands, seconds: float)
             return checked_result(info.name, await tool.execute(call))
         except ToolRefused as error:
             return ToolResult(ok=False, kind="refused", output=str(error), paths=error.paths)
-        except TimeoutError:
+        except (TimeoutError, ResultLost):
             raise
         except anyio.get_cancelled_exc_class() as error:
             # Ours goes on up. Another is the tool's own, such as a future that somebody cancelled.
@@ -409,9 +410,15 @@ async def resolve(action: ResolveCall, hands: Hands) -> e.CallResolved:
             except (WorkspaceError, OSError) as error:
                 return resolved("unknown", f"the workspace could not be rolled back: {error}")
             return resolved(repeat)
-        case Effect.IDEMPOTENT | Effect.TASK:
-            # Under the same key: the receiver recognises it, or re-attaches to its own task.
+        case Effect.IDEMPOTENT:
+            # Under the same key: the receiver recognises it.
             return resolved("rerun" if action.again else "unknown")
+        case Effect.TASK:
+            if not action.again:
+                return resolved("unknown")
+            if not await _attached(intent, action, hands):
+                return resolved("unknown", "it may be running elsewhere, under an id nobody knows")
+            return resolved("rerun")
         case Effect.PROBE:
             happened = await _probe(intent, action, hands)
             if happened is None:
@@ -421,6 +428,23 @@ async def resolve(action: ResolveCall, hands: Hands) -> e.CallResolved:
             return resolved("rerun" if action.again else "not_happened")
         case Effect.ONCE:
             return resolved("unknown")
+
+
+async def _attached(intent: e.CallIntended, action: ResolveCall, hands: Hands) -> bool:
+    """Does a daemon tool know what became of a call? One that cannot say recognises its calls."""
+    info = hands.ports.toolbox.find(intent.tool)
+    if info is None or info.where != "daemon":
+        return True
+    tool = hands.ports.toolbox.get(intent.tool)
+    if not isinstance(tool, AttachingTool):
+        return True
+    look = RunCall(action.call_id, 0, PROBE_SECONDS)
+    try:
+        with anyio.fail_after(PROBE_SECONDS):
+            return await tool.attached(await _tool_call(look, intent, hands)) is True
+    except (Exception, SystemExit):  # the border to a plug-in: not knowing is an answer
+        log.exception("tool %r cannot attach to call %s", intent.tool, intent.call_id)
+        return False
 
 
 async def _probe(intent: e.CallIntended, action: ResolveCall, hands: Hands) -> bool | None:

@@ -138,7 +138,8 @@ def unknown_names(task: TaskSpec, toolbox: Toolbox) -> list[str]:
     tools = [info.name for info in infos]
     belts = sorted({info.toolbelt for info in toolbox.all()} | {"standard"})
     wrong = [("toolbelts", "toolbelt", name, belts) for name in task.policy.toolbelts or ()]
-    wrong += [("tools", "tool", name, tools) for name in task.policy.tools]
+    given = sorted({info.toolbelt for info in infos if info.where == "daemon"} - {"standard"})
+    wrong += [("tools", "tool", name, [*tools, *given]) for name in task.policy.tools]
     found = [
         f"policy.{key}: {approvals.unknown(kind, name, known)}"
         for key, kind, name, known in wrong
@@ -152,7 +153,7 @@ def refusal(task: TaskSpec, info: ToolInfo) -> str | None:
     """Why a task may not use a tool, with the way out; None if it may."""
     if info.name in native.NAMES:
         return None
-    if info.where == "daemon" and info.name not in task.policy.tools:
+    if info.where == "daemon" and not info.open and not _named(info, task.policy.tools):
         return (
             f"tool {info.name!r} runs outside the sandbox and is given to a task only by name: "
             f"add it to policy.tools"
@@ -166,6 +167,11 @@ def refusal(task: TaskSpec, info: ToolInfo) -> str | None:
     if info.where == "worker" and task.workspace is None:
         return f"tool {info.name!r} needs a workspace: add workspace.repo to the task"
     return None
+
+
+def _named(info: ToolInfo, names: Sequence[str]) -> bool:
+    """Has the task's author named a tool, or all of its toolbelt?"""
+    return info.name in names or (info.toolbelt != "standard" and info.toolbelt in names)
 
 
 def has_template(value: Json) -> bool:

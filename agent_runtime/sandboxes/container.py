@@ -139,13 +139,18 @@ class ContainerSandbox:
             )
 
     async def run_attached(
-        self, spec: SandboxSpec, argv: Sequence[str], *, deadline_seconds: float | None = None
+        self,
+        spec: SandboxSpec,
+        argv: Sequence[str],
+        *,
+        deadline_seconds: float | None = None,
+        stdio: bubblewrap.Stdio = bubblewrap.OWN,
     ) -> int:
         """Run one command on this process's own stdin, stdout and stderr; return its exit code."""
         await self._ready()
         async with self._command(spec, argv, deadline_seconds) as launch:
             return await bubblewrap.run_attached(
-                self._launcher, launch, spec, deadline_seconds=deadline_seconds
+                self._launcher, launch, spec, deadline_seconds=deadline_seconds, stdio=stdio
             )
 
     async def reap(self, owner_id: str) -> int:

@@ -79,12 +79,17 @@ class UnsafeSandbox:
         )
 
     async def run_attached(
-        self, spec: SandboxSpec, argv: Sequence[str], *, deadline_seconds: float | None = None
+        self,
+        spec: SandboxSpec,
+        argv: Sequence[str],
+        *,
+        deadline_seconds: float | None = None,
+        stdio: bubblewrap.Stdio = bubblewrap.OWN,
     ) -> int:
         """Run one command on this process's own stdin, stdout and stderr; return its exit code."""
         launch = self._launch(spec, (*_WRAPPER, *argv), variables(spec))
         return await bubblewrap.run_attached(
-            self._launcher, launch, spec, deadline_seconds=deadline_seconds
+            self._launcher, launch, spec, deadline_seconds=deadline_seconds, stdio=stdio
         )
 
     async def reap(self, owner_id: str) -> int:
