@@ -60,7 +60,7 @@ FAMILIES: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
     },
     "The installation": {
         "serve": ("serve", "Serve tasks over HTTP, and drive them."),
-        "mcp": ("mcp", "Serve tools, files and tasks to MCP clients on stdin and stdout."),
+        "mcp": ("mcp", "Serve MCP clients on stdin and stdout; use other people's MCP servers."),
         "keys": ("keys", "Give out and take back the keys of the daemon."),
         "init": ("keep", "Write an example task file fitted to a repository."),
         "doctor": ("inspect", "Check whether tasks can run here, and say what is missing."),

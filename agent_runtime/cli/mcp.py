@@ -25,10 +25,36 @@ DISTRIBUTION: Final = "agent-runtime"
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
+OF_OTHERS: Final = {
+    "servers": "List the external MCP servers, and what is to be done about them.",
+    "add": "Declare an external MCP server.",
+    "remove": "Forget an external MCP server that was added.",
+    "check": "Ask an external MCP server what it offers.",
+    "consent": "Allow the tools of an external MCP server, as they are now.",
+}
+"""Verbs about other people's servers, and their lines of help: their file is imported when one of
+them is used, because our own must start at once."""
+
+
 class Servers(click.Group):
-    """The servers that we know, and whatever else the daemon has at /mcp/NAME."""
+    """The servers that we know, whatever else the daemon has at /mcp/NAME, and those of others."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *OF_OTHERS]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        ours = [(n, c.get_short_help_str(100)) for n, c in sorted(self.commands.items())]
+        with formatter.section("Our own servers"):
+            formatter.write_dl(ours)
+        with formatter.section("Servers of others"):
+            formatter.write_dl(list(OF_OTHERS.items()))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in OF_OTHERS:
+            commands = importlib.import_module("agent_runtime.cli.mcp_servers").SUBCOMMANDS
+            verb = commands[cmd_name]
+            assert isinstance(verb, click.Command)
+            return verb
         found = super().get_command(ctx, cmd_name)
         if found is not None or not _NAME.fullmatch(cmd_name):
             return found
@@ -42,7 +68,7 @@ class Servers(click.Group):
 
 @click.group(
     cls=Servers,
-    short_help="Serve tools, files and tasks to MCP clients on stdin and stdout.",
+    short_help="Serve MCP clients on stdin and stdout; use other people's MCP servers.",
     epilog="""\b
 Examples:
   agent-runtime mcp filesystem --root ~/project
@@ -57,6 +83,9 @@ def mcp() -> None:
     A client starts these commands itself; its configuration names them. All but `filesystem` ask
     the daemon, and start one if there is none. The daemon serves the same over HTTP, at
     /mcp/filesystem, /mcp/tools and /mcp/runtime.
+
+    The other way round, agents use the tools of other people's MCP servers, once they are declared
+    and somebody has consented to their tools.
     """
 
 

@@ -45,6 +45,8 @@ class Guard:
     def __init__(self) -> None:
         self.reason = ""
         """Why it was cut; empty: it was not."""
+        self.modern = False
+        """Does it speak the wire of 2026?"""
         self.breach = False
         """Did it break the rules?"""
         self.ended = anyio.Event()
@@ -101,13 +103,15 @@ class Guard:
         read: ReadStream[SessionMessage | Exception],
         into: MemoryObjectSendStream[SessionMessage | Exception],
     ) -> None:
+        # Cut, the SDK sees the end of the stream: what it was given before, it has dealt with.
+        scope = anyio.CancelScope()
+        self.on_cut(scope.cancel)
         try:
-            async with into:
-                async for item in read:
-                    if self._passes(item):
-                        await into.send(item)
-                    if self.reason:
-                        return
+            with scope:
+                async with into:
+                    async for item in read:
+                        if self._passes(item):
+                            await into.send(item)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             pass
         finally:
@@ -118,7 +122,12 @@ class Guard:
             self.no_message(str(item))
             return False
         match item.message:
-            case JSONRPCResponse(id=id_) | JSONRPCError(id=id_) if id_ is not None:
+            case JSONRPCResponse(id=id_, result=result):
+                if self.modern:
+                    # Clients must take a result that does not say what it is for a whole one.
+                    result.setdefault("resultType", "complete")
+                return self._answers(id_)
+            case JSONRPCError(id=id_) if id_ is not None:
                 return self._answers(id_)
             case JSONRPCRequest() | JSONRPCNotification():
                 return self._unasked(item.message.method)

@@ -28,6 +28,9 @@ if TYPE_CHECKING:  # the SDK takes half a second to import: only who starts a se
 log = logging.getLogger(__name__)
 
 REASON_CHARS_MAX: Final = 600
+END_SECONDS_MAX: Final = 5.0
+"""For the goodbye to a server that is there no more."""
+_TURNS: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,8 +162,8 @@ class Link:
 
         guard = Guard()
         scope = anyio.CancelScope(deadline=anyio.current_time() + self._start_seconds)
-        guard.on_cut(scope.cancel)
         problem, live, started = "", None, False
+        guard.on_cut(lambda: None if started else scope.cancel())
         try:
             with scope:
                 async with self._connect(guard) as live:
@@ -172,7 +175,9 @@ class Link:
                     task_status.started()
                     await guard.ended.wait()
                     # Whoever was answered last has it before everything is taken down.
-                    await anyio.sleep(0)
+                    for _ in range(_TURNS):
+                        await anyio.sleep(0)
+                    scope.deadline = anyio.current_time() + END_SECONDS_MAX
         except Exception as error:  # noqa: BLE001 - the border to a stranger's server and the SDK
             problem = _told(error)
         finally:

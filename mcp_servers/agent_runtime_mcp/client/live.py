@@ -257,6 +257,7 @@ async def connected(
     async with client:
         client.session.validate_tool_result = _believed  # type: ignore[method-assign]
         live = Live(client, guard, options)
+        guard.modern = live.modern
         async with anyio.create_task_group() as tg:
             tg.start_soon(live.watch)
             try:

@@ -43,6 +43,7 @@ from agent_runtime_mcp.client.names import (
     harmless,
     tool_names,
 )
+from agent_runtime_mcp.wire import META_KEY
 
 if TYPE_CHECKING:  # see `link`
     import httpx2
@@ -51,8 +52,6 @@ if TYPE_CHECKING:  # see `link`
     from agent_runtime_mcp.client.guard import Guard
     from agent_runtime_mcp.client.live import Live
 
-META_KEY: Final = "io.agent-runtime/idempotencyKey"
-"""The same key for every run of one call, in its `_meta`."""
 TASK_TTL_MS: Final = 24 * 3600 * 1000
 """How long a server is asked to keep a task: a daemon may be down for a night."""
 INVALID_PARAMS: Final = -32602
@@ -305,6 +304,7 @@ class RemoteModule:
     async def offered(self) -> RemoteOffer:
         """See `ports.ConsentingModule`."""
         definitions: list[kept.Definitions] = []
+        problem = ""
         async with anyio.create_task_group() as tasks:
             link = Link(
                 self.name, self._connection, tasks, start_seconds=self.server.start_seconds,
@@ -314,9 +314,11 @@ class RemoteModule:
             try:
                 await link.live()
             except (Unreachable, ToolRefused) as error:
-                raise PluginError(str(error)) from error
+                problem = str(error)
             finally:
                 tasks.cancel_scope.cancel()
+        if problem or not definitions:
+            raise PluginError(problem or f"server {self.name!r} gave no list of tools")
         now, before = definitions[-1], kept.read(self._path, self.endpoint).consented
         names = sorted({*now.named(), *(before.named() if before is not None else ())})
         ours = tool_names(self.name, names)

@@ -129,8 +129,9 @@ def pieces(request: dict[str, Any], headers: dict[str, str]) -> Iterator[bytes]:
             while True:
                 yield json.dumps(note).encode()
         case "huge":
-            yield b'{"jsonrpc":"2.0","id":%d,"result":{"content":[{"type":"text","text":"' % (
-                request["id"]
+            yield (
+                b'{"jsonrpc":"2.0","id":%d,"result":{"content":[{"type":"text","text":"'
+                % (request["id"])
             )
             for _ in range(100):
                 yield b"x" * (1 << 20)
