@@ -46,11 +46,11 @@ from agent_runtime_mcp.client.names import (
 from agent_runtime_mcp.wire import META_KEY
 
 if TYPE_CHECKING:  # see `link`
-    import httpx2
     from mcp.client.session import ElicitationFnT
 
     from agent_runtime_mcp.client.guard import Guard
     from agent_runtime_mcp.client.live import Live
+    from agent_runtime_mcp.client.web import Auth
 
 TASK_TTL_MS: Final = 24 * 3600 * 1000
 """How long a server is asked to keep a task: a daemon may be down for a night."""
@@ -97,7 +97,7 @@ class RemoteModule:
         installation: Installation,
         *,
         patience: Patience = PATIENCE,
-        auth: httpx2.Auth | None = None,
+        auth: Auth | None = None,
         ask: ElicitationFnT | None = None,
     ) -> None:
         """`auth` and `ask` stand in for a declaration's credentials and for a person."""

@@ -23,6 +23,8 @@ from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from agent_runtime.remote_servers import RemoteServer, filled
 from agent_runtime_mcp.client.guard import Guard
 
+Auth = httpx2.Auth
+
 STREAM_FACTOR: Final = 8
 """So many times the longest message may come on one stream at once."""
 STREAM_SECONDS: Final = 10.0

@@ -72,7 +72,7 @@ class Peer:
         common: dict[str, Json] = {"result_bytes": 1 << 20, **declared}
         if self.http:
             port = (self.work / "port").read_text()
-            own = {"url": f"http://127.0.0.1:{port}/mcp", "bearer": "${TOKEN}"}
+            own: dict[str, Json] = {"url": f"http://127.0.0.1:{port}/mcp", "bearer": "${TOKEN}"}
         else:
             own = {"command": sys.executable, "args": self._argv(), "sandbox": "off",
                    "env": {"TOKEN": "${TOKEN}"}}  # fmt: skip
@@ -233,8 +233,8 @@ async def test_a_task_of_the_server_is_attached_to_by_another_process(
 ) -> None:
     """Effect `task`: the same call, made again under its key, waits for what the first began."""
     peer.legacy = legacy
-    declared = {"effects": {"long": "task"}}
-    async with peer.used(**declared) as module:
+    declared: dict[str, Json] = {"effects": {"long": "task"}}
+    async with peer.used(PLENTY, **declared) as module:
         with anyio.move_on_after(SECONDS_MAX) as scope:
             async with anyio.create_task_group() as tg:
 
@@ -252,7 +252,7 @@ async def test_a_task_of_the_server_is_attached_to_by_another_process(
                     await anyio.sleep(0.01)
                 scope.cancel()
     (peer.work / "finish").touch()
-    async with peer.used(**declared) as module:
+    async with peer.used(PLENTY, **declared) as module:
         assert (await peer.call(module, "long", key="k")).output == "long is done"
     assert [line for line in peer.effects() if line.startswith("long")] == ["long k"]
 
@@ -262,7 +262,7 @@ async def test_a_task_that_was_sent_and_whose_id_nobody_knows_is_not_made_again(
     peer: Peer,
 ) -> None:
     """The server died between the effect and the id."""
-    async with peer.used(effects={"long": "task"}) as module:
+    async with peer.used(PLENTY, effects={"long": "task"}) as module:
         (peer.work / "silent_task").touch()
         tool = next(each for each in module.tools() if each.name == "peer__long")
         call = ToolCall(call_id="c", tool="", arguments={}, workspace="", idempotency_key="k")

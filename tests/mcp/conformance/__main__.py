@@ -1,4 +1,5 @@
-"""`make conformance`: the official MCP conformance suites against a real daemon, both ways.
+"""`make conformance`: the official MCP conformance suites against a real daemon, both ways, and
+against our client.
 
 Prints a line a suite, and what failed; the exit code is 1 if anything did that must not.
 """
@@ -6,6 +7,7 @@ Prints a line a suite, and what failed; the exit code is 1 if anything did that 
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -64,6 +66,15 @@ SERVER = (
 )
 
 
+CLIENT = (
+    Suite("client 2025", NEW, ("--requirements", "2025-11-25"), 18),
+    Suite("client 2026", NEW, ("--requirements", "2026-07-28"), 32),
+)
+DRIVER = Path(__file__).parents[1] / "conformance_client.py"
+CLIENT_MS_MAX = 300_000
+"""Of one scenario: the suite starts all of them at once, and two cores take their time."""
+
+
 @asynccontextmanager
 async def fixtures(directory: Path, *, short_way: bool) -> AsyncIterator[str]:
     """The address of the fixtures in a daemon, as the suite may ask it."""
@@ -83,9 +94,20 @@ async def fixtures(directory: Path, *, short_way: bool) -> AsyncIterator[str]:
         daemon.kill()
 
 
-async def run(suite: Suite, url: str, output: Path) -> bool:
+def server(url: str) -> list[str]:
+    """What the suite is told about a server."""
+    return ["server", "--url", url]
+
+
+def client() -> list[str]:
+    """What the suite is told about our client."""
+    driver = shlex.join([sys.executable, str(DRIVER)])
+    return ["client", "--command", driver, "--timeout", str(CLIENT_MS_MAX)]
+
+
+async def run(suite: Suite, subject: Sequence[str], output: Path) -> bool:
     """Print how a suite went; did it go as it must?"""
-    command = [*program(PACKAGE, suite.version, "conformance"), "server", "--url", url]
+    command = [*program(PACKAGE, suite.version, "conformance"), *subject]
     command += [*suite.arguments, "-o", str(output)]
     with anyio.fail_after(SECONDS_MAX):
         done = await anyio.run_process(
@@ -118,7 +140,12 @@ async def main() -> int:
             async with fixtures(Path(name), short_way=short_way) as url:
                 for suite in SERVER:
                     if not wanted or suite.name in wanted:
-                        good &= await run(suite, url, Path(name))
+                        good &= await run(suite, server(url), Path(name))
+    print("our client")
+    for suite in CLIENT:
+        if not wanted or suite.name in wanted:
+            with tempfile.TemporaryDirectory() as name:
+                good &= await run(suite, client(), Path(name))
     return 0 if good else 1
 
 
