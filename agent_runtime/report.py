@@ -466,6 +466,8 @@ def _people(log: Sequence[tuple[int, e.AnyEvent]]) -> tuple[Item, ...]:
                 items.append((when, quote(event.by), " continued the task", *why))
             case e.Forked():
                 items.append((when, quote(event.by), " forked it from ", quote(event.parent)))
+            case e.CallWithdrawn():
+                items.append((when, quote(event.by), " withdrew the call ", quote(event.step_id)))
             case e.Steered():
                 items.append((when, quote(event.by), " said ", _prose(event.message)))
             case _:

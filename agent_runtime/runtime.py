@@ -50,10 +50,12 @@ from agent_runtime.errors import (
 from agent_runtime.forks import fork_task
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
+from agent_runtime.loop.asking import effect_if_known
 from agent_runtime.loop.continuing import continuation
 from agent_runtime.loop.discover import plan_problems, unknown_names
 from agent_runtime.loop.evolve import fold
 from agent_runtime.loop.hands import furnished
+from agent_runtime.loop.intake import NotStorable, json_of
 from agent_runtime.loop.journal import append_fact
 from agent_runtime.loop.publishing import commit_message
 from agent_runtime.loop.replay import Replayed, replay
@@ -96,6 +98,17 @@ about the very state that a fact is added to: of two with one number, only the f
 
 def _whatever(seq: int) -> None:
     """Every number is meant."""
+
+
+class _Known(Exception):
+    """There is nothing to add: a call of this name is in the log, or the task is busy."""
+
+
+class _SecretsWanted(Exception):
+    """The task's secrets must be known before its facts are stored."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
 
 
 FOLLOW_SECONDS = 0.5
@@ -570,6 +583,92 @@ class Runtime:
         if not (task.policy.secrets or task.environment.secrets):
             return NO_SECRETS
         return Redactor(await anyio.to_thread.run_sync(self.ports.environment.secrets, task))
+
+    async def request_call(
+        self,
+        task_id: TaskId,
+        step_id: str,
+        tool: str,
+        arguments: Mapping[str, Json],
+        *,
+        by: str,
+    ) -> Seq | None:
+        """Ask for a call in a task whose plan is open; durable when it returns the event's number.
+
+        None: a call of this name was asked for before. What became of it is in the log.
+
+        Raises:
+            Conflict: the task has ended, or its end is decided.
+            UsageError: the arguments are no JSON that a log can hold, or its plan is not open.
+        """
+        try:
+            taken = json_of(dict(arguments))
+        except NotStorable as error:
+            raise UsageError(f"the arguments of {tool!r} cannot be stored: {error}") from error
+        redactor: Redactor | None = None
+
+        def make(state: State) -> e.OutsideFact:
+            nonlocal redactor
+            _refuse_when_over(state)
+            if state.cancel is not None:
+                raise Conflict(f"task {task_id!r} is being cancelled")
+            if not state.is_open:
+                raise UsageError(f"task {task_id!r} has a plan or a brain of its own")
+            if step_id in state.steps or step_id in state.past:
+                raise _Known
+            if redactor is None:
+                if state.task.policy.secrets or state.task.environment.secrets:
+                    raise _SecretsWanted(state)
+                redactor = NO_SECRETS
+            return e.CallRequested(
+                step_id=step_id,
+                tool=tool,
+                arguments=redactor.json(taken),
+                effect=effect_if_known(state.task, tool, taken, self.ports.toolbox),
+                by=by,
+            )
+
+        while True:
+            try:
+                after = await append_fact(
+                    self.ports.store, self.ports.clock, self.ports.bus, task_id, make
+                )
+                return Seq(after.seq)
+            except _Known:
+                return None
+            except _SecretsWanted as wanted:
+                redactor = await self._redactor(wanted.state)
+
+    async def withdraw_call(
+        self, task_id: TaskId, step_id: str, *, by: str, reason: str = ""
+    ) -> State:
+        """Ask for the end of one call; nothing happens if it has ended.
+
+        Raises:
+            Conflict: the task has ended.
+        """
+        fact = e.CallWithdrawn(step_id=step_id, by=by, reason=reason)
+        return await self._fact(task_id, fact, _whatever)
+
+    async def end_if_idle(
+        self, task_id: TaskId, *, by: str, reason: str, idle_seconds: float = 0.0
+    ) -> bool:
+        """Cancel a task whose plan is open, if nothing was asked of it for so long; was it done?
+
+        A call that comes at the same time is first, or is refused: never lost in between.
+        """
+
+        def make(state: State) -> e.OutsideFact:
+            idle_us = self.ports.clock.now_us() - state.at_us
+            if state.stopping or not state.awaits_calls or idle_us < idle_seconds * 1e6:
+                raise _Known
+            return e.CancelRequested(by=by, reason=reason)
+
+        try:
+            await append_fact(self.ports.store, self.ports.clock, self.ports.bus, task_id, make)
+        except _Known:
+            return False
+        return True
 
     async def steer(
         self, task_id: TaskId, message: str, *, by: str, only: Only = _whatever

@@ -232,6 +232,11 @@ def words(event: e.AnyEvent) -> str:
         case e.ResumeRequested():
             model = f", with the model {event.model}" if event.model else ""
             return f"resume asked for by {event.by}{model}"
+        case e.CallRequested():
+            arguments = one_line(msgspec.json.encode(event.arguments).decode())
+            return f"{event.by} asks for {event.tool} ({event.step_id}): {arguments}"
+        case e.CallWithdrawn():
+            return f"{event.by} withdraws the call {event.step_id}" + _because(event.reason)
         case e.Steered():
             return f"{event.by} says: {one_line(event.message)}"
         case e.ApprovalDecided():

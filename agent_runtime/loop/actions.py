@@ -247,7 +247,7 @@ def _is_to_be_kept(state: State) -> bool:
 def _for_call(state: State, call_id: str) -> Action:
     call = state.calls[call_id]
     step = state.steps[call.intent.step_id]
-    if call.epoch == state.epoch and not call.lost and not state.stopping:
+    if call.epoch == state.epoch and not (call.lost or state.stopping or step.withdrawn):
         asked = step.spec.timeout_seconds or budget.CALL_SECONDS
         return RunCall(call_id, call.runs, min(asked, budget.seconds_left(state)))
     # What timed out goes through error handling; only a call that must keep its id (its idempotency
@@ -255,7 +255,7 @@ def _for_call(state: State, call_id: str) -> Action:
     keeps_id = call.intent.effect in (Effect.IDEMPOTENT, Effect.TASK)
     after_timeout = keeps_id and call.runs < recovery.TIMEOUT_TRIES
     again = (
-        not state.stopping
+        not (state.stopping or step.withdrawn)
         and (call.lost != "timeout" or after_timeout)
         and call.runs <= recovery.RERUNS_MAX
         and step.deaths < recovery.DEATHS_MAX
@@ -273,6 +273,8 @@ def _for_steps(state: State) -> list[Action]:
         WaitTimer(f"approval:{a.approval_id}", until_us=a.expires_at_us)
         for a in state.approvals.values()
     ]
+    if state.awaits_calls and not state.client_gone:
+        actions.append(WaitTimer(f"{CLIENT_TIMER}calls", delay_ms=CLIENT_WAIT_MS))
     if state.abort is not None:
         return [] if state.calls else actions
     wanted = {s.wants_toolbelt for s in front if s.wants_toolbelt}

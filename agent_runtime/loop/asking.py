@@ -26,7 +26,7 @@ from agent_runtime.loop.state import State, model_asked
 from agent_runtime.messages import Message, ToolUse
 from agent_runtime.ports import ModelAnswer, ModelFault, ModelRequest, Toolbox
 from agent_runtime.redaction import Redactor
-from agent_runtime.types import Effect, EffectPolicy, Json, ToolInfo
+from agent_runtime.types import Effect, EffectPolicy, Json, TaskSpec, ToolInfo
 
 log = logging.getLogger(__name__)
 
@@ -173,6 +173,19 @@ def _effect(use: ToolUse, state: State, toolbox: Toolbox) -> Effect | None:
     try:
         policy = EffectPolicy(network=task.policy.network)
         return effect_of(info, use.arguments, policy, toolbox)
+    except (Exception, SystemExit):  # noqa: BLE001 - a plug-in: heard of when it is prepared
+        return None
+
+
+def effect_if_known(
+    task: TaskSpec, tool: str, arguments: Mapping[str, Json], toolbox: Toolbox
+) -> Effect | None:
+    """What a call would change, as far as its tool can say so before it is prepared."""
+    info = toolbox.find(tool)
+    if info is None or schema.check(arguments, info.parameters):
+        return None
+    try:
+        return effect_of(info, arguments, EffectPolicy(network=task.policy.network), toolbox)
     except (Exception, SystemExit):  # noqa: BLE001 - a plug-in: heard of when it is prepared
         return None
 

@@ -110,7 +110,8 @@ async def _prepared(action: PrepareCall, step: StepState, hands: Hands) -> Outco
         return _unprepared(action, "denied", why)
     arguments: Json = dict(step.args)
     # A model's arguments are data: only a plan's author writes templates.
-    if step.spec.tool is not None and step.edited is None and has_template(arguments):
+    authored = step.spec.tool is not None and step.edited is None and not step.requested
+    if authored and has_template(arguments):
         arguments = await _render(arguments, hands)
     if problems := schema.check(arguments, info.parameters):
         return _unprepared(action, "bad_input", f"{name}: " + "; ".join(problems))

@@ -188,7 +188,7 @@ def _is_awaited(state: State, timer: str) -> bool:
     if timer.startswith("approval:"):
         return timer.removeprefix("approval:") in state.approvals
     if timer.startswith(CLIENT_TIMER):
-        return state.asked_client
+        return state.asked_client or state.awaits_calls
     return (state.trouble is not None and state.trouble.timer == timer) or any(
         step.timer == timer for step in state.steps.values()
     )
@@ -200,6 +200,8 @@ def _may_start(state: State) -> bool:
 
 def _may_call(step: StepState) -> bool:
     """Calls of one turn that only read begin while others run."""
+    if step.withdrawn:
+        return False
     return step.status is StepStatus.READY or (
         step.spec.tool is None and step.status is StepStatus.RUNNING and step.tool is not None
     )
@@ -497,6 +499,8 @@ def _settle_steps(state: State, at_us: int) -> Events:
         reason = f"step {state.abort.step_id!r} failed ({state.abort.kind}): {state.abort.reason}"
         return (e.TaskConcluded(status=Status.FAILED, reason=reason),)
     if not live:
+        if state.is_open:
+            return ()  # it waits for more, until somebody cancels it
         return (e.VerificationStarted(attempt=state.verifications + 1),)
     if not state.front:
         waiting = ", ".join(s.spec.id for s in live)
@@ -507,6 +511,8 @@ def _settle_steps(state: State, at_us: int) -> Events:
 
 def _settle_step(state: State, step: StepState, at_us: int) -> Events:
     step_id = step.spec.id
+    if step.withdrawn and step.status in (StepStatus.READY, StepStatus.RECOVERING):
+        return (e.StepSkipped(step_id=step_id, reason="it was withdrawn"),)
     match step.status:
         case StepStatus.EVALUATING if step.result is not None and not step.wants_toolbelt:
             return _evaluate(state, step, at_us)

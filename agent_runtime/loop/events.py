@@ -401,6 +401,31 @@ class Steered(Event, frozen=True, kw_only=True):
     message: str
 
 
+class CallRequested(Event, frozen=True, kw_only=True):
+    """Somebody wants a tool called, in a task whose plan is open: a step of this name is made.
+
+    The arguments are data and hold no templates. `effect` is what the tool said that it changes;
+    null: it could not say yet.
+    """
+
+    step_id: str
+    tool: str
+    arguments: dict[str, Json]
+    effect: Effect | None = None
+    by: str = ""
+
+
+class CallWithdrawn(Event, frozen=True, kw_only=True):
+    """Who asked for a call does not want it any more: it is not begun, or ended as a cancel does.
+
+    Nothing happens if it has ended.
+    """
+
+    step_id: str
+    by: str
+    reason: str = ""
+
+
 class Continued(Event, frozen=True, kw_only=True):
     """Somebody re-opened the ended task. `spec` is the task from here on, with a new allotment.
 
@@ -743,6 +768,8 @@ InputEvent = (
     | PauseRequested
     | ResumeRequested
     | Steered
+    | CallRequested
+    | CallWithdrawn
     | Continued
     | Forked
     | ApprovalDecided
@@ -753,6 +780,8 @@ OutsideFact = (
     | PauseRequested
     | ResumeRequested
     | Steered
+    | CallRequested
+    | CallWithdrawn
     | Continued
     | PublicationRequested
     | Forked

@@ -20,7 +20,7 @@ from agent_runtime.loop.forking import forked
 from agent_runtime.loop.front import front_after, front_of, front_steps
 from agent_runtime.loop.reached import observe
 from agent_runtime.loop.state import CLIENT_TIMER, CallState, Result, State, StepState, Trouble
-from agent_runtime.types import FailureKind, Json, Phase, StepStatus
+from agent_runtime.types import FailureKind, Json, Phase, StepSpec, StepStatus
 
 
 def evolve(state: State, event: e.AnyEvent, at_us: int) -> State:
@@ -42,6 +42,11 @@ def evolve(state: State, event: e.AnyEvent, at_us: int) -> State:
     after = replace(state, **changes)
     if isinstance(event, e.StepSucceeded):
         after = replace(after, front=front_after(after, event.step_id))
+        if after.is_open:
+            after = _forgotten(after, event.step_id)
+    elif isinstance(event, e.StepSkipped | e.StepFailed) and after.is_open:
+        after = replace(after, front=front_after(after, event.step_id))
+        after = _forgotten(after, event.step_id)
     elif isinstance(event, _FRONT_MOVES):
         after = replace(after, front=front_of(after))
     phase = after.phase
@@ -123,7 +128,8 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
                 "created_at_us": at_us,
             }
         case e.LeaseTaken():
-            died = state.alive
+            # Nothing of the task's went on in one that merely waited for calls.
+            died = state.alive and not state.awaits_calls
             return {
                 "epoch": event.epoch,
                 "owner": event.owner,
@@ -239,7 +245,8 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
                 stand_in = replace(failed["steps"][event.fallback], awake=True)
                 failed["steps"][event.fallback] = stand_in
                 return failed
-            return {**failed, "abort": state.abort or event}
+            # What one call of an open plan came to is no matter of the others.
+            return failed if state.is_open else {**failed, "abort": state.abort or event}
         case e.ToolbeltActivated():
             return _activated(state, event)
         case e.ToolbeltFailed():
@@ -304,6 +311,14 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
         case e.Steered():
             said = f"{event.by} says: {event.message}"
             return {"conversation": state.conversation.told(said)}
+        case e.CallRequested():
+            return _requested(state, event)
+        case e.CallWithdrawn():
+            step_or_none = state.steps.get(event.step_id)
+            if step_or_none is None or step_or_none.ended:
+                return {}
+            gone = replace(step_or_none, withdrawn=True)
+            return {"steps": {**state.steps, event.step_id: gone}}
         case e.TaskConcluded():
             return {"conclusion": event, "stage": Phase.STATE_CLEANUP, "approvals": {},
                     "publication": publishing.first(state, event)}  # fmt: skip
@@ -353,7 +368,8 @@ def _adopted(state: State, event: e.PlanAdopted) -> dict[str, Any]:
     if event.source == "unfinished":
         return changes
     before = state
-    for step in state.unfinished:
+    # What is asked for before an open plan is adopted waits for that.
+    for step in () if state.is_open else state.unfinished:
         given_up = moved(
             before, step.spec.id, event, StepStatus.SKIPPED, timer="", delay_ms=0, wants_toolbelt=""
         )
@@ -367,6 +383,26 @@ def _adopted(state: State, event: e.PlanAdopted) -> dict[str, Any]:
     if taken := state.steps.keys() & added:
         raise IllegalEvent(f"{min(taken)!r} is a step of an earlier plan")
     return {**changes, "steps": {**before.steps, **added}}
+
+
+def _requested(state: State, event: e.CallRequested) -> dict[str, Any]:
+    if not state.is_open:
+        raise IllegalEvent("CallRequested in a task whose plan is not open")
+    if event.step_id in state.steps or event.step_id in state.past:
+        raise IllegalEvent(f"{event.step_id!r} was requested before")
+    spec = StepSpec(id=event.step_id, tool=event.tool, args=event.arguments)
+    step = StepState(spec, effect=event.effect, requested=True)
+    return {
+        "steps": {**state.steps, event.step_id: step},
+        "front": (*state.front, event.step_id),
+        "client_gone": False,
+    }
+
+
+def _forgotten(state: State, step_id: str) -> State:
+    """Without a step that has ended, but for its name."""
+    steps = {k: step for k, step in state.steps.items() if k != step_id}
+    return replace(state, steps=steps, past=state.past | {step_id})
 
 
 def _interrupted(state: State, at_us: int) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def clocked(state: State, at_us: int, usage: Usage | None = None) -> Usage:
     """`usage` with the time up to now, where it counts."""
     # Waiting for a person or a client is not running; the gap after a crash is nobody's.
     used = usage or state.usage
-    waits = state.approvals or state.asked_client
+    waits = state.approvals or state.asked_client or state.awaits_calls
     if not state.alive or state.paused or (waits and not state.calls):
         return used
     return replace(used, running_us=used.running_us + at_us - state.at_us)

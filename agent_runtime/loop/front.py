@@ -29,6 +29,8 @@ def front_after(state: State, step_id: str) -> tuple[str, ...]:
 
     It leaves, and only what needs it may join.
     """
+    if state.is_open:
+        return tuple(other for other in state.front if other != step_id)  # no step needs another
     before, front = frozenset(state.front), list[str]()
     for other_id, step in state.steps.items():
         spec = step.spec

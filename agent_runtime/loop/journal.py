@@ -288,10 +288,10 @@ async def append_fact(
         NotFound: no such task.
         StoreUnavailable: it was tried often enough; whether it is stored is unknown.
     """
+    shortcut = True
     while True:
-        rows = await store.load(task_id)
-        head = codec.check_chain(rows, task_id=task_id)
-        state = fold(((codec.decode(row), row.at_us) for row in rows), State(task_id=task_id))
+        state, head = await _newest(store, task_id, shortcut=shortcut)
+        shortcut = False  # if the log does not go on where the snapshot says, it is read in full
         event = make(state)
         at_us = max(clock.now_us(), state.at_us)
         after = evolve(state, event, at_us)
@@ -302,6 +302,18 @@ async def append_fact(
             continue  # somebody was faster: look at the newest state again
         bus.publish(task_id, after.seq)
         return after
+
+
+async def _newest(store: Store, task_id: TaskId, *, shortcut: bool) -> tuple[State, str]:
+    """The folded log and the hash of its last row; a fact on a long log must not read all of it."""
+    state, head = State(task_id=task_id), codec.GENESIS
+    saved = await store.load_snapshot(task_id, FOLD_VERSION) if shortcut else None
+    unpacked = unpack_snapshot(saved[1]) if saved is not None else None
+    if unpacked is not None:
+        state, head = unpacked
+    rows = await store.load(task_id, state.seq)
+    head = codec.check_chain(rows, task_id=task_id, after=state.seq, head=head)
+    return fold(((codec.decode(row), row.at_us) for row in rows), state), head
 
 
 def summarize(state: State, head_hash: str, *, submitted_by: str = "") -> TaskSummary:

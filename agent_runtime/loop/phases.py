@@ -24,7 +24,14 @@ EXECUTING = frozenset(
 
 _Row = Mapping[type[e.Event], frozenset[Phase]]
 
-_WISHES = (e.CancelRequested, e.PauseRequested, e.ResumeRequested, e.Steered)
+_WISHES = (
+    e.CancelRequested,
+    e.PauseRequested,
+    e.ResumeRequested,
+    e.Steered,
+    e.CallRequested,
+    e.CallWithdrawn,
+)
 _TO_CLEANUP: _Row = {e.TaskConcluded: frozenset({P.STATE_CLEANUP})}
 _BEFORE_THE_PLAN = frozenset(
     {P.TASK_INITIATION, P.ANALYZE_REQUIREMENTS, P.TOOL_DISCOVERY, P.PLANNING}
@@ -134,6 +141,8 @@ FACTS: frozenset[type[e.Event]] = frozenset(
         e.PauseRequested,
         e.ResumeRequested,
         e.Steered,
+        e.CallRequested,
+        e.CallWithdrawn,
         e.Forked,
         e.ApprovalDecided,
         e.ApprovalExpired,

@@ -59,7 +59,7 @@ def _prepared(state: State, step: StepState, call_id: str, toolbox: Toolbox) -> 
     info = toolbox.find(name) if name is not None else None
     if name is None or info is None or refusal(state.task, info) is not None:
         return None
-    if has_template(step.args) or schema.check(step.args, info.parameters):
+    if (has_template(step.args) and not step.requested) or schema.check(step.args, info.parameters):
         return None
     stated = None if step.alternative else step.spec.effect
     policy = EffectPolicy(network=state.task.policy.network, stated=stated)

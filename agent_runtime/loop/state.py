@@ -32,7 +32,7 @@ from agent_runtime.types import (
 # Structs, not dataclasses: an event costs one `replace` of the state and one of a step; msgspec's
 # is some twenty times faster than the one of `dataclasses`, and a snapshot is one call.
 
-FOLD_VERSION = 7
+FOLD_VERSION = 8
 """Of the folded state's shape: a snapshot with another number is dropped."""
 
 
@@ -89,6 +89,9 @@ class StepState(msgspec.Struct, frozen=True, gc=False):
     """A toolbelt that `find_tools` found a tool of, in this turn."""
     finished: bool = False
     """The model's last turn asked for no call."""
+    requested: bool = False
+    """It came with `CallRequested`: its arguments are data, and no template is filled in them."""
+    withdrawn: bool = False
 
     @property
     def ended(self) -> bool:
@@ -249,6 +252,9 @@ class State(msgspec.Struct, frozen=True, gc=False):
     """Plans of earlier runs."""
     replan_reason: str = ""
     steps: Mapping[str, StepState] = {}
+    past: frozenset[str] = frozenset()
+    """Of an open plan: names of the steps that have ended. Nothing else of them is kept here, for
+    such a task may make thousands of calls; the log has it all."""
     front: tuple[str, ...] = ()
     """Those of them that can move now; see `loop.front`."""
     calls: Mapping[str, CallState] = {}
@@ -324,6 +330,20 @@ class State(msgspec.Struct, frozen=True, gc=False):
         return by_client and self.asking is not None
 
     @property
+    def is_open(self) -> bool:
+        """Its plan has no steps of its own: they come with `CallRequested`, until it is cancelled.
+
+        No task file holds such a plan.
+        """
+        plan = self.spec.plan if self.spec is not None else None
+        return plan is not None and not plan.steps
+
+    @property
+    def awaits_calls(self) -> bool:
+        """Its plan is open, and everything that was asked for has ended."""
+        return self.stage is Phase.EXECUTION and not self.front and self.is_open
+
+    @property
     def protected(self) -> tuple[str, ...]:
         return tuple(self.analysis.protected) if self.analysis else ()
 
@@ -345,12 +365,23 @@ def status_of(state: State) -> tuple[Status, str]:
         return Status.PAUSED, ""
     if state.asked_client:
         return Status.WAITING, "brain"
-    if state.approvals and not busy:
+    if state.awaits_calls and not busy:
+        return Status.WAITING, "input"
+    if state.approvals and not busy and not _goes_on(state):
         subjects = {a.subject for a in state.approvals.values()}
         return Status.WAITING, "unknown_effect" if "unknown_effect" in subjects else "approval"
     if state.stage is Phase.PLANNING and lacks_brain(state):
         return Status.WAITING, "brain"
     return Status.RUNNING, ""
+
+
+def _goes_on(state: State) -> bool:
+    """Of an open plan: is there something to do although a person is asked about a call?
+
+    Reads run meanwhile, and what was withdrawn is to be ended.
+    """
+    steps = (state.steps[step_id] for step_id in state.front) if state.is_open else ()
+    return any(s.withdrawn or (s.effect is Effect.READ and not s.approval_id) for s in steps)
 
 
 def final_reason(state: State) -> str:

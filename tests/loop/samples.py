@@ -171,6 +171,10 @@ SAMPLES: Mapping[str, e.AnyEvent] = {
         e.CancelRequested(by="me", reason="late"),
         e.PauseRequested(by="me"),
         e.ResumeRequested(by="me", model="m"),
+        e.CallRequested(
+            step_id="c1", tool="look", arguments={"n": 1}, effect=Effect.READ, by="me"
+        ),
+        e.CallWithdrawn(step_id="c1", by="me", reason="no"),
         e.Steered(by="me", message="hurry"),
         e.Continued(by="me", message="and the docs", spec=_SPEC),
         e.Forked(

@@ -220,4 +220,5 @@ def test_facts_from_outside_are_what_people_and_submissions_append() -> None:
     assert {kind.__name__ for kind in replaying.OUTSIDE} == {
         "TaskSubmitted", "CancelRequested", "PauseRequested", "ResumeRequested", "Steered",
         "Continued", "Forked", "ApprovalDecided", "ModelReplied", "PublicationRequested",
+        "CallRequested", "CallWithdrawn",
     }  # fmt: skip
