@@ -140,11 +140,12 @@ def read_task(body: bytes, daemon: Daemon) -> TaskSpec:
     """
     spec = parse_task_json(body, base_dir="/")
     if spec.workspace is not None:
-        _require_below(spec.workspace.repo, daemon.workspace_roots)
+        require_below(spec.workspace.repo, daemon.workspace_roots)
     return spec
 
 
-def _require_below(repo: str, roots: tuple[str, ...]) -> None:
+def require_below(repo: str, roots: tuple[str, ...]) -> None:
+    """`Forbidden` if a repository on this machine lies outside of the daemon's directories."""
     if repo.startswith("file://"):
         repo = unquote(repo.removeprefix("file://"))  # a path all the same
     elif not repo.startswith("/"):
