@@ -56,7 +56,7 @@ from agent_runtime.loop.discover import plan_problems, unknown_names
 from agent_runtime.loop.evolve import fold
 from agent_runtime.loop.hands import furnished
 from agent_runtime.loop.intake import NotStorable, json_of
-from agent_runtime.loop.journal import append_fact
+from agent_runtime.loop.journal import Newest, append_fact
 from agent_runtime.loop.publishing import commit_message
 from agent_runtime.loop.replay import Replayed, replay
 from agent_runtime.loop.state import State, lacks_brain, pending_of, status_of
@@ -111,6 +111,7 @@ class _SecretsWanted(Exception):
         self.state = state
 
 
+SEEN_MAX = 64
 FOLLOW_SECONDS = 0.5
 """How long a follower sleeps at most before it looks at the log again."""
 
@@ -131,6 +132,8 @@ class Runtime:
         self.admission = Admission(ports.store, bounds or Bounds())
         """For whoever takes tasks of others in: ask it first."""
         self.allowances = Allowances(ports.store, ports.clock, time.monotonic)
+        self._seen: Newest = {}
+        """Of tasks that take calls: a long session must not be read anew for each."""
         self._state_dir = state_dir
         self._files = ResultFiles(state_dir)
 
@@ -631,8 +634,10 @@ class Runtime:
         while True:
             try:
                 after = await append_fact(
-                    self.ports.store, self.ports.clock, self.ports.bus, task_id, make
+                    self.ports.store, self.ports.clock, self.ports.bus, task_id, make, self._seen
                 )
+                while len(self._seen) > SEEN_MAX:
+                    del self._seen[next(iter(self._seen))]
                 return Seq(after.seq)
             except _Known:
                 return None

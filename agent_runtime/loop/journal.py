@@ -9,7 +9,7 @@ everybody else.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 
 import anyio
 import msgspec
@@ -274,24 +274,41 @@ async def _append(
             await anyio.sleep(APPEND_DELAY_SECONDS * 2 ** (attempt - 1))
 
 
+Newest = MutableMapping[TaskId, tuple[State, str]]
+"""States that were seen, and the hashes of their last rows: the log goes on from there."""
+
+
 async def append_fact(
     store: Store,
     clock: Clock,
     bus: Bus,
     task_id: TaskId,
     make: Callable[[State], e.OutsideFact],
+    seen: Newest | None = None,
 ) -> State:
     """Append one fact from outside the loop, as `make` finds it right on the newest state.
+
+    What is in `seen`, or else the newest snapshot, saves reading all of a long log; `seen` is kept
+    up to date.
 
     Raises:
         Conflict: raised by `make`, because the state forbids it.
         NotFound: no such task.
         StoreUnavailable: it was tried often enough; whether it is stored is unknown.
     """
-    shortcut = True
+    known = seen.get(task_id) if seen is not None else None
+    state, head = known or await _snapshot_of(store, task_id)
+    clashed = False
     while True:
-        state, head = await _newest(store, task_id, shortcut=shortcut)
-        shortcut = False  # if the log does not go on where the snapshot says, it is read in full
+        rows = await store.load(task_id, state.seq)
+        if clashed and not rows:
+            # The log does not go on from there: only all of it says what is wrong.
+            state, head = State(task_id=task_id), codec.GENESIS
+            rows = await store.load(task_id)
+        head = codec.check_chain(rows, task_id=task_id, after=state.seq, head=head)
+        state = fold(((codec.decode(row), row.at_us) for row in rows), state)
+        if seen is not None:
+            seen[task_id] = (state, head)
         event = make(state)
         at_us = max(clock.now_us(), state.at_us)
         after = evolve(state, event, at_us)
@@ -299,21 +316,18 @@ async def append_fact(
         try:
             await _append(store, fact, after)
         except Conflict:
+            clashed = True
             continue  # somebody was faster: look at the newest state again
+        if seen is not None:
+            seen[task_id] = (after, fact[-1].hash)
         bus.publish(task_id, after.seq)
         return after
 
 
-async def _newest(store: Store, task_id: TaskId, *, shortcut: bool) -> tuple[State, str]:
-    """The folded log and the hash of its last row; a fact on a long log must not read all of it."""
-    state, head = State(task_id=task_id), codec.GENESIS
-    saved = await store.load_snapshot(task_id, FOLD_VERSION) if shortcut else None
+async def _snapshot_of(store: Store, task_id: TaskId) -> tuple[State, str]:
+    saved = await store.load_snapshot(task_id, FOLD_VERSION)
     unpacked = unpack_snapshot(saved[1]) if saved is not None else None
-    if unpacked is not None:
-        state, head = unpacked
-    rows = await store.load(task_id, state.seq)
-    head = codec.check_chain(rows, task_id=task_id, after=state.seq, head=head)
-    return fold(((codec.decode(row), row.at_us) for row in rows), state), head
+    return unpacked or (State(task_id=task_id), codec.GENESIS)
 
 
 def summarize(state: State, head_hash: str, *, submitted_by: str = "") -> TaskSummary:

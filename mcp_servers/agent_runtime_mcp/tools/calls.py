@@ -210,10 +210,12 @@ class Calls:
 
         unsubscribe = runtime.ports.bus.subscribe(course.task_id, heard)
         try:
-            while not (course.ended or done()):
+            while True:
                 grown = anyio.Event()
                 rows = await runtime.rows(course.task_id, course.seen)
                 course.see(rows)
+                if course.ended or done():
+                    return
                 if not rows:
                     with anyio.move_on_after(LOOK_SECONDS):
                         await grown.wait()
