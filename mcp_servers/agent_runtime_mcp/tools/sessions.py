@@ -35,6 +35,8 @@ from agent_runtime_mcp.definitions import Asked
 LABELS: Final[Mapping[str, str]] = {"mcp": "tools"}
 SESSION: Final = "mcp-session"
 """Label whose value tells the sessions of one caller, workspace and policy from all others."""
+IN_PLACE: Final[Mapping[str, str]] = {**LABELS, "mcp-place": "checkout"}
+"""Of those that hold the user's own directory."""
 NO_LIMIT: Final = Limits(steps=10**9, seconds=10.0**9, tokens=10**15, usd=10.0**9)
 """Nothing here thinks or pays; each call has its own deadline."""
 APPROVAL_SECONDS: Final = 3600.0
@@ -43,6 +45,8 @@ EVENTS_MAX: Final = 40_000
 """Of a session that works in place; about 5,000 calls. The next call after a pause begins another:
 a log is read in full when a key is looked up, and the state holds the name of every call."""
 IDLE_SECONDS: Final = 1800.0
+OTHERS_IDLE_SECONDS: Final = 60.0
+"""After which a session makes way for another caller's in the same directory."""
 REAP_SECONDS: Final = 60.0
 KEY_SECONDS: Final = 86_400.0
 """How long keys are honoured after the end of their session."""
@@ -58,6 +62,8 @@ class Wish:
     identity: str
     spec: TaskSpec
     by: str
+    in_place: bool
+    directory: str
 
 
 class Sessions:
@@ -110,8 +116,9 @@ class Sessions:
         )
         told = msgspec.json.encode([by, directory, in_place, policy])
         identity = hashlib.sha256(told).hexdigest()[:32]
-        spec = msgspec.structs.replace(spec, labels={**LABELS, SESSION: identity})
-        return Wish(identity, spec, by)
+        labels = {**(IN_PLACE if in_place else LABELS), SESSION: identity}
+        spec = msgspec.structs.replace(spec, labels=labels)
+        return Wish(identity, spec, by, in_place, directory)
 
     async def current(self, asked: Asked) -> TaskId:
         """The session of this client, made if there is none.
@@ -128,6 +135,8 @@ class Sessions:
             if last is not None and last[1] not in TERMINAL_STATUSES:
                 self._live[wish.identity] = last[0]
                 return last[0]
+            if wish.in_place:
+                await self._make_way(wish)
             # Two processes that make one at the same time make the same.
             key = f"{wish.by} mcp-tools {wish.identity} {last[0] if last else ''}"
             with self._daemon.room() as room:
@@ -159,9 +168,7 @@ class Sessions:
 
     async def renew(self, asked: Asked, task_id: TaskId, seq: int) -> None:
         """End a session in place that has grown long, if nothing goes on in it."""
-        wish = self.wish(asked)
-        workspace = wish.spec.workspace
-        if seq < EVENTS_MAX or workspace is None or not workspace.in_place:
+        if seq < EVENTS_MAX or not self.wish(asked).in_place:
             return
         reason = f"its log is long ({seq} events); the next call begins another session"
         await self._daemon.runtime.end_if_idle(task_id, by="mcp", reason=reason)
@@ -199,6 +206,22 @@ class Sessions:
                     TaskId(summary.task_id), by="mcp", reason=reason,
                     idle_seconds=self._idle_seconds,
                 )  # fmt: skip
+
+    async def _make_way(self, wish: Wish) -> None:
+        """End sessions that hold the directory and in which nothing goes on.
+
+        The caller's own at once (its policy is another one now), those of others after a while.
+        """
+        runtime = self._daemon.runtime
+        waiting = await runtime.tasks(labels=IN_PLACE, statuses=[Status.WAITING], limit=500)
+        for summary in waiting:
+            if summary.repo != wish.directory or summary.labels.get(SESSION) == wish.identity:
+                continue
+            idle = 0.0 if summary.submitted_by == wish.by else OTHERS_IDLE_SECONDS
+            await runtime.end_if_idle(
+                TaskId(summary.task_id), by="mcp", idle_seconds=idle,
+                reason=f"another session of {wish.by} begins in the same directory",
+            )  # fmt: skip
 
     async def _newest(self, wish: Wish) -> tuple[TaskId, str] | None:
         found = await self._daemon.runtime.tasks(

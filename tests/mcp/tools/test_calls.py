@@ -93,6 +93,16 @@ async def test_a_key_outlives_its_session(client: Client) -> None:
         await client("shell", {"command": "true"}, key="k")
 
 
+async def test_another_policy_takes_the_directory_over(client: Client) -> None:
+    """Whoever changes its options does not wait for its own earlier session to be forgotten."""
+    await client("read_file", {"path": "a.txt"})
+    first = await client.session()
+    client.query["policy"] = ASKS
+    assert await client.text("read_file", {"path": "a.txt"}) == "hello\n"
+    ended = await client.served.daemon.runtime.summary(first)
+    assert ended.status == Status.CANCELLED and await client.session() != first
+
+
 async def test_reads_run_beside_a_write_and_a_cancelled_call_ends(client: Client) -> None:
     """Without a key nobody can come back for it: its process is ended, others go on."""
     waits = {"command": "touch began; until [ -e never ]; do sleep 0.02; done"}

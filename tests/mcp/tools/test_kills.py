@@ -19,6 +19,8 @@ import pytest
 
 from tests.mcp.tools.conftest import checkout
 
+pytestmark = pytest.mark.long
+
 SECONDS_MAX = 60
 
 
@@ -114,7 +116,6 @@ def test_in_place_a_cut_off_call_is_said_to_be_unknown_and_an_answered_one_is_to
         assert (tmp_path / "repo" / "a.txt").read_text() == "hello\none\n"
 
 
-@pytest.mark.long
 def test_in_a_clone_a_cut_off_call_is_undone_and_made_again(tmp_path: Path) -> None:
     with process(tmp_path, clone="yes") as made:
         made.ask("cut", "echo x >> log.txt; wc -l < log.txt; sleep 3")
@@ -127,7 +128,6 @@ def test_in_a_clone_a_cut_off_call_is_undone_and_made_again(tmp_path: Path) -> N
         assert (cut["text"].strip(), cut["error"]) == ("1", False)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("seed", range(2))
 def test_however_often_it_is_killed_no_effect_is_doubled_and_no_answer_lost(
     tmp_path: Path, seed: int
