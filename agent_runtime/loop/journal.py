@@ -288,16 +288,17 @@ async def append_fact(
 ) -> State:
     """Append one fact from outside the loop, as `make` finds it right on the newest state.
 
-    What is in `seen`, or else the newest snapshot, saves reading all of a long log; `seen` is kept
-    up to date.
+    With `seen` not all of a long log is read and checked: it goes on from what was seen there, or
+    else from the newest snapshot. `seen` is kept up to date.
 
     Raises:
         Conflict: raised by `make`, because the state forbids it.
         NotFound: no such task.
         StoreUnavailable: it was tried often enough; whether it is stored is unknown.
     """
-    known = seen.get(task_id) if seen is not None else None
-    state, head = known or await _snapshot_of(store, task_id)
+    state, head = State(task_id=task_id), codec.GENESIS
+    if seen is not None:
+        state, head = seen.get(task_id) or await _snapshot_of(store, task_id)
     clashed = False
     while True:
         rows = await store.load(task_id, state.seq)

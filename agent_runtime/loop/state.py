@@ -366,7 +366,7 @@ def status_of(state: State) -> tuple[Status, str]:
     if state.asked_client:
         return Status.WAITING, "brain"
     if state.awaits_calls and not busy:
-        return Status.WAITING, "input"
+        return Status.WAITING, "calls"
     if state.approvals and not busy and not _goes_on(state):
         subjects = {a.subject for a in state.approvals.values()}
         return Status.WAITING, "unknown_effect" if "unknown_effect" in subjects else "approval"

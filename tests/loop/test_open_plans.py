@@ -63,7 +63,7 @@ async def test_calls_are_made_as_they_come_and_the_task_waits_for_more() -> None
         await runtime.request_call(TASK, "c1", "look", {"text": "{{ goal }}"}, by="me")
         await runtime.request_call(TASK, "c2", "put", {"text": "b"}, by="me")
         state = await ended(runtime, "c1", "c2")
-        assert status_of(state) == (Status.WAITING, "input")
+        assert status_of(state) == (Status.WAITING, "calls")
         assert not state.steps and not state.front
     assert [call.arguments for call in look.calls] == [{"text": "{{ goal }}"}], "it is data"
     assert [call.arguments for call in put.calls] == [{"text": "b"}]
@@ -85,6 +85,7 @@ async def test_a_failed_call_ends_no_other() -> None:
     await bench.submit(session())
     async with driven(bench) as runtime:
         await runtime.request_call(TASK, "c1", "look", {}, by="me")
+        await ended(runtime, "c1")
         await runtime.request_call(TASK, "c2", "nothing_such", {}, by="me")
         await runtime.request_call(TASK, "c3", "look", {}, by="me")
         await ended(runtime, "c1", "c2", "c3")

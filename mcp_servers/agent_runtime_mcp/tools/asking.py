@@ -35,17 +35,23 @@ def may_ask(asked: Asked) -> bool:
     return asked.caller.may(APPROVALS_DECIDE) and asked.can("elicitation")
 
 
+def name_of(request: ApprovalRequested) -> str:
+    """Of the question about it: never used for another one of the same call."""
+    return f"approval_{request.approval_id}"
+
+
 async def decision(request: ApprovalRequested, asked: Asked, state: str) -> Decided | None:
     """Ask; None: nobody decided. On the stateless wire the request ends here and comes again."""
-    name = f"approval_{request.approval_id}"
+    name = name_of(request)
     try:
-        answers = await asked.ask({name: ("elicitation/create", _question(request))}, state=state)
+        answers = await asked.ask({name: ("elicitation/create", question(request))}, state=state)
     except Unsupported:
         return None
-    return _read(answers.get(name, {}))
+    return read(answers.get(name, {}))
 
 
-def _question(request: ApprovalRequested) -> dict[str, Json]:
+def question(request: ApprovalRequested) -> dict[str, Json]:
+    """Params of the elicitation."""
     arguments = msgspec.json.format(msgspec.json.encode(request.arguments), indent=2).decode()
     # In full, however long: what is allowed is what was shown.
     text = f"May {request.tool} be called with these arguments?\n\n{arguments}"
@@ -66,7 +72,8 @@ def _question(request: ApprovalRequested) -> dict[str, Json]:
     }
 
 
-def _read(answer: Mapping[str, Json]) -> Decided | None:
+def read(answer: Mapping[str, Json]) -> Decided | None:
+    """Result of the elicitation; None: nobody decided."""
     content = answer.get("content")
     given = content if isinstance(content, Mapping) else {}
     message = given.get("message")

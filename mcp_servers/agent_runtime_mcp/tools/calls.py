@@ -30,6 +30,8 @@ from agent_runtime_mcp.wire import META_KEY
 KEY_CHARS_MAX: Final = 255
 LOOK_SECONDS: Final = 0.25
 """Between two looks at the log when another process drives the session."""
+MOMENT_SECONDS: Final = 1.0
+"""How long a client waits for the answer to a call that becomes a task."""
 BEAT_SECONDS: Final = 10.0
 """Between two notes of progress: many clients give up after a minute of silence."""
 WITHDRAW_SECONDS_MAX: Final = 5.0
@@ -89,8 +91,16 @@ class Calls:
                 # Nobody can come back for its answer.
                 self._waiting.pop(self._same(made), None)
                 with anyio.move_on_after(WITHDRAW_SECONDS_MAX, shield=True):
-                    await self._withdraw(course, asked)
+                    await self.withdraw(course, asked)
             raise
+
+    async def begin(self, tool: str, arguments: Mapping[str, Json], asked: Asked) -> Course:
+        """Ask for a call and leave it to itself; it has a moment to end at once. Raises as `call`."""
+        made = _Asking(tool, arguments, asked, _key(asked.meta))
+        course, _ = await self._begin(made)
+        with anyio.move_on_after(MOMENT_SECONDS):
+            await self.until(course, lambda: course.pending is not None)
+        return course
 
     # ---- asking for it -------------------------------------------------------------------
 
@@ -156,7 +166,8 @@ class Calls:
         told = msgspec.json.encode([wish.identity, call.tool, call.arguments], order="sorted")
         return hashlib.sha256(told).hexdigest()
 
-    async def _withdraw(self, course: Course, asked: Asked) -> None:
+    async def withdraw(self, course: Course, asked: Asked) -> None:
+        """End a call, or let it not begin; nothing happens if it has ended."""
         try:
             await self._runtime.withdraw_call(
                 course.task_id, course.step_id, by=asked.caller.by,
@@ -177,7 +188,7 @@ class Calls:
         async def beat(_: anyio.CancelScope) -> None:
             while True:
                 await anyio.sleep(BEAT_SECONDS)
-                await call.asked.progress(round(monotonic() - began, 1), None, _where(course))
+                await call.asked.progress(round(monotonic() - began, 1), None, where(course))
 
         answer = await asking.beside(lambda: self._answered(call, course, key), beat)
         assert answer is not None, "nobody cancels it but with everything"
@@ -185,7 +196,7 @@ class Calls:
 
     async def _answered(self, call: _Asking, course: Course, key: str) -> ToolAnswer:
         while True:
-            await self._until(course, lambda: course.pending is not None)
+            await self.until(course, lambda: course.pending is not None)
             request = course.pending
             if course.ended or request is None:
                 self._waiting.pop(self._same(call), None)
@@ -197,11 +208,11 @@ class Calls:
                 return _must_wait(course, key, request)
             decided = await self._ask(call, course, key, request)
             if decided is not None:
-                await self._decide(course, request, decided, call.asked)
+                await self.decide(course, request, decided, call.asked)
             elif course.pending is request:
                 return _must_wait(course, key, request)
 
-    async def _until(self, course: Course, done: Callable[[], bool]) -> None:
+    async def until(self, course: Course, done: Callable[[], bool]) -> None:
         """Read the log as it grows, until `done` or the end of the call."""
         runtime, grown = self._runtime, anyio.Event()
 
@@ -233,22 +244,23 @@ class Calls:
         ).decode()
 
         async def elsewhere(scope: anyio.CancelScope) -> None:
-            await self._until(course, lambda: course.pending is not request)
+            await self.until(course, lambda: course.pending is not request)
             scope.cancel()
 
         return await asking.beside(lambda: asking.decision(request, call.asked, state), elsewhere)
 
-    async def _decide(
+    async def decide(
         self, course: Course, request: ApprovalRequested, decided: asking.Decided, asked: Asked
     ) -> None:
+        """Store what a person said, unless somebody was faster; the log says what holds then."""
         try:
             await self._runtime.decide_approval(
                 course.task_id, request.approval_id, decided.decision,
                 by=asked.caller.by, message=decided.message, scope=decided.scope,
             )  # fmt: skip
         except (NotFound, Conflict):
-            pass  # somebody was faster: the log says what holds
-        await self._until(course, lambda: course.pending is not request)
+            pass
+        await self.until(course, lambda: course.pending is not request)
 
     def _keep(self, call: _Asking, course: Course) -> None:
         self._waiting[self._same(call)] = (course, "")
@@ -280,7 +292,8 @@ def _key(meta: Mapping[str, Json]) -> str:
     )
 
 
-def _where(course: Course) -> str:
+def where(course: Course) -> str:
+    """Where a call stands, for people."""
     if course.pending is not None:
         return "waits for an approval"
     return "runs" if course.intended is not None else "waits for its turn"

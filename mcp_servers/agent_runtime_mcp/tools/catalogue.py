@@ -16,7 +16,7 @@ from agent_runtime.loop.discover import offered, refusal
 from agent_runtime.loop.ranking import rank, strongest
 from agent_runtime.ports import Tool, Toolbox
 from agent_runtime.types import Effect, EffectPolicy, Json, TaskSpec, ToolInfo
-from agent_runtime_mcp.definitions import RunTool, ToolDefinition
+from agent_runtime_mcp.definitions import BeginTask, RunTool, ToolDefinition
 
 _READS: Final[Mapping[str, Json]] = {
     "readOnlyHint": True, "destructiveHint": False, "idempotentHint": True,
@@ -54,13 +54,16 @@ def make(
     task: TaskSpec,
     toolbox: Toolbox,
     run: Callable[[str], RunTool],
+    begin: Callable[[str], BeginTask],
     more: Sequence[ToolDefinition] = (),
 ) -> Catalogue:
     """Every tool that such a task may use, and `more` behind them."""
     infos = tuple(info for info in toolbox.all() if refusal(task, info) is None)
     own = {each.name for each in more}
     found = tuple(
-        _definition(info, toolbox.get(info.name), task.policy.network, run(info.name))
+        _definition(
+            info, toolbox.get(info.name), task.policy.network, run(info.name), begin(info.name)
+        )
         for info in infos
         if info.name not in own
     )
@@ -68,13 +71,20 @@ def make(
     return Catalogue(infos, definitions, {each.name: each for each in definitions})
 
 
-def _definition(info: ToolInfo, tool: Tool, network: str, run: RunTool) -> ToolDefinition:
+def _definition(
+    info: ToolInfo, tool: Tool, network: str, run: RunTool, begin: BeginTask
+) -> ToolDefinition:
+    # What runs code or reaches outside may take long. File tools do not, and to ask for their
+    # answer a second time would only cost a round.
+    long = info.where == "daemon" or not isinstance(getattr(tool, "decide_effect", None), Effect)
     return ToolDefinition(
         name=info.name,
         description=info.description,
         input_schema=info.parameters,
         annotations=hints(info, tool, network),
         run=run,
+        task_support="optional" if long else "forbidden",
+        begin=begin if long else None,
     )
 
 

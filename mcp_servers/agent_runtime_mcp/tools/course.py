@@ -35,6 +35,7 @@ class Course:
         """Number of the row that asked for it; 0: not known."""
         self.seen = 0
         """Number of the last row that was looked at."""
+        self.seen_at_us = self.began_at_us = 0
         self._returned: e.CallReturned | None = None
         self._unknown: e.EffectUnknown | None = None
         self._resolved = ""
@@ -46,6 +47,11 @@ class Course:
         return self._end is not None
 
     @property
+    def withdrawn(self) -> bool:
+        """It was cancelled before it came to an end of its own."""
+        return isinstance(self._end, e.StepSkipped)
+
+    @property
     def never_begun(self) -> bool:
         """Its session has ended, and nothing of it had run: it may be made in another."""
         return isinstance(self._end, e.TaskEnded) and self.intended is None
@@ -55,15 +61,15 @@ class Course:
         for row in rows:
             if self._end is not None:
                 return
-            self.seen = row.seq
+            self.seen, self.seen_at_us = row.seq, row.at_us
             # Rows of other calls are many and long: they are not decoded.
             if row.type in _OF_ALL or (row.type in _OF_ONE and self._named in row.data):
-                self._take(codec.decode(row))
+                self._take(codec.decode(row), row)
 
-    def _take(self, event: e.AnyEvent) -> None:
+    def _take(self, event: e.AnyEvent, row: Row) -> None:
         match event:
             case e.CallRequested(step_id=step_id) if step_id == self.step_id:
-                self.asked = event
+                self.asked, self.start, self.began_at_us = event, row.seq, row.at_us
             case e.CallIntended(step_id=step_id) if step_id == self.step_id:
                 self.intended = event
             case e.CallReturned(call_id=call_id) if self._is_mine(call_id):

@@ -12,6 +12,8 @@ from agent_runtime.api.daemon import Daemon
 from agent_runtime.types import Json, TaskSpec, ToolInfo, WorkspaceSpec
 from agent_runtime_mcp.definitions import (
     Asked,
+    BackedTasks,
+    BeginTask,
     McpServer,
     RunTool,
     ToolAnswer,
@@ -19,6 +21,7 @@ from agent_runtime_mcp.definitions import (
     failed,
 )
 from agent_runtime_mcp.tools import outputs
+from agent_runtime_mcp.tools.call_tasks import CallTasks, id_of
 from agent_runtime_mcp.tools.calls import Calls
 from agent_runtime_mcp.tools.catalogue import Catalogue, as_text, listed, make
 from agent_runtime_mcp.tools.sessions import IDLE_SECONDS, Sessions, policy_of
@@ -55,6 +58,7 @@ class ToolsServer(McpServer):
         "who can give it: make the same call again afterwards."
     )
     scope = TASKS_WRITE
+    has_tasks = True
 
     def __init__(self, daemon: Daemon, *, idle_seconds: float = IDLE_SECONDS) -> None:
         self._runtime = daemon.runtime
@@ -78,8 +82,11 @@ class ToolsServer(McpServer):
                 input_schema=_CALL_SCHEMA,
                 annotations={"readOnlyHint": False, "destructiveHint": True, "openWorldHint": True},
                 run=self._call_named,
+                task_support="optional",
+                begin=self._begin_named,
             ),
         )
+        self._tasks = CallTasks(self._runtime, self._calls, self._sessions)
         self._search_by_name = {each.name: each for each in self._search}
 
     async def run(self) -> None:
@@ -95,6 +102,10 @@ class ToolsServer(McpServer):
     async def tool(self, name: str, asked: Asked) -> ToolDefinition | None:
         """By name, at the same cost however many there are. The two are known in both modes."""
         return self._catalogue(asked).by_name.get(name) or self._search_by_name.get(name)
+
+    def backed_tasks(self) -> BackedTasks:
+        """Calls are steps of their sessions, and live there."""
+        return self._tasks
 
     def _catalogue(self, asked: Asked) -> Catalogue:
         """Of the policy that the client's address names. `UsageError`: it names none."""
@@ -113,8 +124,23 @@ class ToolsServer(McpServer):
                 goal="-", workspace=WorkspaceSpec(repo="/"), policy=policy_of(asked.query)
             )
             more = [outputs.definition(self._read)]
-            found = self._catalogues[key] = make(task, self._toolbox, self._runner, more)
+            found = self._catalogues[key] = make(
+                task, self._toolbox, self._runner, self._beginner, more
+            )
         return found
+
+    def _beginner(self, name: str) -> BeginTask:
+        return partial(self._begin, name)
+
+    async def _begin(self, name: str, arguments: Mapping[str, Json], asked: Asked) -> str:
+        return id_of(await self._calls.begin(name, arguments, asked))
+
+    async def _begin_named(self, arguments: Mapping[str, Json], asked: Asked) -> str | None:
+        tool = self._catalogue(asked).by_name.get(arguments["name"])
+        given = arguments.get("arguments", {})
+        if tool is None or tool.begin is None or schema.check(given, tool.input_schema):
+            return None  # nothing long: `_call_named` answers, or says what is wrong
+        return await self._begin(tool.name, given, asked)
 
     def _runner(self, name: str) -> RunTool:
         return partial(self._call, name)

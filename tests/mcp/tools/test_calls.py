@@ -266,4 +266,4 @@ async def test_every_call_stands_in_the_log_with_who_asked(client: Client) -> No
     (asked,) = [event for event in events if type(event).__name__ == "CallRequested"]
     assert getattr(asked, "by", "") == "cli:me"
     summary = await runtime.summary(task_id)
-    assert (summary.status, summary.reason) == (Status.WAITING, "input")
+    assert (summary.status, summary.reason) == (Status.WAITING, "calls")
