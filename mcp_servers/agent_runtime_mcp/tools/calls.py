@@ -95,7 +95,11 @@ class Calls:
             raise
 
     async def begin(self, tool: str, arguments: Mapping[str, Json], asked: Asked) -> Course:
-        """Ask for a call and leave it to itself; it has a moment to end at once. Raises as `call`."""
+        """Ask for a call and leave it to itself, after a moment in which it may end.
+
+        Raises:
+            McpFault, AgentRuntimeError: as `call`.
+        """
         made = _Asking(tool, arguments, asked, _key(asked.meta))
         course, _ = await self._begin(made)
         with anyio.move_on_after(MOMENT_SECONDS):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from agent_runtime.types import TaskId
 from agent_runtime_mcp.definitions import ToolAnswer
 from agent_runtime_mcp.tools.server import ToolsServer
 from agent_runtime_mcp.wire import META_KEY
-from tests.mcp.asked import FakeAsked
-from tests.mcp.tools.serving import call, serving, text_of
+from tests.mcp.asked import FakeAsked, call, text_of
+from tests.mcp.tools.serving import serving
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +56,24 @@ class Client:
     query: dict[str, str]
 
     def asked(self, key: str = "", **more: Any) -> FakeAsked:
-        return FakeAsked(query=self.query, meta={META_KEY: key} if key else {}, **more)
+        return Client.Asked(query=self.query, meta={META_KEY: key} if key else {}, **more)
+
+    @dataclass
+    class Asked(FakeAsked):
+        """A client whose person answers one question after the other."""
+
+        person: list[dict[str, Any]] = field(default_factory=list)
+
+        async def ask(self, questions: Any, *, state: str = "") -> Any:
+            if self.person:
+                self.says = {"elicitation/create": self.person.pop(0)}
+            return await super().ask(questions, state=state)
 
     async def __call__(
         self, tool: str, arguments: Any, asked: FakeAsked | None = None, *, key: str = ""
     ) -> ToolAnswer:
         with anyio.fail_after(60):
-            return await call(self.served.server, tool, arguments, asked or self.asked(key))
+            return await call(self.served.server, tool, asked or self.asked(key), **arguments)
 
     async def text(self, tool: str, arguments: Any, *, key: str = "") -> str:
         return text_of(await self(tool, arguments, key=key))

@@ -21,10 +21,10 @@ from agent_runtime.api.metrics import Metrics
 from agent_runtime.app import open_runtime
 from agent_runtime.settings import Settings, state_dir
 from agent_runtime.toolbox import PluginToolbox
-from agent_runtime_mcp.definitions import McpFault, ToolAnswer
+from agent_runtime_mcp.definitions import McpFault
 from agent_runtime_mcp.tools.server import ToolsServer
 from agent_runtime_mcp.wire import META_KEY
-from tests.mcp.asked import FakeAsked
+from tests.mcp.asked import FakeAsked, call, text_of
 
 
 @asynccontextmanager
@@ -48,17 +48,6 @@ async def serving(
         tasks.cancel_scope.cancel()
 
 
-def text_of(answer: ToolAnswer) -> str:
-    return "\n".join(str(block["text"]) for block in answer.content)
-
-
-async def call(server: ToolsServer, tool: str, arguments: Any, asked: FakeAsked) -> ToolAnswer:
-    """As a wire does it."""
-    found = await server.tool(tool, asked)
-    assert found is not None, tool
-    return await found.run(arguments, asked)
-
-
 async def main(*argv: str) -> None:
     """Until killed."""
     store, root = argv
@@ -73,7 +62,7 @@ async def _answer(server: ToolsServer, request: dict[str, Any]) -> None:
     meta = {META_KEY: request["key"]} if request.get("key") else {}
     asked = FakeAsked(query=request["query"], meta=meta)
     try:
-        answer = await call(server, request["tool"], request["arguments"], asked)
+        answer = await call(server, request["tool"], asked, **request["arguments"])
         said = {"text": text_of(answer), "error": answer.is_error}
     except McpFault as fault:
         said = {"text": fault.message, "error": True}

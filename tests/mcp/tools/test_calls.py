@@ -15,13 +15,13 @@ from agent_runtime.errors import Forbidden, UsageError
 from agent_runtime.loop import codec
 from agent_runtime.types import Status, TaskId
 from agent_runtime_mcp.definitions import McpFault
-from tests.mcp.asked import Ended, FakeAsked
+from tests.mcp.asked import Asks, FakeAsked, text_of
 from tests.mcp.tools.conftest import Client
-from tests.mcp.tools.serving import text_of
 
 pytestmark = pytest.mark.anyio
 
 ASKS = json.dumps({"approvals": {"shell": "ask"}})
+CAN = frozenset({"elicitation"})
 APPEND = {"command": "echo x >> log.txt; echo done"}
 
 
@@ -121,7 +121,7 @@ async def test_progress_says_where_a_call_stands(
 ) -> None:
     monkeypatch.setattr("agent_runtime_mcp.tools.calls.BEAT_SECONDS", 0.02)
     asked = client.asked()
-    asked.meta["progressToken"] = 1
+    asked.meta = {"progressToken": 1}
     go = client.repo / "go"
     async with anyio.create_task_group() as tasks:
         command = "until [ -e go ]; do sleep 0.02; done"
@@ -170,14 +170,14 @@ async def test_the_person_at_the_client_sees_the_exact_arguments_and_decides(
     client: Client,
 ) -> None:
     client.query["policy"] = ASKS
-    said: list[Mapping[str, Any]] = [
+    said: list[dict[str, Any]] = [
         {"action": "accept", "content": {"decision": "approve"}},
         {"action": "decline"},
         {"action": "accept", "content": {"decision": "approve all of this kind"}},
     ]
-    asked = client.asked(answer=lambda method, params: said.pop(0))
+    asked = client.asked(capabilities=CAN, person=said)
     assert text_of(await client("shell", APPEND, asked)) == "done\n"
-    assert '"echo x >> log.txt; echo done"' in asked.questions[0]["message"]
+    assert '"echo x >> log.txt; echo done"' in asked.asked[0][1]["message"]
     assert "was not approved" in text_of(await client("shell", APPEND, asked))
     assert text_of(await client("shell", APPEND, asked)) == "done\n"
     assert text_of(await client("shell", APPEND, asked)) == "done\n", "it is trusted from now on"
@@ -186,16 +186,16 @@ async def test_the_person_at_the_client_sees_the_exact_arguments_and_decides(
 
 async def test_a_caller_who_may_not_approve_is_not_asked(client: Client) -> None:
     client.query["policy"] = ASKS
-    unable = Caller("me", frozenset({"tasks:write"}), "cli")
-    asked = client.asked(caller=unable, answer=lambda method, params: {"action": "accept"})
+    unable = Caller("local", frozenset({"tasks:write"}), "token")
+    asked = client.asked(caller=unable, capabilities=CAN)
     assert "waits for an approval" in text_of(await client("shell", APPEND, asked))
-    assert not asked.questions
+    assert not asked.asked
 
 
 async def test_who_closes_the_question_leaves_it_to_others(client: Client) -> None:
     """Somebody decides elsewhere while the client shows it: then nobody needs its answer."""
     client.query["policy"] = ASKS
-    closing = client.asked(answer=lambda method, params: {"action": "cancel"})
+    closing = client.asked(capabilities=CAN, person=[{"action": "cancel"}])
     assert "waits for an approval" in text_of(await client("shell", APPEND, closing))
     runtime, session = client.served.daemon.runtime, await client.session()
     shown = anyio.Event()
@@ -211,19 +211,19 @@ async def test_who_closes_the_question_leaves_it_to_others(client: Client) -> No
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(decide)
-        slow = Slow(query=client.query, answer=closing.answer)
+        slow = Slow(query=client.query, capabilities=CAN)
         assert text_of(await client("shell", APPEND, slow)) == "done\n"
 
 
 async def test_a_question_on_the_stateless_wire_goes_on_where_it_was(client: Client) -> None:
     client.query["policy"] = ASKS
-    with pytest.raises(Ended) as ended:
-        await client("shell", APPEND, client.asked(stateless=True))
+    with pytest.raises(Asks) as ended:
+        await client("shell", APPEND, client.asked(capabilities=CAN))
     (name,) = ended.value.questions
     answers: dict[str, Mapping[str, Any]] = {
         name: {"action": "accept", "content": {"decision": "approve"}}
     }
-    again = client.asked(stateless=True, state=ended.value.state, answers=answers)
+    again = client.asked(capabilities=CAN, state=ended.value.state, answers=answers)
     assert text_of(await client("shell", APPEND, again)) == "done\n"
     assert (client.repo / "log.txt").read_text() == "x\n"
 
@@ -264,6 +264,6 @@ async def test_every_call_stands_in_the_log_with_who_asked(client: Client) -> No
     task_id = TaskId(str(answer.meta["io.agent-runtime/task"]))
     events = [codec.decode(row) for row in await runtime.rows(task_id)]
     (asked,) = [event for event in events if type(event).__name__ == "CallRequested"]
-    assert getattr(asked, "by", "") == "cli:me"
+    assert getattr(asked, "by", "") == "token:local"
     summary = await runtime.summary(task_id)
     assert (summary.status, summary.reason) == (Status.WAITING, "calls")

@@ -21,8 +21,7 @@ from agent_runtime_mcp.tools.catalogue import make
 from agent_runtime_mcp.tools.server import ToolsServer
 from agent_runtime_mcp.wire import tool_entry
 from tests.loop.harness import Bench
-from tests.mcp.asked import FakeAsked
-from tests.mcp.tools.serving import call, text_of
+from tests.mcp.asked import FakeAsked, call, text_of
 
 pytestmark = pytest.mark.anyio
 
@@ -76,10 +75,10 @@ async def test_in_search_mode_a_hundred_tools_are_two() -> None:
     listed = [tool_entry(each) for each in await found.tools(asked)]
     assert [each["name"] for each in listed] == ["search_tools", "call_tool"]
     assert len(json.dumps({"tools": listed})) <= 2048
-    hits = json.loads(text_of(await call(found, "search_tools", {"query": "post letters"}, asked)))
+    hits = json.loads(text_of(await call(found, "search_tools", asked, query="post letters")))
     assert hits["tools"][0]["name"] == "send_letter"
     assert hits["tools"][0]["inputSchema"]["properties"] == {"path": {"type": "string"}}
-    nothing = await call(found, "search_tools", {"query": "zzz"}, asked)
+    nothing = await call(found, "search_tools", asked, query="zzz")
     assert nothing.is_error and "standard" in text_of(nothing)
 
 
@@ -123,7 +122,7 @@ def test_annotations_promise_no_more_than_every_call_keeps() -> None:
         task = TaskSpec(goal="-", workspace=WorkspaceSpec(repo="/"), policy=policy)
         short = {"readOnlyHint": "r", "destructiveHint": "d", "idempotentHint": "i",
                  "openWorldHint": "o"}  # fmt: skip
-        found = make(task, box, lambda name: None)  # type: ignore[arg-type, return-value]
+        found = make(task, box, lambda name: None, lambda name: None)  # type: ignore[arg-type, return-value]
         return {
             each.name: "".join(short[key] for key, value in each.annotations.items() if value)
             for each in found.definitions
