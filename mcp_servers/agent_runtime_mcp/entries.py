@@ -71,3 +71,12 @@ def _runtime(context: MountContext) -> McpServer:
 
 
 runtime: Final = Entry(_runtime)
+
+
+def _tools(context: MountContext) -> McpServer:
+    from agent_runtime_mcp.tools.server import ToolsServer
+
+    return ToolsServer(context.daemon)
+
+
+tools: Final = Entry(_tools)
