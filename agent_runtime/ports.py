@@ -92,7 +92,8 @@ class Store(Protocol):
     ) -> TaskId:
         """Store a new task with its first rows and return its id, durable.
 
-        Its goal, labels, priority, repository, submitter and time are kept as they are said here.
+        Its goal, repository, submitter and time are kept as they are said here, and so are labels
+        and priority until an append with `relabel`.
 
         A known `idempotency_key` stores nothing and returns the id of the task it made.
 
@@ -119,13 +120,15 @@ class Store(Protocol):
         summary: TaskSummary,
         blobs: Mapping[BlobId, bytes] = {},
         snapshot: Snapshot | None = None,
+        relabel: bool = False,
     ) -> Seq:
         """Store `rows` after `expected`, all or none, with blobs and projection; durable on return.
 
         Rows are numbered expected+1…, without holes. `epoch` is the writer's lease; None marks a
         fact from outside. An append whose first row is already stored with the same hash has
         succeeded (repeat after `StoreUnavailable`). `snapshot` is the state that the rows lead to;
-        it replaces an older one, and is left out if it is too large. Returns the new last number.
+        it replaces an older one, and is left out if it is too large. `relabel`: labels and priority
+        become those of `summary`. Returns the new last number.
 
         Raises:
             Conflict: the log has moved on; reload, fold and decide again.

@@ -470,6 +470,8 @@ def _people(log: Sequence[tuple[int, e.AnyEvent]]) -> tuple[Item, ...]:
                 items.append((when, quote(event.by), " withdrew the call ", quote(event.step_id)))
             case e.Steered():
                 items.append((when, quote(event.by), " said ", _prose(event.message)))
+            case e.TaskChanged():
+                items.append((when, quote(event.by), " changed its labels or priority"))
             case _:
                 pass
     return tuple(items)

@@ -74,6 +74,7 @@ from agent_runtime.transfer import Imported, export_task, import_task
 from agent_runtime.types import (
     TERMINAL_STATUSES,
     BlobId,
+    ChangeSpec,
     ContinuationSpec,
     ForkSpec,
     Json,
@@ -680,6 +681,32 @@ class Runtime:
     ) -> State:
         """Tell the brain something."""
         return await self._fact(task_id, e.Steered(by=by, message=message), only)
+
+    async def change(
+        self, task_id: TaskId, wish: ChangeSpec, *, by: str, only: Only = _whatever
+    ) -> State:
+        """Give a task other labels or another priority. What is so already stores nothing.
+
+        Raises:
+            Conflict: it has ended: its result says where its log ends.
+        """
+
+        def make(state: State) -> e.TaskChanged:
+            only(state.seq)
+            if state.ended:
+                raise Conflict(
+                    f"task {task_id!r} has ended: its log is closed, its labels and priority stay; "
+                    f"`agent-runtime continue {task_id}` opens it again"
+                )
+            labels = wish.labels if wish.labels != state.task.labels else None
+            priority = wish.priority if wish.priority != state.task.priority else None
+            return e.TaskChanged(by=by, labels=labels, priority=priority)
+
+        state = await self.state(task_id)
+        change = make(state)
+        if change.labels is None and change.priority is None:
+            return state
+        return await append_fact(self.ports.store, self.ports.clock, self.ports.bus, task_id, make)
 
     async def decide_approval(
         self,

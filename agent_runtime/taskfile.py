@@ -49,6 +49,7 @@ from agent_runtime.shapes import (
 from agent_runtime.types import (
     Alternative,
     ArtifactSpec,
+    ChangeSpec,
     Check,
     ContinuationSpec,
     EnvironmentSpec,
@@ -303,6 +304,20 @@ def _continuation(
     _check_objectives(draft.objectives, problems)
     if problems:
         raise problems.error(name=name)
+    return draft
+
+
+def parse_change(document: object) -> ChangeSpec:
+    """What of a task becomes another, from a JSON value; the rules are those of a task file.
+
+    Raises:
+        UsageError: everything that is wrong, a line a problem.
+    """
+    problems = Problems({})
+    reader = Reader(problems, rules=_CHANGE_RULES, notes={}, retired={})
+    draft = reader.read(document, struct_kind(ChangeSpec), ())
+    if problems or not isinstance(draft, ChangeSpec):
+        raise problems.error(name="")
     return draft
 
 
@@ -674,6 +689,11 @@ _CONTINUATION_RULES: Final[Mapping[tuple[type, str], Rule]] = {
     (ContinuationSpec, "protect"): each(_protect_rule),
     (ContinuationSpec, "artifacts"): _artifacts_rule,
     **{(LimitsChange, key): _RULES[Limits, key] for key in LimitsChange.__struct_fields__},
+}
+
+_CHANGE_RULES: Final[Mapping[tuple[type, str], Rule]] = {
+    (ChangeSpec, "labels"): _labels_rule,
+    (ChangeSpec, "priority"): between(0, 9),
 }
 
 _NOTES: Final[Mapping[tuple[type, str], str]] = {

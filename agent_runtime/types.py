@@ -303,6 +303,13 @@ class ContinuationSpec(Spec, frozen=True, kw_only=True):
     policy: Policy | None = None
 
 
+class ChangeSpec(Spec, frozen=True, kw_only=True):
+    """What of a task becomes another; None: as it is. `labels` are all of them."""
+
+    labels: dict[str, str] | None = None
+    priority: int | None = None
+
+
 class AnsweredCall(Spec, frozen=True, kw_only=True):
     """One call that a made-up answer of a model asks for."""
 

@@ -205,15 +205,20 @@ def _with(schema: dict[str, Json], rule: Mapping[str, Json]) -> dict[str, Json]:
 _TEXT: Final = {"minLength": 1, "pattern": r"\S"}
 _NAME: Final = {"pattern": r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$"}
 _DAY: Final = {"exclusiveMinimum": 0, "maximum": 86_400}
+_LABELS: Final[Mapping[str, Json]] = {
+    "maxProperties": LABELS_MAX,
+    "propertyNames": {"minLength": 1, "maxLength": LABEL_CHARS_MAX},
+    "additionalProperties": {"type": "string", "maxLength": LABEL_CHARS_MAX},
+}
 _RULES: Final[Mapping[str, Mapping[str, Mapping[str, Json]]]] = {
     "TaskSpec": {
         "goal": _TEXT,
         "priority": {"minimum": 0, "maximum": 9},
-        "labels": {
-            "maxProperties": LABELS_MAX,
-            "propertyNames": {"minLength": 1, "maxLength": LABEL_CHARS_MAX},
-            "additionalProperties": {"type": "string", "maxLength": LABEL_CHARS_MAX},
-        },
+        "labels": _LABELS,
+    },
+    "ChangeSpec": {
+        "priority": {"minimum": 0, "maximum": 9},
+        "labels": _LABELS,
     },
     "WorkspaceSpec": {"repo": _TEXT, "ref": {"minLength": 1, "pattern": r"^[^-\s][^\s]*$"}},
     "Limits": {

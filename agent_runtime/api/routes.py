@@ -41,6 +41,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
     tasks.submit_task,
     tasks.list_tasks,
     tasks.get_task,
+    tasks.change_task,
     tasks.forget_task,
     streams.task_events,
     tasks.submit_tasks,

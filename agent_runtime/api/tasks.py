@@ -18,8 +18,8 @@ from agent_runtime.api.views import StatusName, TaskPage, TaskView, etag, view_o
 from agent_runtime.errors import Fault, Forbidden, MovedOn, UsageError
 from agent_runtime.loop.submission import Submitted
 from agent_runtime.runtime import Only
-from agent_runtime.taskfile import read_json
-from agent_runtime.types import TaskId, TaskSpec
+from agent_runtime.taskfile import parse_change, read_json
+from agent_runtime.types import ChangeSpec, TaskId, TaskSpec
 
 BATCH_TASKS_MAX: Final = 1000
 BATCH_BYTES_MAX: Final = 16 << 20
@@ -196,6 +196,26 @@ async def get_task(request: Request[None, None]) -> Reply:
     if known is not None and _names(known, tag.decode(), weakly=True):
         return Answer(304, headers=((b"etag", tag),))
     return json_answer(view_of(summary), headers=((b"etag", tag),))
+
+
+@operation(
+    "PATCH", "/v1/tasks/{task_id}", answers={200: TaskView}, scope="tasks:write",
+    errors=(404, 409, 412, 503), body=ChangeSpec, raw=True,
+    headers={"If-Match": "only if the task is still at this ETag"},
+)  # fmt: skip
+async def change_task(request: Request[bytes, None]) -> Reply:
+    """Give a task other labels, or another priority.
+
+    What is left out or null stays; `labels` are all of them. A task that has ended is a conflict:
+    its certificate says where its log ends.
+    """
+    wish = parse_change(read_json(request.body))
+    task_id = TaskId(request.path["task_id"])
+    runtime = request.daemon.runtime
+    only = await require_match(request, task_id)
+    await runtime.change(task_id, wish, by=request.caller.by, only=only)
+    summary = await runtime.ports.store.summary(task_id)
+    return json_answer(view_of(summary), headers=((b"etag", etag(summary.seq)),))
 
 
 @operation(

@@ -37,6 +37,7 @@ FAMILIES: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "cancel": ("control", "End a task for good."),
         "pause": ("control", "Freeze a task where it stands."),
         "steer": ("control", "Tell a task's brain something."),
+        "change": ("control", "Give a task other labels, or another priority."),
         "approve": ("approvals", "Allow what a task asks for."),
         "deny": ("approvals", "Refuse what a task asks for."),
     },

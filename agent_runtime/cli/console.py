@@ -263,3 +263,11 @@ def who() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"uid {os.getuid()}"
+
+
+def label_of(text: str) -> tuple[str, str]:
+    """`KEY=VALUE` taken apart."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"--label {text!r} must look like KEY=VALUE")
+    return key, value

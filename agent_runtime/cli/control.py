@@ -1,4 +1,4 @@
-"""Talking to a task: `cancel`, `pause`, `steer`; from any process beside the one that drives it."""
+"""Talking to a task: `cancel`, `pause`, `steer`, `change`; from any process beside its driver."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import click
 
 from agent_runtime.cli.console import (
     command,
+    label_of,
     note,
     one_line,
     say,
@@ -141,6 +142,47 @@ def steer(ctx: click.Context, task: str, message: str) -> int:
         task_id = await tasks.find(task)
         await tasks.steer(task_id, message, by=who())
         await _say_who_hears(tasks, task_id, "told")
+
+    return with_tasks(ctx, do)
+
+
+@click.command(
+    short_help="Give a task other labels, or another priority.",
+    epilog="""\b
+Examples:
+  agent-runtime change 4f2a --priority 9
+  agent-runtime change 4f2a --label team=parsers --remove urgent
+""",
+)
+@task_argument
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Add or replace one.")
+@click.option("--remove", "gone", multiple=True, metavar="KEY", help="Take a label away.")
+@click.option("--priority", type=click.IntRange(0, 9), help="9 is the most urgent.")
+@click.pass_context
+def change(
+    ctx: click.Context,
+    task: str,
+    labels: tuple[str, ...],
+    gone: tuple[str, ...],
+    priority: int | None,
+) -> int:
+    """Give a task that has not ended other labels, or another priority."""
+
+    async def do(tasks: Tasks) -> None:
+        from agent_runtime.taskfile import parse_change
+
+        if not labels and not gone and priority is None:
+            raise UsageError("say what is to be another: --label, --remove or --priority")
+        task_id = await tasks.find(task)
+        wish: dict[str, object] = {} if priority is None else {"priority": priority}
+        if labels or gone:
+            now = (await tasks.summary(task_id)).labels
+            kept = {key: value for key, value in now.items() if key not in gone}
+            wish["labels"] = kept | dict(label_of(text) for text in labels)
+        await tasks.change(task_id, parse_change(wish), by=who())
+        after = await tasks.summary(task_id)
+        pairs = ", ".join(f"{key}={value}" for key, value in after.labels.items())
+        say(f"{short(task_id)}: priority {after.priority}, labels {one_line(pairs) or 'none'}")
 
     return with_tasks(ctx, do)
 

@@ -18,7 +18,16 @@ from agent_runtime.errors import AgentRuntimeError, UsageError
 from agent_runtime.locations import state_dir_of, store_url
 from agent_runtime.loop import events as e
 from agent_runtime.loop.state import State
-from agent_runtime.types import ContinuationSpec, ForkSpec, Json, Row, TaskId, TaskSpec, TaskSummary
+from agent_runtime.types import (
+    ChangeSpec,
+    ContinuationSpec,
+    ForkSpec,
+    Json,
+    Row,
+    TaskId,
+    TaskSpec,
+    TaskSummary,
+)
 
 if TYPE_CHECKING:
     from agent_runtime.certificate import VerifyReport
@@ -57,6 +66,7 @@ class Tasks(Protocol):
     async def cancel(self, task_id: TaskId, *, by: str, reason: str = "") -> object: ...
     async def pause(self, task_id: TaskId, *, by: str) -> object: ...
     async def resume(self, task_id: TaskId, *, by: str, model: str = "") -> object: ...
+    async def change(self, task_id: TaskId, wish: ChangeSpec, *, by: str) -> object: ...
     async def steer(self, task_id: TaskId, message: str, *, by: str) -> object: ...
     async def decide_approval(
         self,

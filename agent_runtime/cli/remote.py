@@ -24,6 +24,7 @@ from agent_runtime.loop import events as e
 from agent_runtime.loop.evolve import fold
 from agent_runtime.loop.state import State, pending_of
 from agent_runtime.types import (
+    ChangeSpec,
     ContinuationSpec,
     ForkSpec,
     Json,
@@ -132,6 +133,9 @@ class Remote:
 
     async def resume(self, task_id: TaskId, *, by: str, model: str = "") -> TaskView:
         return self.client.resume(task_id, model)
+
+    async def change(self, task_id: TaskId, wish: ChangeSpec, *, by: str) -> TaskView:
+        return self.client.change(task_id, labels=wish.labels, priority=wish.priority)
 
     async def steer(self, task_id: TaskId, message: str, *, by: str) -> TaskView:
         return self.client.steer(task_id, message)

@@ -19,6 +19,7 @@ from agent_runtime.cli.console import (
     emit,
     emit_line,
     json_option,
+    label_of,
     lasted,
     note,
     one_line,
@@ -96,7 +97,7 @@ def ps(
     A task that should be running and that no living process drives is called interrupted: `resume`
     goes on with it.
     """
-    wanted = dict(_label(text) for text in labels)
+    wanted = dict(label_of(text) for text in labels)
 
     async def do(tasks: Tasks) -> None:
         found = await found_tasks(tasks, statuses, wanted, None if show_all else limit)
@@ -123,13 +124,6 @@ def _row(task: TaskSummary, owner: str | None) -> dict[str, Json]:
     created_at, updated_at = at(row.pop("created_at_us")), at(row.pop("updated_at_us"))
     more = {"owner": owner, "interrupted": is_interrupted(task.status, owner)}
     return {"id": task.task_id, **row, "created_at": created_at, "updated_at": updated_at, **more}
-
-
-def _label(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise UsageError(f"--label {text!r} must look like KEY=VALUE")
-    return key, value
 
 
 async def found_tasks(

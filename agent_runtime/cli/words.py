@@ -239,6 +239,8 @@ def words(event: e.AnyEvent) -> str:
             return f"{event.by} withdraws the call {event.step_id}" + _because(event.reason)
         case e.Steered():
             return f"{event.by} says: {one_line(event.message)}"
+        case e.TaskChanged():
+            return f"{event.by} changes {_changed(event)}"
         case e.ApprovalDecided():
             done = "approved" if event.decision == "approve" else "denied"
             return f"{event.approval_id} {done} by {event.by}" + _because(event.message)
@@ -334,6 +336,16 @@ def _argument(value: Json) -> str:
             return shlex.join(map(str, value))
         case _:
             return str(value)
+
+
+def _changed(event: e.TaskChanged) -> str:
+    said = []
+    if event.labels is not None:
+        pairs = ", ".join(f"{key}={value}" for key, value in event.labels.items())
+        said.append(f"the labels: {one_line(pairs) or 'none'}")
+    if event.priority is not None:
+        said.append(f"the priority: {event.priority}")
+    return "; ".join(said)
 
 
 def _because(reason: str) -> str:

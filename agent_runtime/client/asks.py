@@ -191,6 +191,16 @@ def get(task_id: str) -> Ask[v.TaskView]:
     return _get(_of(task_id), _as(v.TaskView))
 
 
+def change(
+    task_id: str, *, labels: Mapping[str, str] | None, priority: int | None, seq: int | None = None
+) -> Ask[v.TaskView]:
+    named = {"labels": labels, "priority": priority}
+    wish = {key: value for key, value in named.items() if value is not None}
+    headers = {} if seq is None else {"If-Match": f'"{seq}"'}
+    body = msgspec.json.encode(wish)
+    return Ask("PATCH", _of(task_id), _as(v.TaskView), body, headers, again=seq is None)
+
+
 def forget(task_id: str, *, seq: int | None = None) -> Ask[None]:
     headers = {} if seq is None else {"If-Match": f'"{seq}"'}
     return Ask("DELETE", _of(task_id), _nothing, None, headers)

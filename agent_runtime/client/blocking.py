@@ -146,11 +146,18 @@ class Client:
             if cursor is None:
                 return
 
-    def forget(self, task_id: str, *, seq: int | None = None) -> None:
-        """Remove an ended task and everything of it. `Conflict` if it has not ended.
+    def change(
+        self, task_id: str, *, labels: Mapping[str, str] | None = None,
+        priority: int | None = None, seq: int | None = None,
+    ) -> v.TaskView:  # fmt: skip
+        """Give a task other labels (all of them) or another priority. `Conflict` if it has ended.
 
         `seq`, here and below: only if this is still the number of its newest event (`Conflict`).
         """
+        return self.send(asks.change(task_id, labels=labels, priority=priority, seq=seq))
+
+    def forget(self, task_id: str, *, seq: int | None = None) -> None:
+        """Remove an ended task and everything of it. `Conflict` if it has not ended."""
         self.send(asks.forget(task_id, seq=seq))
 
     # ---- events --------------------------------------------------------------------------

@@ -426,6 +426,14 @@ class CallWithdrawn(Event, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class TaskChanged(Event, frozen=True, kw_only=True):
+    """Somebody gave the task other labels (all of them) or another priority; null: as it was."""
+
+    by: str
+    labels: dict[str, str] | None = None
+    priority: int | None = None
+
+
 class Continued(Event, frozen=True, kw_only=True):
     """Somebody re-opened the ended task. `spec` is the task from here on, with a new allotment.
 
@@ -770,6 +778,7 @@ InputEvent = (
     | Steered
     | CallRequested
     | CallWithdrawn
+    | TaskChanged
     | Continued
     | Forked
     | ApprovalDecided
@@ -782,6 +791,7 @@ OutsideFact = (
     | Steered
     | CallRequested
     | CallWithdrawn
+    | TaskChanged
     | Continued
     | PublicationRequested
     | Forked

@@ -20,7 +20,7 @@ from agent_runtime.loop.forking import forked
 from agent_runtime.loop.front import front_after, front_of, front_steps
 from agent_runtime.loop.reached import observe
 from agent_runtime.loop.state import CLIENT_TIMER, CallState, Result, State, StepState, Trouble
-from agent_runtime.types import FailureKind, Json, Phase, StepSpec, StepStatus
+from agent_runtime.types import FailureKind, Json, Phase, StepSpec, StepStatus, TaskSpec
 
 
 def evolve(state: State, event: e.AnyEvent, at_us: int) -> State:
@@ -57,6 +57,12 @@ def evolve(state: State, event: e.AnyEvent, at_us: int) -> State:
     if not phases.legal(state.phase, type(event), phase):
         raise IllegalEvent(f"{type(event).__name__} cannot lead from {state.phase} to {phase}")
     return after
+
+
+def _with(task: TaskSpec, change: e.TaskChanged) -> TaskSpec:
+    """The task with what of it was changed."""
+    named = {"labels": change.labels, "priority": change.priority}
+    return msgspec.structs.replace(task, **{k: v for k, v in named.items() if v is not None})
 
 
 _FRONT_MOVES = (e.StepSkipped, e.StepFailed, e.PlanAdopted, e.Continued)
@@ -319,6 +325,8 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
                 return {}
             gone = replace(step_or_none, withdrawn=True)
             return {"steps": {**state.steps, event.step_id: gone}}
+        case e.TaskChanged():
+            return {"spec": _with(state.task, event)}
         case e.TaskConcluded():
             return {"conclusion": event, "stage": Phase.STATE_CLEANUP, "approvals": {},
                     "publication": publishing.first(state, event)}  # fmt: skip

@@ -248,6 +248,8 @@ async def _append(
     epoch: Epoch | None = None,
     snapshot: Snapshot | None = None,
     held_up: HeldUp | None = None,
+    *,
+    relabel: bool = False,
 ) -> None:
     """Append `rows`, which lead to `state`; an unknown outcome is asked for again."""
     task_id, summary = TaskId(state.task_id), summarize(state, rows[-1].hash)
@@ -261,6 +263,7 @@ async def _append(
                 summary=summary,
                 blobs=blobs,
                 snapshot=snapshot,
+                relabel=relabel,
             )
             if held_up is not None and attempt > 1:
                 await held_up("log", False)
@@ -315,7 +318,7 @@ async def append_fact(
         after = evolve(state, event, at_us)
         fact = codec.encode(task_id, [event], after=state.seq, head=head, at_us=at_us)
         try:
-            await _append(store, fact, after)
+            await _append(store, fact, after, relabel=isinstance(event, e.TaskChanged))
         except Conflict:
             clashed = True
             continue  # somebody was faster: look at the newest state again

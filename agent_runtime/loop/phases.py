@@ -31,6 +31,7 @@ _WISHES = (
     e.Steered,
     e.CallRequested,
     e.CallWithdrawn,
+    e.TaskChanged,
 )
 _TO_CLEANUP: _Row = {e.TaskConcluded: frozenset({P.STATE_CLEANUP})}
 _BEFORE_THE_PLAN = frozenset(
@@ -143,6 +144,7 @@ FACTS: frozenset[type[e.Event]] = frozenset(
         e.Steered,
         e.CallRequested,
         e.CallWithdrawn,
+        e.TaskChanged,
         e.Forked,
         e.ApprovalDecided,
         e.ApprovalExpired,

@@ -25,6 +25,7 @@ _OWNERS = (
     e.Interrupted,
     e.PauseRequested,
     e.ResumeRequested,
+    e.TaskChanged,
     e.Forked,
     e.WorkerRestarted,
     e.EgressObserved,

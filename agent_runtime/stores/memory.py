@@ -44,7 +44,7 @@ from agent_runtime.types import (
 )
 
 _DAY_US = 86_400_000_000
-_KEPT = ("goal", "labels", "priority", "repo", "submitted_by", "created_at_us")
+_KEPT = ("goal", "repo", "submitted_by", "created_at_us")
 _NO_BACKLOG = Backlog()
 
 
@@ -173,6 +173,7 @@ class MemoryStore:
         summary: TaskSummary,
         blobs: Mapping[BlobId, bytes] = {},
         snapshot: Snapshot | None = None,
+        relabel: bool = False,
     ) -> Seq:
         check_rows(task_id, expected, rows, summary)
         check_blobs(blobs)
@@ -193,7 +194,8 @@ class MemoryStore:
             task.rows.extend(rows)
             shared.order += rows
             shared.charge(task.summary, summary)
-            kept = {name: getattr(task.summary, name) for name in _KEPT}
+            names = _KEPT if relabel else (*_KEPT, "labels", "priority")
+            kept = {name: getattr(task.summary, name) for name in names}
             task.summary = msgspec.structs.replace(summary, **kept)
             if snapshot is not None and fits(snapshot):
                 task.snapshot = (Seq(rows[-1].seq), snapshot.version, snapshot.data)

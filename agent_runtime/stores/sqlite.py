@@ -145,11 +145,13 @@ class SqliteStore:
         summary: TaskSummary,
         blobs: Mapping[BlobId, bytes] = {},
         snapshot: Snapshot | None = None,
+        relabel: bool = False,
     ) -> Seq:
         check_rows(task_id, expected, rows, summary)
         await _check_blobs(blobs)
+        kept = snapshot if fits(snapshot) else None
         return await self._write(
-            Append(expected, rows, summary, blobs, epoch, snapshot if fits(snapshot) else None)
+            Append(expected, rows, summary, blobs, epoch, kept, relabel=relabel)
         )
 
     async def made_by(self, idempotency_key: str) -> TaskId | None:

@@ -121,6 +121,7 @@ class LogWrite(Write[T]):
         self.blobs = blobs
         self.idempotency_key: str | None = None
         self.snapshot: Snapshot | None = None
+        self.relabel = False
         self.data_bytes = sum(len(row.data) for row in rows)
         self.data_bytes += sum(len(data) for data in blobs.values())
 
@@ -179,11 +180,14 @@ class Append(LogWrite[Seq]):
         blobs: Mapping[BlobId, bytes],
         epoch: Epoch | None,
         snapshot: Snapshot | None,
+        *,
+        relabel: bool = False,
     ) -> None:
         super().__init__(rows, summary, blobs)
         self.expected = expected
         self.epoch = epoch
         self.snapshot = snapshot
+        self.relabel = relabel
         if snapshot is not None:
             self.data_bytes += len(snapshot.data)
 
@@ -246,13 +250,19 @@ INSERT INTO task_labels (key, value, task_id)
 SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?1)
 """
 
+_FORGET_LABELS = """
+DELETE FROM task_labels WHERE task_id = ?1 AND (key, value) IN (
+    SELECT l.key, l.value FROM tasks, json_each(tasks.labels) AS l WHERE tasks.task_id = ?1)
+"""
+
 _PROJECT = """
 UPDATE tasks SET status = value ->> 1, phase = value ->> 2, reason = value ->> 3,
     seq = value ->> 4, head_hash = value ->> 5, updated_at_us = value ->> 6,
     wake_at_us = value ->> 7, tokens = value ->> 8, microusd = value ->> 9
 FROM json_each(?1) WHERE task_id = value ->> 0
 """
-"""What a task is made with is left alone: each column named here costs, and so do its indexes."""
+"""What a task is made with is left alone: each column named here costs, and so do its indexes.
+Labels and priority are changed by `_relabel`."""
 
 
 _KEEP_SNAPSHOT = (
@@ -327,6 +337,9 @@ class _LogBatch:
                 self._db.execute(_ADD_LABELS, (_json(labelled),))
         if moved:
             self._db.execute(_PROJECT, (_json(list(moved.values())),))
+        for write in self._added:
+            if write.relabel:
+                _relabel(self._db, write.summary)
         snapshots = {
             write.task_id: (write.task_id, write.rows[-1].seq, s.version, s.data)
             for write in self._added
@@ -340,6 +353,17 @@ class _LogBatch:
                 self._db.execute(
                     "INSERT OR IGNORE INTO task_blobs VALUES (?, ?)", (write.task_id, blob_id)
                 )
+
+
+def _relabel(db: apsw.Connection, summary: TaskSummary) -> None:
+    """Seldom, so that the statement of every append need not name these columns."""
+    task_id, labels = summary.task_id, _json(summary.labels)
+    db.execute(_FORGET_LABELS, (task_id,))
+    db.execute(
+        "UPDATE tasks SET labels = ?, priority = ? WHERE task_id = ?",
+        (labels, summary.priority, task_id),
+    )
+    db.execute(_ADD_LABELS, (_json([(k, v, task_id) for k, v in summary.labels.items()]),))
 
 
 def _described(rows: Sequence[Row]) -> Iterator[tuple[object, ...]]:

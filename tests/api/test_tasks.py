@@ -115,6 +115,34 @@ def test_a_change_can_be_bound_to_what_was_seen(daemon: DaemonProcess) -> None:
     assert daemon.ask("POST", f"/v1/tasks/{task_id}/cancel").status == 409
 
 
+def test_labels_and_priority_are_changed_until_the_task_ends(daemon: DaemonProcess) -> None:
+    seen = daemon.idle()
+    path = f"/v1/tasks/{seen['id']}"
+    stale = {"If-Match": f'"{seen["seq"] - 1}"'}
+    assert daemon.ask("PATCH", path, {"priority": 9}, stale).status == 412
+    made = daemon.ask("PATCH", path, {"labels": {"team": "a"}, "priority": 9})
+    task = made.json()
+    assert (made.status, task["labels"], task["priority"]) == (200, {"team": "a"}, 9)
+    assert made.headers["etag"] == f'"{task["seq"]}"' and task["seq"] == seen["seq"] + 1
+    for nothing_new in ({}, {"priority": None}, {"labels": {"team": "a"}}):
+        assert daemon.ask("PATCH", path, nothing_new).json()["seq"] == task["seq"]
+    found = daemon.ask("GET", "/v1/tasks?label=team%3Da").json()["tasks"]
+    assert [each["id"] for each in found] == [seen["id"]]
+    last = daemon.events(seen["id"])[-1]
+    told = {"by": "token:local", "labels": {"team": "a"}, "priority": 9}
+    assert (last["type"], last["data"]) == ("TaskChanged", told)
+    for wrong, pointer in (
+        ({"priority": 10}, "/priority"),
+        ({"labels": {"": "x"}}, "/labels/"),
+        ({"goal": "x"}, "/goal"),
+    ):
+        refused = daemon.ask("PATCH", path, wrong)
+        assert (refused.status, refused.json()["errors"][0]["pointer"]) == (422, pointer)
+    daemon.ask("POST", f"{path}/cancel")
+    daemon.wait_for(seen["id"], "cancelled")
+    assert daemon.ask("PATCH", path, {"priority": 1}).status == 409
+
+
 def test_of_many_changes_bound_to_one_state_one_is_made(daemon: DaemonProcess) -> None:
     """RFC 9110, 13.1.1: If-Match is there so that nobody overwrites what he has not seen."""
     seen, answers = daemon.idle(), list[int]()

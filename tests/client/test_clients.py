@@ -95,6 +95,9 @@ def test_people_s_wishes_and_lists(client: Client) -> None:
     with pytest.raises(DeadlineExceeded):
         client.wait(task.id, seconds=0.2)
 
+    changed = client.change(task.id, labels={"set": key}, priority=8)
+    assert (changed.labels, changed.priority) == ({"set": key}, 8)
+    assert client.change(task.id, labels={}, seq=changed.seq).labels == {}
     told = client.steer(task.id, "Think of a song.")
     with pytest.raises(Conflict):
         client.steer(task.id, "Or of a poem.", seq=told.seq - 1)
@@ -226,6 +229,10 @@ def test_the_command_line_asks_the_daemon(daemon: DaemonProcess) -> None:
     assert done.code == 9 and "waiting: brain" in done.err, done
     listed = cli("ps", "--status", "waiting", "--json").json()
     assert listed[0]["id"] == done.out.strip() and "daemon" in listed[0]["owner"]
+    done = cli("change", listed[0]["id"], "--label", "a=b", "--label", "c=d", "--priority", "7")
+    assert done.out.endswith("priority 7, labels a=b, c=d\n"), done
+    assert cli("change", listed[0]["id"], "--remove", "a").out.endswith("labels c=d\n")
+    assert cli("change", listed[0]["id"]).code == 2
 
 
 # ---- finding it --------------------------------------------------------------------------

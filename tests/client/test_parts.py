@@ -57,7 +57,8 @@ from agent_runtime.types import StepSpec, TaskSpec
 T = "task_" + "0" * 32
 ALL: list[asks.Ask[Any]] = [
     asks.submit({"goal": "x"}, key="k"), asks.submit_all([{"goal": "x"}], key="k"), asks.page(),
-    asks.get(T), asks.forget(T), asks.events(T), asks.all_events(), asks.log(T),
+    asks.get(T), asks.change(T, labels={}, priority=1), asks.forget(T), asks.events(T),
+    asks.all_events(), asks.log(T),
     asks.steer(T, "x"), asks.cancel(T), asks.pause(T), asks.resume(T), asks.continue_task(T, {}),
     asks.fork(T, at=1), asks.replay(T), asks.approvals(), asks.decide("a", "approve"),
     asks.plan(T), asks.diff(T), asks.artifacts(T), asks.cost(T), asks.certificate(T),

@@ -101,6 +101,7 @@ async def append(
     tokens: int = 0,
     blobs: Sequence[bytes] = (),
     snapshot: Snapshot | None = None,
+    relabel: tuple[dict[str, str], int] | None = None,
 ) -> Seq:
     rows = log(task_id, expected + 1, expected + count, text=text)
     return await store.append(
@@ -108,7 +109,11 @@ async def append(
         Seq(expected),
         rows,
         epoch=None if epoch is None else Epoch(epoch),
-        summary=summary_of(rows, status=status, tokens=tokens),
+        summary=summary_of(
+            rows, status=status, tokens=tokens, labels=relabel and relabel[0],
+            priority=relabel[1] if relabel else 5,
+        ),
         blobs={digest(data): data for data in blobs},
         snapshot=snapshot,
-    )
+        relabel=relabel is not None,
+    )  # fmt: skip

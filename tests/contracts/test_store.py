@@ -498,6 +498,25 @@ async def test_what_a_task_is_made_with_stays(store: Store) -> None:
     assert after == expected
 
 
+async def test_labels_and_priority_are_changed_by_an_append_that_says_so(store: Store) -> None:
+    """Lists and queues go by the new ones, and deleting leaves nothing of either."""
+    await create(store, TASK, priority=1, labels={"a": "b", "c": "d"}, status="pending")
+    await create(store, OTHER, priority=5, status="pending")
+    await append(store, 1, status="pending", relabel=({"a": "x", "e": "f"}, 9))
+    await append(store, 2, status="pending")
+    after = await store.summary(TASK)
+    assert (after.labels, after.priority) == ({"a": "x", "e": "f"}, 9)
+    for labels, found in (({"a": "b"}, []), ({"c": "d"}, []), ({"a": "x", "e": "f"}, [TASK])):
+        assert [task.task_id for task in await store.tasks(labels=labels)] == found
+    assert [task.task_id for task in await store.ready(now_us=0)] == [TASK, OTHER]
+    await append(store, 3, status="pending", relabel=({}, 0))
+    assert not await store.tasks(labels={"a": "x"})
+    assert [task.task_id for task in await store.ready(now_us=0)] == [OTHER, TASK]
+    await store.delete(TASK)
+    await create(store, TASK, labels={"a": "x"})
+    assert [task.task_id for task in await store.tasks(labels={"a": "x"})] == [TASK]
+
+
 async def test_ended_tasks_are_found_in_the_order_in_which_they_ended(store: Store) -> None:
     """One that was forgotten since is no obstacle to the next page."""
     ids = [TaskId(f"task_{letter}") for letter in "cabd"]

@@ -176,6 +176,7 @@ SAMPLES: Mapping[str, e.AnyEvent] = {
         ),
         e.CallWithdrawn(step_id="c1", by="me", reason="no"),
         e.Steered(by="me", message="hurry"),
+        e.TaskChanged(by="me", labels={"team": "a"}, priority=7),
         e.Continued(by="me", message="and the docs", spec=_SPEC),
         e.Forked(
             parent="task_0", at=9, by="me", replaced=["model"], spec=_SPEC,

@@ -9,7 +9,7 @@ from agent_runtime.loop import budget, codec
 from agent_runtime.loop import events as e
 from agent_runtime.loop.state import status_of
 from agent_runtime.loop.stopping import Stop
-from agent_runtime.types import Effect, Phase, Row, Status
+from agent_runtime.types import Effect, Phase, Row, Status, TaskId
 from tests.loop.harness import FOREVER, NO, Answer, Bench, Script, step, task
 
 pytestmark = pytest.mark.anyio
@@ -95,6 +95,17 @@ async def test_a_message_is_heard_in_every_phase(phase: Phase) -> None:
     state = await bench.run(TOUR)
     assert state.conversation.notes == ("me says: hurry",), "a brain would hear it next"
     assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("phase", PHASES)
+async def test_labels_and_priority_are_changed_in_every_phase(phase: Phase) -> None:
+    bench = tour()
+    when(bench, phase, e.TaskChanged(by="me", labels={"a": "b"}), e.TaskChanged(by="x", priority=9))
+    state = await bench.run(TOUR)
+    assert (state.task.labels, state.task.priority) == ({"a": "b"}, 9)
+    assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
+    summary = await bench.store().summary(TaskId(state.task_id))
+    assert (summary.labels, summary.priority) == ({"a": "b"}, 9)
 
 
 @pytest.mark.parametrize("phase", PHASES)

@@ -219,6 +219,7 @@ def test_facts_from_outside_are_what_people_and_submissions_append() -> None:
     """Whoever drives appends none of them."""
     assert {kind.__name__ for kind in replaying.OUTSIDE} == {
         "TaskSubmitted", "CancelRequested", "PauseRequested", "ResumeRequested", "Steered",
+        "TaskChanged",
         "Continued", "Forked", "ApprovalDecided", "ModelReplied", "PublicationRequested",
         "CallRequested", "CallWithdrawn",
     }  # fmt: skip
