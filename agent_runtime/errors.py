@@ -84,6 +84,10 @@ class IdempotencyMismatch(UsageError):
     """The idempotency key made a task with another body. Nothing was stored; use a new key."""
 
 
+class Repeated(AgentRuntimeError):
+    """The same was asked for with the same idempotency key before. Nothing was stored again."""
+
+
 class NotFound(AgentRuntimeError):
     """No such task, blob, tree or tool."""
 

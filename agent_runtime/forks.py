@@ -31,7 +31,7 @@ from agent_runtime.loop.state import NO_BRAIN, State
 from agent_runtime.loop.submission import new_task_id
 from agent_runtime.ports import LeftWork, Ports
 from agent_runtime.resources import disk_quota
-from agent_runtime.types import BlobId, ForkSpec, Phase, Row, TaskId, TaskSpec, TreeId
+from agent_runtime.types import BlobId, ForkSpec, Once, Phase, Row, TaskId, TaskSpec, TreeId
 
 FORGET_SECONDS_MAX = 30.0
 
@@ -39,11 +39,13 @@ Check = Callable[[TaskSpec], Awaitable[None]]
 
 
 async def fork_task(
-    task_id: TaskId, wish: ForkSpec, ports: Ports, *, by: str, check: Check
-) -> TaskId:
+    task_id: TaskId, wish: ForkSpec, ports: Ports, *, by: str, check: Check,
+    once: Once | None = None,
+) -> TaskId:  # fmt: skip
     """Store a fork of a task, with a working copy of its own; durable on return.
 
-    `check` refuses a task that cannot run here; only what is wished for is looked at.
+    `check` refuses a task that cannot run here; only what is wished for is looked at. If `once` was
+    known to the store, nothing is stored and its task is returned.
 
     Raises:
         NotFound: no such task or event.
@@ -75,6 +77,7 @@ async def fork_task(
                 brain=brain,
                 path=path,
                 notes=list(notes),
+                once=once,
             )
         ]
         if wish.message:
@@ -83,11 +86,21 @@ async def fork_task(
             state = evolve(state, fact, at_us)
         made = codec.encode(fork_id, facts, after=len(prefix), head=prefix[-1].hash, at_us=at_us)
         summary = summarize(state, made[-1].hash, submitted_by=by)
-        await ports.store.create(summary, [*prefix, *made], blobs=blobs)
+        key = None if once is None else key_of(by, once)
+        stored = await ports.store.create(
+            summary, [*prefix, *made], blobs=blobs, idempotency_key=key
+        )
     except BaseException:
         await _forget_unless_stored(fork_id, ports)
         raise
-    return fork_id
+    if stored != fork_id:
+        await _forget_unless_stored(fork_id, ports)  # somebody made it at the same time
+    return stored
+
+
+def key_of(by: str, once: Once) -> str:
+    """An idempotency key as the store has it: apart from everybody else's."""
+    return f"{by} {once.key}"
 
 
 def _prefix(

@@ -44,10 +44,11 @@ from agent_runtime.errors import (
     Fault,
     IdempotencyMismatch,
     NotFound,
+    Repeated,
     UsageError,
     WorkspaceError,
 )
-from agent_runtime.forks import fork_task
+from agent_runtime.forks import fork_task, key_of
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
 from agent_runtime.loop.asking import effect_if_known
@@ -78,6 +79,7 @@ from agent_runtime.types import (
     ContinuationSpec,
     ForkSpec,
     Json,
+    Once,
     PublishSpec,
     Row,
     Seq,
@@ -300,6 +302,7 @@ class Runtime:
         by: str,
         budget: DayBudget = UNBOUNDED,
         only: Only = _whatever,
+        once: Once | None = None,
     ) -> State:
         """Re-open an ended task with a new allotment, durable on return; nothing of it runs yet.
 
@@ -313,6 +316,7 @@ class Runtime:
             ConfigError: a model is named, and no adapter can reach it.
             AllowanceSpent: `by` may use no more tokens or money today. What the task uses counts
                 for who submitted it.
+            Repeated, IdempotencyMismatch: as `steer`.
         """
         await self.allowances.require(by, budget)
         state = await self.state(task_id)
@@ -330,19 +334,28 @@ class Runtime:
                 raise Conflict(f"task {task_id!r} cannot be continued: {error}") from error
 
         def make(state: State) -> e.OutsideFact:
+            refuse_repetition(state, by, once)
             only(state.seq)
-            return e.Continued(by=by, message=wish.message, spec=continuation(state, wish))
+            spec = continuation(state, wish)
+            return e.Continued(by=by, message=wish.message, spec=spec, once=once)
 
         after = await append_fact(self.ports.store, self.ports.clock, self.ports.bus, task_id, make)
         await self._files.supersede(task_id, _ends(after))
         return after
 
     async def fork(
-        self, task_id: TaskId, wish: ForkSpec, *, by: str, budget: DayBudget = UNBOUNDED
+        self,
+        task_id: TaskId,
+        wish: ForkSpec,
+        *,
+        by: str,
+        budget: DayBudget = UNBOUNDED,
+        once: Once | None = None,
     ) -> TaskId:
         """Store another task that begins with the first events of this one; see `forks`.
 
-        Nothing of it runs yet, and nothing of this one changes.
+        Nothing of it runs yet, and nothing of this one changes. What `once` has made before is
+        returned (see `forked_before`).
 
         Raises:
             NotFound, Conflict, UsageError, CorruptLog, ConfigError, WorkspaceError: as
@@ -350,8 +363,27 @@ class Runtime:
             AllowanceSpent: as `take_in`.
         """
         check = self.refuse_what_cannot_run
+        if once is not None and (known := await self.forked_before(by, once)) is not None:
+            return known
         async with self.allowances.taking(by, budget):
-            return await fork_task(task_id, wish, self.ports, by=by, check=check)
+            made = await fork_task(task_id, wish, self.ports, by=by, check=check, once=once)
+        if once is not None:
+            await self.forked_before(by, once)  # with another wish, by somebody at the same time?
+        return made
+
+    async def forked_before(self, by: str, once: Once) -> TaskId | None:
+        """The fork that `by` has made with this key; None: there is none.
+
+        Raises:
+            IdempotencyMismatch: the key has made another task, or another fork.
+        """
+        stored = await self.ports.store.made_by(key_of(by, once))
+        if stored is None:
+            return None
+        fork = (await self.state(stored)).forked
+        if fork is None or fork.once != once:
+            raise IdempotencyMismatch(_used(once, f"for another task, {stored!r}"))
+        return stored
 
     async def upload(self, chunks: AsyncIterable[bytes]) -> str:
         """Take in a repository as a git bundle; what `workspace.repo` of a task may be then.
@@ -677,10 +709,22 @@ class Runtime:
         return True
 
     async def steer(
-        self, task_id: TaskId, message: str, *, by: str, only: Only = _whatever
+        self,
+        task_id: TaskId,
+        message: str,
+        *,
+        by: str,
+        only: Only = _whatever,
+        once: Once | None = None,
     ) -> State:
-        """Tell the brain something."""
-        return await self._fact(task_id, e.Steered(by=by, message=message), only)
+        """Tell the brain something.
+
+        Raises:
+            Conflict: it has ended.
+            Repeated: the same was said with this key before; nothing is stored again.
+            IdempotencyMismatch: something else was.
+        """
+        return await self._fact(task_id, e.Steered(by=by, message=message, once=once), only)
 
     async def change(
         self, task_id: TaskId, wish: ChangeSpec, *, by: str, only: Only = _whatever
@@ -753,6 +797,8 @@ class Runtime:
 
     async def _fact(self, task_id: TaskId, fact: e.OutsideFact, only: Only) -> State:
         def make(state: State) -> e.OutsideFact:
+            if isinstance(fact, e.Steered):
+                refuse_repetition(state, fact.by, fact.once)
             only(state.seq)
             _refuse_when_over(state)
             return fact
@@ -1119,6 +1165,28 @@ def _folded(task_id: TaskId, rows: Sequence[Row]) -> tuple[State, list[e.AnyEven
 def _ends(state: State) -> list[int]:
     """Numbers of the events with which its earlier runs ended."""
     return [run.ended_seq for run in state.earlier]
+
+
+def refuse_repetition(state: State, by: str, once: Once | None) -> None:
+    """Was this asked of the task before?
+
+    Raises:
+        Repeated: it was.
+        IdempotencyMismatch: something else was, with the same key.
+    """
+    before = None if once is None else state.asked_once.get(key_of(by, once))
+    if once is None or before is None:
+        return
+    if before != once.sha256:
+        raise IdempotencyMismatch(_used(once, f"of task {state.task_id!r} for something else"))
+    raise Repeated(f"this was asked of task {state.task_id!r} before")
+
+
+def _used(once: Once, what: str) -> str:
+    return (
+        f"the idempotency key {once.key!r} was used {what}: use a new key for a new wish, and send "
+        "the same body for a repetition"
+    )
 
 
 def _literal(path: str) -> str:

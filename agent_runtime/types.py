@@ -303,6 +303,13 @@ class ContinuationSpec(Spec, frozen=True, kw_only=True):
     policy: Policy | None = None
 
 
+class Once(msgspec.Struct, frozen=True):
+    """An idempotency key of one caller, and the SHA-256 of what was asked for with it."""
+
+    key: str
+    sha256: str
+
+
 class ChangeSpec(Spec, frozen=True, kw_only=True):
     """What of a task becomes another; None: as it is. `labels` are all of them."""
 

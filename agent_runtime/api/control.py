@@ -9,10 +9,11 @@ import msgspec
 from msgspec import Meta
 
 from agent_runtime.api import intake
-from agent_runtime.api.answers import Reply, json_answer
+from agent_runtime.api.answers import Headers, Reply, json_answer
 from agent_runtime.api.operations import Operation, Request, Run, operation
-from agent_runtime.api.tasks import require_match
+from agent_runtime.api.tasks import matcher, once_of, require_match
 from agent_runtime.api.views import TaskView, etag, moment, view_of
+from agent_runtime.errors import Repeated
 from agent_runtime.loop import events as e
 from agent_runtime.runtime import Only
 from agent_runtime.taskfile import read_json
@@ -27,6 +28,11 @@ from agent_runtime.types import (
 )
 
 _IF_MATCH = {"If-Match": "only if the task is still at this ETag"}
+_ONCE = {
+    "Idempotency-Key": "a repetition with the same key and body does nothing more and gets the "
+    "task as it is; with another body it is refused (422)",
+}
+_REPLAYED = ((b"idempotency-replayed", b"true"),)
 _ERRORS = (404, 409, 412, 503)
 Text = Annotated[str, Meta(max_length=100_000)]
 
@@ -90,9 +96,9 @@ def _state_change(name: str, body: Any, **more: Any) -> Callable[[Run], Operatio
     )  # fmt: skip
 
 
-async def _after(request: Request[Any, Any], task_id: TaskId) -> Reply:
+async def _after(request: Request[Any, Any], task_id: TaskId, more: Headers = ()) -> Reply:
     summary = await request.daemon.runtime.ports.store.summary(task_id)
-    return json_answer(view_of(summary), 202, ((b"etag", etag(summary.seq)),))
+    return json_answer(view_of(summary), 202, ((b"etag", etag(summary.seq)), *more))
 
 
 @_state_change("pause", Nothing)
@@ -129,32 +135,41 @@ async def cancel_task(request: Request[Cancellation, None]) -> Reply:
 
 @operation(
     "POST", "/v1/tasks/{task_id}/steer", answers={202: TaskView}, scope="tasks:write",
-    errors=_ERRORS, body=Steering, headers=_IF_MATCH,
+    errors=_ERRORS, body=Steering, headers={**_IF_MATCH, **_ONCE},
 )  # fmt: skip
 async def steer_task(request: Request[Steering, None]) -> Reply:
     """Tell a task's brain something; its next turn hears it."""
-    task_id, only = await _matched(request)
-    await request.daemon.runtime.steer(
-        task_id, request.body.message, by=request.caller.by, only=only
-    )
+    task_id, message = TaskId(request.path["task_id"]), request.body.message
+    once, (only, _) = once_of(request, message), matcher(request)
+    try:
+        await request.daemon.runtime.steer(
+            task_id, message, by=request.caller.by, only=only, once=once
+        )
+    except Repeated:
+        return await _after(request, task_id, _REPLAYED)
     return await _after(request, task_id)
 
 
 @operation(
     "POST", "/v1/tasks/{task_id}/continue", answers={202: TaskView}, scope="tasks:write",
-    errors=_ERRORS, body=ContinuationSpec, raw=True, headers=_IF_MATCH,
+    errors=_ERRORS, body=ContinuationSpec, raw=True, headers={**_IF_MATCH, **_ONCE},
 )  # fmt: skip
 async def continue_task(request: Request[bytes, None]) -> Reply:
     """Open an ended task again: the same branch, history and files, and a new allotment."""
-    document = read_json(request.body)
-    task_id, only = await _matched(request)
-    await intake.continue_task(request.daemon, request.caller, task_id, document, only)
+    document, task_id = read_json(request.body), TaskId(request.path["task_id"])
+    once, (only, _) = once_of(request, document), matcher(request)
+    try:
+        await intake.continue_task(
+            request.daemon, request.caller, task_id, document, only, once=once
+        )
+    except Repeated:
+        return await _after(request, task_id, _REPLAYED)
     return await _after(request, task_id)
 
 
 @operation(
     "POST", "/v1/tasks/{task_id}/fork", answers={201: TaskView}, scope="tasks:write",
-    errors=_ERRORS, body=ForkWish,
+    errors=_ERRORS, body=ForkWish, headers=_ONCE,
 )  # fmt: skip
 async def fork_task(request: Request[ForkWish, None]) -> Reply:
     """Make another task that begins with the first events of this one; nothing of this one changes.
@@ -167,13 +182,18 @@ async def fork_task(request: Request[ForkWish, None]) -> Reply:
         at=wish.at, answer=changed.answer, result=changed.result, model=changed.model,
         policy=changed.policy, message=changed.message,
     )  # fmt: skip
-    parent = TaskId(request.path["task_id"])
-    forked = await intake.fork_task(daemon, request.caller, parent, spec)
-    summary = await daemon.runtime.ports.store.summary(forked)
+    caller, parent = request.caller, TaskId(request.path["task_id"])
+    once = once_of(request, wish)
+    if once is not None and (known := await daemon.runtime.forked_before(caller.by, once)):
+        return await _forked(request, known, _REPLAYED)
+    return await _forked(request, await intake.fork_task(daemon, caller, parent, spec, once=once))
+
+
+async def _forked(request: Request[Any, Any], forked: TaskId, more: Headers = ()) -> Reply:
+    summary = await request.daemon.runtime.ports.store.summary(forked)
     location = b"/v1/tasks/" + forked.encode()
-    return json_answer(
-        view_of(summary), 201, ((b"location", location), (b"etag", etag(summary.seq)))
-    )
+    headers = ((b"location", location), (b"etag", etag(summary.seq)), *more)
+    return json_answer(view_of(summary), 201, headers)
 
 
 @operation(

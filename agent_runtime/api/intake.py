@@ -20,12 +20,13 @@ from agent_runtime.errors import AgentRuntimeError, Fault, Forbidden, UsageError
 from agent_runtime.loop import events as e
 from agent_runtime.loop.continuing import earlier_steps, refuse_unless_ended
 from agent_runtime.loop.submission import Submitted
-from agent_runtime.runtime import Only
+from agent_runtime.runtime import Only, refuse_repetition
 from agent_runtime.taskfile import parse_continuation, parse_task_json
 from agent_runtime.types import (
     TERMINAL_STATUSES,
     ForkSpec,
     Json,
+    Once,
     Status,
     TaskId,
     TaskSpec,
@@ -58,27 +59,37 @@ async def take_in(daemon: Daemon, caller: Caller, body: bytes, key: str | None) 
 
 
 async def continue_task(
-    daemon: Daemon, caller: Caller, task_id: TaskId, document: Json, only: Only
-) -> None:
-    """Open an ended task again; `document` is a continuation as JSON. Errors as `take_in`."""
+    daemon: Daemon, caller: Caller, task_id: TaskId, document: Json, only: Only,
+    *, once: Once | None = None,
+) -> None:  # fmt: skip
+    """Open an ended task again; `document` is a continuation as JSON.
+
+    Errors as `take_in`, and as `Runtime.continue_task`.
+    """
     with daemon.room() as room:
         state = await daemon.runtime.state(task_id)
+        refuse_repetition(state, caller.by, once)
+        only(state.seq)
         refuse_unless_ended(state)
         wish = parse_continuation(document, task=state.task, earlier=earlier_steps(state))
         await daemon.runtime.continue_task(
-            task_id, wish, by=caller.by, budget=caller.budget, only=only
+            task_id, wish, by=caller.by, budget=caller.budget, only=only, once=once
         )
         room.taken = 1
 
 
-async def fork_task(daemon: Daemon, caller: Caller, parent: TaskId, spec: ForkSpec) -> TaskId:
+async def fork_task(
+    daemon: Daemon, caller: Caller, parent: TaskId, spec: ForkSpec, *, once: Once | None = None
+) -> TaskId:
     """Make another task of the first events of this one. Errors as `take_in`."""
     with daemon.room() as room:
         newest = (await daemon.runtime.ports.store.summary(parent)).seq
         if spec.at > newest:
             said = f"must be the number of an event, at most {newest}, got {spec.at}"
             raise UsageError(f"at: {said}", faults=[Fault(("at",), said)])
-        forked = await daemon.runtime.fork(parent, spec, by=caller.by, budget=caller.budget)
+        forked = await daemon.runtime.fork(
+            parent, spec, by=caller.by, budget=caller.budget, once=once
+        )
         room.taken = 1
     return forked
 

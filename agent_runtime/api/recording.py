@@ -41,10 +41,11 @@ async def record_reply(
     """An operation was carried out; a submission is noted, everything else is durable first."""
     if daemon.access is None or not isinstance(reply, Answer) or reply.status >= 400:
         return
+    if (b"idempotency-replayed", b"true") in reply.headers:
+        return
     target = "/".join(scope.get("path_params", {}).values()) or _made(reply)
     if action == "task.submit":
-        if (b"idempotency-replayed", b"true") not in reply.headers:
-            note_submission(daemon, scope, target)
+        note_submission(daemon, scope, target)
         return
     await record(daemon, scope, action, target, detail=detail if isinstance(detail, str) else "")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -19,7 +20,7 @@ from agent_runtime.errors import Fault, Forbidden, MovedOn, UsageError
 from agent_runtime.loop.submission import Submitted
 from agent_runtime.runtime import Only
 from agent_runtime.taskfile import parse_change, read_json
-from agent_runtime.types import ChangeSpec, TaskId, TaskSpec
+from agent_runtime.types import ChangeSpec, Once, TaskId, TaskSpec
 
 BATCH_TASKS_MAX: Final = 1000
 BATCH_BYTES_MAX: Final = 16 << 20
@@ -240,6 +241,14 @@ async def require_match(request: Request[Any, Any], task_id: TaskId) -> Only:
         MovedOn: the task is not where the caller saw it.
         NotFound: there is none.
     """
+    only, wanted = matcher(request)
+    if wanted is not None:
+        only((await request.daemon.runtime.ports.store.summary(task_id)).seq)
+    return only
+
+
+def matcher(request: Request[Any, Any]) -> tuple[Only, str | None]:
+    """What raises `MovedOn` while writing; and what is wanted, None: nothing special."""
     wanted = request.header(b"if-match")
 
     def only(seq: int) -> None:
@@ -249,9 +258,7 @@ async def require_match(request: Request[Any, Any], task_id: TaskId) -> Only:
                 f"the task is at {tag}, and If-Match wants {wanted!r}: look at it, decide again"
             )
 
-    if wanted is not None:
-        only((await request.daemon.runtime.ports.store.summary(task_id)).seq)
-    return only
+    return only, wanted
 
 
 _ENTITY_TAG = re.compile(r'(W/)?("[!#-~]*")')
@@ -277,6 +284,15 @@ def _idempotency_key(request: Request[Any, Any]) -> str | None:
     except UsageError as error:
         detail = f"the header Idempotency-Key: {error}"
         raise Refused(problem(422, "invalid-header", "A header is not valid", detail)) from None
+
+
+def once_of(request: Request[Any, Any], wish: object) -> Once | None:
+    """The key, and what is asked for with it: the operation, its task, and `wish`."""
+    given = request.header(b"idempotency-key")
+    if given is None or _idempotency_key(request) is None:
+        return None
+    asked = (request.scope["operation"], request.path["task_id"], wish)
+    return Once(given, sha256(msgspec.json.encode(asked, order="sorted")).hexdigest())
 
 
 def _wait_seconds(request: Request[Any, Any]) -> int | None:

@@ -72,11 +72,15 @@ def _get(
 
 
 def _post(
-    path: str, read: Callable[[Reply], T], document: object, *, again: bool = False, seq: int | None
-) -> Ask[T]:
+    path: str, read: Callable[[Reply], T], document: object, *, again: bool = False,
+    seq: int | None, key: str | None = None,
+) -> Ask[T]:  # fmt: skip
+    """`key`: an idempotency key, with which it may be sent again."""
     headers = {} if seq is None else {"If-Match": f'"{seq}"'}
+    if key is not None:
+        headers["Idempotency-Key"] = key
     body = msgspec.json.encode(document)
-    return Ask("POST", path, read, body, headers, again=again)
+    return Ask("POST", path, read, body, headers, again=again or key is not None)
 
 
 def _as(kind: type[ViewT]) -> Callable[[Reply], ViewT]:
@@ -229,8 +233,8 @@ def log(task_id: str) -> Ask[list[v.Event]]:
 # ---- control -----------------------------------------------------------------------------
 
 
-def steer(task_id: str, message: str, *, seq: int | None = None) -> Ask[v.TaskView]:
-    return _post(_of(task_id, "steer"), _as(v.TaskView), {"message": message}, seq=seq)
+def steer(task_id: str, message: str, *, key: str, seq: int | None = None) -> Ask[v.TaskView]:
+    return _post(_of(task_id, "steer"), _as(v.TaskView), {"message": message}, key=key, seq=seq)
 
 
 def cancel(task_id: str, reason: str = "", *, seq: int | None = None) -> Ask[v.TaskView]:
@@ -249,15 +253,17 @@ def resume(task_id: str, model: str = "", *, seq: int | None = None) -> Ask[v.Ta
 
 
 def continue_task(
-    task_id: str, wish: ContinuationSpec | Mapping[str, Json], *, seq: int | None = None
+    task_id: str, wish: ContinuationSpec | Mapping[str, Json], *, key: str, seq: int | None = None
 ) -> Ask[v.TaskView]:
-    return _post(_of(task_id, "continue"), _as(v.TaskView), _without_defaults(wish), seq=seq)
+    body = _without_defaults(wish)
+    return _post(_of(task_id, "continue"), _as(v.TaskView), body, key=key, seq=seq)
 
 
 def fork(
     task_id: str,
     *,
     at: int,
+    key: str,
     answer: AnswerSpec | None = None,
     result: ResultSpec | None = None,
     model: str | None = None,
@@ -268,7 +274,9 @@ def fork(
     replace = {key: _without_defaults(part) for key, part in parts.items() if part is not None}
     if policy is not None:
         replace["policy"] = msgspec.to_builtins(policy)
-    return _post(_of(task_id, "fork"), _as(v.TaskView), {"at": at, "replace": replace}, seq=None)
+    return _post(
+        _of(task_id, "fork"), _as(v.TaskView), {"at": at, "replace": replace}, key=key, seq=None
+    )
 
 
 def replay(task_id: str) -> Ask[v.ReplayView]:

@@ -223,9 +223,14 @@ class AsyncClient:
 
     # ---- control -------------------------------------------------------------------------
 
-    async def steer(self, task_id: str, message: str, *, seq: int | None = None) -> v.TaskView:
+    async def steer(
+        self, task_id: str, message: str, *, seq: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> v.TaskView:  # fmt: skip
         """Tell a task's brain something; its next turn hears it. `Conflict` if it has ended."""
-        return await self.send(asks.steer(task_id, message, seq=seq))
+        return await self.send(
+            asks.steer(task_id, message, key=idempotency_key or new_key(), seq=seq)
+        )
 
     async def cancel(self, task_id: str, reason: str = "", *, seq: int | None = None) -> v.TaskView:
         """End a task for good. `Conflict` if it has ended."""
@@ -240,21 +245,24 @@ class AsyncClient:
         return await self.send(asks.resume(task_id, model, seq=seq))
 
     async def continue_task(
-        self, task_id: str, wish: ContinuationSpec | Mapping[str, Json], *, seq: int | None = None
-    ) -> v.TaskView:
+        self, task_id: str, wish: ContinuationSpec | Mapping[str, Json], *, seq: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> v.TaskView:  # fmt: skip
         """Open an ended task again, with more to do (docs/task-file.md, continuing)."""
-        return await self.send(asks.continue_task(task_id, wish, seq=seq))
+        return await self.send(
+            asks.continue_task(task_id, wish, key=idempotency_key or new_key(), seq=seq)
+        )
 
     async def fork(
         self, task_id: str, *, at: int, answer: AnswerSpec | None = None,
         result: ResultSpec | None = None, model: str | None = None, policy: Policy | None = None,
-        message: str = "",
+        message: str = "", idempotency_key: str | None = None,
     ) -> v.TaskView:  # fmt: skip
         """Another task that begins with the first `at` events of this one."""
         return await self.send(
             asks.fork(
                 task_id, at=at, answer=answer, result=result, model=model, policy=policy,
-                message=message,
+                message=message, key=idempotency_key or new_key(),
             )
         )  # fmt: skip
 

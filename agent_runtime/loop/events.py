@@ -17,6 +17,7 @@ from agent_runtime.types import (
     FailureKind,
     Json,
     Objective,
+    Once,
     Origin,
     Phase,
     PreparedEnvironment,
@@ -399,6 +400,7 @@ class Steered(Event, frozen=True, kw_only=True):
 
     by: str
     message: str
+    once: Once | None = None
 
 
 class CallRequested(Event, frozen=True, kw_only=True):
@@ -443,6 +445,7 @@ class Continued(Event, frozen=True, kw_only=True):
     by: str
     message: str
     spec: TaskSpec
+    once: Once | None = None
 
 
 class PublicationRequested(Event, frozen=True, kw_only=True):
@@ -511,6 +514,7 @@ class Forked(Event, frozen=True, kw_only=True):
     """None: as before."""
     path: str = ""
     notes: list[str] = []
+    once: Once | None = None
 
 
 class ApprovalDecided(Event, frozen=True, kw_only=True):

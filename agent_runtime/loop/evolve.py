@@ -59,6 +59,13 @@ def evolve(state: State, event: e.AnyEvent, at_us: int) -> State:
     return after
 
 
+def _asked_once(state: State, fact: e.Steered | e.Continued) -> dict[str, Any]:
+    if fact.once is None:
+        return {}
+    name = f"{fact.by} {fact.once.key}"
+    return {"asked_once": {**state.asked_once, name: fact.once.sha256}}
+
+
 def _with(task: TaskSpec, change: e.TaskChanged) -> TaskSpec:
     """The task with what of it was changed."""
     named = {"labels": change.labels, "priority": change.priority}
@@ -316,7 +323,7 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
             return {"paused": False, **_given_a_model(state, event)}
         case e.Steered():
             said = f"{event.by} says: {event.message}"
-            return {"conversation": state.conversation.told(said)}
+            return {"conversation": state.conversation.told(said), **_asked_once(state, event)}
         case e.CallRequested():
             return _requested(state, event)
         case e.CallWithdrawn():
@@ -346,7 +353,7 @@ def _changes(state: State, event: e.AnyEvent, at_us: int) -> dict[str, Any]:
         ):
             return publishing.folded(state, event)
         case e.Continued():
-            return {**reopened(state, event), "publication": None}
+            return {**reopened(state, event), "publication": None, **_asked_once(state, event)}
         case e.Forked():
             return forked(state, event, at_us)
         case e.TaskEnded():

@@ -164,6 +164,7 @@ def forked(state: State, event: e.Forked, at_us: int) -> Changes:
         "alive": False,
         "crashes": 0,
         "paused": False,
+        "asked_once": {},
         "workspace": replace(state.workspace, path=event.path, notes=event.notes)
         if state.workspace is not None and event.path
         else state.workspace,

@@ -277,6 +277,8 @@ class State(msgspec.Struct, frozen=True, gc=False):
     trouble_attempts: int = 0
     cancel: e.CancelRequested | None = None
     paused: bool = False
+    asked_once: Mapping[str, str] = {}
+    """What was asked for with idempotency keys, see `types.Once`; each key behind its caller."""
     abort: e.StepFailed | None = None
     conclusion: e.TaskConcluded | None = None
     cleaned: e.CleanedUp | None = None

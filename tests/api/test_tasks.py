@@ -143,6 +143,49 @@ def test_labels_and_priority_are_changed_until_the_task_ends(daemon: DaemonProce
     assert daemon.ask("PATCH", path, {"priority": 1}).status == 409
 
 
+def test_a_wish_with_a_key_is_carried_out_once(daemon: DaemonProcess) -> None:
+    """Whoever lost the answer asks again, with the same ETag, whatever has become of the task."""
+    seen = daemon.idle()
+    path = f"/v1/tasks/{seen['id']}"
+    headers = {"Idempotency-Key": "told", "If-Match": f'"{seen["seq"]}"'}
+    said = [daemon.ask("POST", f"{path}/steer", {"message": "go on"}, headers) for _ in range(3)]
+    assert [each.status for each in said] == [202] * 3
+    assert ["idempotency-replayed" in each.headers for each in said] == [False, True, True]
+    other = daemon.ask("POST", f"{path}/steer", {"message": "stop"}, headers)
+    assert (other.status, other.json()["type"]) == (422, "/problems/idempotency-mismatch")
+    forks = [
+        daemon.ask("POST", f"{path}/fork", {"at": 1}, {"Idempotency-Key": "forked"})
+        for _ in range(2)
+    ]
+    assert [each.status for each in forks] == [201, 201]
+    assert forks[0].json()["id"] == forks[1].json()["id"] != seen["id"]
+    other = daemon.ask("POST", f"{path}/fork", {"at": 2}, {"Idempotency-Key": "forked"})
+    assert other.status == 422
+    daemon.ask("POST", f"{path}/cancel")
+    daemon.wait_for(seen["id"], "cancelled")
+    wish = {"message": "once more", "model": "client"}
+    for _ in range(2):
+        continued = daemon.ask("POST", f"{path}/continue", wish, {"Idempotency-Key": "again"})
+        assert continued.status == 202, continued.body
+    stored = [event["type"] for event in daemon.events(seen["id"])]
+    assert (stored.count("Steered"), stored.count("Continued")) == (1, 1)
+
+
+def test_forks_with_one_key_at_once_are_one(daemon: DaemonProcess) -> None:
+    seen, made = daemon.idle(), list[str]()
+
+    def fork() -> None:
+        path, headers = f"/v1/tasks/{seen['id']}/fork", {"Idempotency-Key": "all-at-once"}
+        made.append(daemon.ask("POST", path, {"at": 1}, headers).json()["id"])
+
+    threads = [threading.Thread(target=fork) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 8 and len(set(made)) == 1
+
+
 def test_of_many_changes_bound_to_one_state_one_is_made(daemon: DaemonProcess) -> None:
     """RFC 9110, 13.1.1: If-Match is there so that nobody overwrites what he has not seen."""
     seen, answers = daemon.idle(), list[int]()

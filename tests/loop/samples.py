@@ -13,6 +13,7 @@ from agent_runtime.messages import ModelChoice, ModelUsage, ToolUse
 from agent_runtime.types import (
     ArtifactSpec,
     Effect,
+    Once,
     Phase,
     PreparedEnvironment,
     PublishSpec,
@@ -175,13 +176,13 @@ SAMPLES: Mapping[str, e.AnyEvent] = {
             step_id="c1", tool="look", arguments={"n": 1}, effect=Effect.READ, by="me"
         ),
         e.CallWithdrawn(step_id="c1", by="me", reason="no"),
-        e.Steered(by="me", message="hurry"),
+        e.Steered(by="me", message="hurry", once=Once("k", "0" * 64)),
         e.TaskChanged(by="me", labels={"team": "a"}, priority=7),
-        e.Continued(by="me", message="and the docs", spec=_SPEC),
+        e.Continued(by="me", message="and the docs", spec=_SPEC, once=Once("k", "0" * 64)),
         e.Forked(
             parent="task_0", at=9, by="me", replaced=["model"], spec=_SPEC,
             brain=e.BrainFound(kind="model", models=[ModelChoice(name="m")]), path="/w2",
-            notes=["no commits"],
+            notes=["no commits"], once=Once("k", "0" * 64),
         ),
         e.ApprovalDecided(
             approval_id="a1", decision="deny", by="me", message="no", scope="task",
