@@ -34,7 +34,7 @@ PREFIX: Final = "task_"
 Questions = Mapping[str, tuple[str, Mapping[str, Json]]]
 Tell = Callable[[TaskSummary], Awaitable[ToolAnswer]]
 Ask = Callable[[TaskSummary, Asked], Awaitable[Questions]]
-Decide = Callable[[TaskSummary, str, Mapping[str, Json], Asked], Awaitable[None]]
+Decide = Callable[[TaskSummary, str, Mapping[str, Json], Asked], Awaitable[object]]
 
 
 class RuntimeTasks:
