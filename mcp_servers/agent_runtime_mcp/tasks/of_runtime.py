@@ -14,6 +14,7 @@ from typing import Final
 import anyio
 
 from agent_runtime.api.daemon import Daemon
+from agent_runtime.api.recording import record_decision
 from agent_runtime.errors import Conflict, NotFound
 from agent_runtime.types import TERMINAL_STATUSES, Json, Status, TaskId, TaskSummary
 from agent_runtime_mcp.definitions import (
@@ -34,7 +35,11 @@ PREFIX: Final = "task_"
 Questions = Mapping[str, tuple[str, Mapping[str, Json]]]
 Tell = Callable[[TaskSummary], Awaitable[ToolAnswer]]
 Ask = Callable[[TaskSummary, Asked], Awaitable[Questions]]
+<<<<<<< HEAD
 Decide = Callable[[TaskSummary, str, Mapping[str, Json], Asked], Awaitable[object]]
+=======
+Decide = Callable[[TaskSummary, str, Mapping[str, Json], Asked], Awaitable[bool]]
+>>>>>>> 75e4cf4 (A cancel over MCP tasks is in the audit record)
 
 
 class RuntimeTasks:
@@ -95,6 +100,7 @@ class RuntimeTasks:
             )
         except (NotFound, Conflict):
             return  # it has ended meanwhile
+        await record_decision(self._daemon, asked.caller, "task.cancel", task_id)
 
     async def changed(self, view: TaskView, seconds_max: float) -> None:
         """As `BackedTasks.changed`."""

@@ -115,6 +115,11 @@ async def test_a_cancelled_task_is_so_at_once(server: RuntimeServer, repo: Path)
     book = Book(server, None)
     assert (await book.cancel(began.task_id, ASKABLE)).status == "cancelled"
     assert (await book.cancel(began.task_id, ASKABLE)).status == "cancelled"
+    access = server._daemon.access
+    assert access is not None
+    assert [each.entry.target for each in await access.store.audit(action="task.cancel")] == [
+        began.task_id
+    ]
 
 
 async def test_not_every_submission_is_a_task(server: RuntimeServer, repo: Path) -> None:
