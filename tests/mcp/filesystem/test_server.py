@@ -313,9 +313,12 @@ def test_the_daemon_serves_its_workspace_roots(root: Path, tmp_path: Path) -> No
             }
             return daemon.ask("POST", "/mcp/filesystem", body, headers, token=token)
 
-        read = {"name": "read_text_file", "arguments": {"path": f"{root}/f"}}
+        read: dict[str, Any] = {"name": "read_text_file", "arguments": {"path": f"{root}/f"}}
         told = post("tools/call", **read).json()["result"]
         assert told["structuredContent"] == {"content": "text"}
         assert post("tools/call", key, **read).status == 403
-        away = {"name": "read_text_file", "arguments": {"path": str(tmp_path / "state" / "token")}}
+        away: dict[str, Any] = {
+            "name": "read_text_file",
+            "arguments": {"path": str(tmp_path / "state" / "token")},
+        }
         assert "outside" in post("tools/call", **away).json()["result"]["content"][0]["text"]

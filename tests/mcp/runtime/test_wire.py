@@ -123,7 +123,10 @@ async def test_a_task_of_mcp_goes_on_after_a_kill_and_asks_for_the_same(
 
 def asked_once(daemon: DaemonProcess, method: str, **params: Any) -> Any:
     """One request of the stateless wire, by a client that knows tasks; its result."""
-    capabilities: dict[str, Any] = {"elicitation": {}, "extensions": {"io.modelcontextprotocol/tasks": {}}}
+    capabilities: dict[str, Any] = {
+        "elicitation": {},
+        "extensions": {"io.modelcontextprotocol/tasks": {}},
+    }
     meta = {**META, "io.modelcontextprotocol/clientCapabilities": capabilities}
     reply = daemon.ask(
         "POST", "/mcp/runtime",
