@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from hashlib import sha256
 
 import msgspec
 
@@ -10,18 +12,20 @@ from agent_runtime.access.callers import APPROVALS_DECIDE, TASKS_WRITE
 from agent_runtime.api import intake
 from agent_runtime.api.control import Replacement
 from agent_runtime.api.daemon import Daemon
+from agent_runtime.api.intake import owned_key
 from agent_runtime.api.recording import record_decision
 from agent_runtime.api.views import TaskView, view_of
-from agent_runtime.errors import Conflict, MovedOn, NotFound, UsageError
+from agent_runtime.errors import Conflict, MovedOn, NotFound, Repeated, UsageError
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
 from agent_runtime.runtime import Only
-from agent_runtime.types import ForkSpec, TaskId
+from agent_runtime.types import ForkSpec, Json, Once, TaskId
 from agent_runtime_mcp.definitions import Asked, ToolAnswer, ToolDefinition
 from agent_runtime_mcp.runtime import wishes
 from agent_runtime_mcp.runtime.schemas import answer, make_tool
 from agent_runtime_mcp.runtime.telling import TaskTold, line_of, told
 from agent_runtime_mcp.runtime.waiting import at_rest
+from agent_runtime_mcp.wire import META_KEY
 
 
 class ControlTools:
@@ -77,7 +81,13 @@ class ControlTools:
 
     async def _steer(self, wish: wishes.Steer, asked: Asked) -> ToolAnswer:
         task_id, only = await self._meant(wish)
-        await self._daemon.runtime.steer(task_id, wish.message, by=asked.caller.by, only=only)
+        once = _once("steer", task_id, wish.message, wish.idempotency_key, asked)
+        try:
+            await self._daemon.runtime.steer(
+                task_id, wish.message, by=asked.caller.by, only=only, once=once
+            )
+        except Repeated:
+            return await self._told(task_id)
         return await self._done("task.steer", task_id, asked)
 
     async def _pause(self, wish: wishes.OfTask, asked: Asked) -> ToolAnswer:
@@ -104,8 +114,12 @@ class ControlTools:
             document["message"] = wish.message
         if wish.model:
             document["model"] = wish.model
-        await intake.continue_task(self._daemon, asked.caller, task_id, document, only)
-        await self._recorded("task.continue", task_id, asked)
+        once = _once("continue", task_id, document, wish.idempotency_key, asked)
+        with suppress(Repeated):
+            await intake.continue_task(
+                self._daemon, asked.caller, task_id, document, only, once=once
+            )
+            await self._recorded("task.continue", task_id, asked)
         summary = await at_rest(self._daemon, None, task_id, wish.wait_seconds, asked)
         return answer(*await told(self._daemon.runtime, summary))
 
@@ -119,7 +133,12 @@ class ControlTools:
             at=wish.at, answer=new.answer, result=new.result, model=new.model, policy=new.policy,
             message=new.message,
         )  # fmt: skip
-        forked = await intake.fork_task(self._daemon, asked.caller, parent, spec)
+        once = _once("fork", parent, (wish.at, wish.replace), wish.idempotency_key, asked)
+        if once is not None:
+            known = await self._daemon.runtime.forked_before(asked.caller.by, once)
+            if known is not None:
+                return await self._told(known)
+        forked = await intake.fork_task(self._daemon, asked.caller, parent, spec, once=once)
         await self._recorded("task.fork", parent, asked)
         return await self._told(forked)
 
@@ -178,3 +197,17 @@ class ControlTools:
         """Where it is now, briefly: what it comes to, `get_task` tells."""
         view = view_of(await self._daemon.runtime.summary(task_id))
         return answer(view, line_of(view))
+
+
+def _once(verb: str, task_id: TaskId, wish: Json, key: str, asked: Asked) -> Once | None:
+    """The key, of the arguments or of `_meta`, and what is asked for with it.
+
+    Raises:
+        UsageError: it cannot be one.
+    """
+    given = key or asked.meta.get(META_KEY)
+    if not isinstance(given, str) or not given:
+        return None
+    owned_key(asked.caller, given)
+    digest = sha256(msgspec.json.encode(("mcp", verb, task_id, wish), order="sorted"))
+    return Once(given, digest.hexdigest())

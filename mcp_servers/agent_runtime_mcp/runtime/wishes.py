@@ -29,6 +29,9 @@ OnlyAt = Annotated[
     int | None,
     Meta(description="Only if `seq` of the task is still this number: nothing has happened to it"),
 ]
+Key = Annotated[
+    str, Meta(max_length=255, description="A repetition with the same key does nothing more")
+]
 Cursor = Annotated[
     str, Meta(pattern="^(task_[0-9a-f]{32})?$", description="next_cursor of the page before")
 ]
@@ -139,6 +142,7 @@ class Steer(OfTask, frozen=True, kw_only=True):
     """What the agent is told."""
 
     message: Annotated[str, Meta(min_length=1, max_length=100_000)]
+    idempotency_key: Key = ""
 
 
 class Continue(OfTask, frozen=True, kw_only=True):
@@ -152,6 +156,7 @@ class Continue(OfTask, frozen=True, kw_only=True):
         dict[str, Json],
         Meta(description="Also: plan, objectives, protect, limits, policy, as in a task file"),
     ] = {}
+    idempotency_key: Key = ""
     wait_seconds: Wait = 0
 
 
@@ -167,6 +172,7 @@ class Fork(Wish, frozen=True, kw_only=True):
             "model, policy and message hold from there on"
         ),
     ] = {}
+    idempotency_key: Key = ""
 
 
 class Approve(Wish, frozen=True, kw_only=True):

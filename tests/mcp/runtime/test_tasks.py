@@ -138,6 +138,28 @@ async def test_who_may_only_read_changes_nothing(server: RuntimeServer) -> None:
     assert seen.structured["decides"]
 
 
+async def test_what_is_said_or_forked_with_a_key_is_so_once(server: RuntimeServer) -> None:
+    """On the newest wire clients repeat a call whose answer they lost."""
+    task_id = await idle(server)
+    asked = FakeAsked(meta={META_KEY: "k1"})
+    for _ in range(2):
+        told = await call(server, "steer_task", asked, task_id=task_id, message="left")
+        assert not told.is_error, text_of(told)
+    other = await call(server, "steer_task", asked, task_id=task_id, message="right")
+    assert other.is_error and "k1" in text_of(other)
+    wish = {"task_id": task_id, "at": 1, "idempotency_key": "k2"}
+    forks = [await call(server, "fork_task", **wish) for _ in range(2)]
+    assert len({each.structured["id"] for each in forks}) == 1
+    await call(server, "cancel_task", task_id=task_id)
+    await call(server, "get_task", task_id=task_id, wait_seconds=20)
+    again = {"task_id": task_id, "message": "go on", "idempotency_key": "k3"}
+    for _ in range(2):
+        told = await call(server, "continue_task", **again)
+        assert not told.is_error, text_of(told)
+    events = text_of(await call(server, "read_task", task_id=task_id, what="events"))
+    assert [events.count(f'"{name}"') for name in ("Steered", "Continued")] == [1, 1]
+
+
 async def test_what_was_decided_on_an_older_look_is_refused(server: RuntimeServer) -> None:
     """As If-Match over HTTP."""
     task_id = await idle(server)
