@@ -35,11 +35,7 @@ PREFIX: Final = "task_"
 Questions = Mapping[str, tuple[str, Mapping[str, Json]]]
 Tell = Callable[[TaskSummary], Awaitable[ToolAnswer]]
 Ask = Callable[[TaskSummary, Asked], Awaitable[Questions]]
-<<<<<<< HEAD
-Decide = Callable[[TaskSummary, str, Mapping[str, Json], Asked], Awaitable[object]]
-=======
 Decide = Callable[[TaskSummary, str, Mapping[str, Json], Asked], Awaitable[bool]]
->>>>>>> 75e4cf4 (A cancel over MCP tasks is in the audit record)
 
 
 class RuntimeTasks:
