@@ -76,7 +76,7 @@ def _definition(
 ) -> ToolDefinition:
     # What runs code or reaches outside may take long. File tools do not, and to ask for their
     # answer a second time would only cost a round.
-    long = info.where == "daemon" or not isinstance(getattr(tool, "decide_effect", None), Effect)
+    long = info.where == "daemon" or _fixed_effect(tool) is None
     return ToolDefinition(
         name=info.name,
         description=info.description,
@@ -94,10 +94,8 @@ def hints(info: ToolInfo, tool: Tool, network: str) -> Mapping[str, Json]:
     One whose effect hangs on its arguments is promised to be nothing better than `once`, or than a
     writer of the workspace if it is that without arguments: clients let a reader run unasked.
     """
-    effect, fixed = Effect.ONCE, getattr(tool, "decide_effect", None)
-    if isinstance(fixed, Effect):
-        effect = fixed
-    else:
+    effect = _fixed_effect(tool)
+    if effect is None:
         try:
             said = tool.effect({}, EffectPolicy(network=network))
             effect = Effect.ONCE if said is Effect.READ else Effect(said)
@@ -107,6 +105,15 @@ def hints(info: ToolInfo, tool: Tool, network: str) -> Mapping[str, Json]:
     if effect is Effect.READ:
         return {**said_of_all, "openWorldHint": info.where == "daemon" or network != "none"}
     return said_of_all
+
+
+def _fixed_effect(tool: Tool) -> Effect | None:
+    """Of every call; None: it hangs on the arguments, or nobody says."""
+    for name in ("decide_effect", "fixed_effect"):
+        fixed = getattr(tool, name, None)
+        if isinstance(fixed, Effect):
+            return fixed
+    return None
 
 
 def listed(definition: ToolDefinition, info: ToolInfo | None) -> dict[str, Json]:
