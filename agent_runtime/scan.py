@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import stat
 import sys
 from collections import deque
@@ -71,6 +72,8 @@ def main() -> None:
     # What was found must be out when the process is killed.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     request = json.loads(sys.stdin.readline())
+    # Whoever started it ends it in time; where that was killed, no pattern may run on for ever (0: it may).
+    signal.alarm(request["seconds"])
     skipped: list[str] = []
     try:
         pattern = re.compile(request["regex"], re.IGNORECASE if request["ignore_case"] else 0)

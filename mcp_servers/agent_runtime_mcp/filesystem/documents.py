@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from agent_runtime import texts
+from agent_runtime.errors import ToolRefused
 from agent_runtime.texts import shown
 from agent_runtime_mcp.definitions import McpFault, Page, ResourceDefinition
 from agent_runtime_mcp.filesystem import globs
@@ -117,14 +119,18 @@ def fault(refused: Refused, uri: str) -> McpFault:
     return McpFault(McpFault.INVALID_PARAMS, str(refused), data)
 
 
-def versions(roots: Roots, uris: Sequence[str]) -> dict[str, Version]:
-    """What each address leads to now; nothing is `()`. Raises `McpFault`: one is outside."""
+def versions(roots: Roots, uris: Sequence[str], *, first: bool) -> dict[str, Version]:
+    """What each address leads to now; nothing is `()`.
+
+    Raises:
+        McpFault: at the first look, there are too many, or one is outside.
+    """
     if len(uris) > WATCHED_MAX:
         raise McpFault(
             McpFault.INVALID_PARAMS,
             f"{len(uris):,} files are watched at once; at most {WATCHED_MAX:,} can be",
         )
-    return {uri: _version(roots, uri) for uri in uris}
+    return {uri: _version(roots, uri, first=first) for uri in uris}
 
 
 def path_of(uri: str) -> str:
@@ -162,10 +168,10 @@ def _document(path: str) -> ResourceDefinition:
 
 
 def _contents(uri: str, path: str, content: bytes) -> Mapping[str, Json]:
-    if not texts.is_binary(content) and not mime_type(path).startswith(("image/", "audio/")):
-        decoded = texts.decode(content, path)
-        mime = _mime(path) or "text/plain"
-        return {"uri": uri, "mimeType": mime, "text": decoded.text}
+    if not mime_type(path).startswith(("image/", "audio/")):
+        with suppress(ToolRefused):
+            text = texts.decode(content, path).text
+            return {"uri": uri, "mimeType": _mime(path) or "text/plain", "text": text}
     import base64
 
     return {"uri": uri, "mimeType": mime_type(path), "blob": base64.b64encode(content).decode()}
@@ -186,13 +192,15 @@ def _mime(path: str) -> str:
     return _SOURCES.get(ending) or MIME_TYPES.get(ending, "")
 
 
-def _version(roots: Roots, uri: str) -> Version:
+def _version(roots: Roots, uri: str, *, first: bool) -> Version:
     try:
         descriptor = opened(roots, path_of(uri), LOOKING)
     except Missing:
         return ()
     except Refused as refused:
-        raise fault(refused, uri) from None
+        if first:
+            raise fault(refused, uri) from None
+        return (-1,)
     try:
         found = os.fstat(descriptor)
     finally:

@@ -19,7 +19,8 @@ from agent_runtime_mcp.filesystem.roots import Root, Roots
 # Not to wait for the other end of a pipe, nor to become the terminal's owner.
 READING: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 LISTING: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-LOOKING: Final = kernel.O_PATH | os.O_CLOEXEC
+# Where only Linux has a way to look without opening, a pipe is at least not waited for.
+LOOKING: Final = (kernel.O_PATH or READING) | os.O_CLOEXEC
 _BY_STEPS: Final = (errno.EXDEV, errno.ELOOP, errno.EAGAIN)
 _BYTES_IN_PATH: Final = "a path is Unicode text; this one holds half a character"
 

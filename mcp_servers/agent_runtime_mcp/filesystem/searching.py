@@ -78,6 +78,7 @@ def grep(call: Call) -> ToolAnswer:
         "files": globs.expression(files if "/" in files else f"**/{files}") if files else "",
         "exclude": _anywhere(call.texts("excludePatterns", most=PATTERNS_MAX)),
         "directories": False,
+        "seconds": int(GREP_SECONDS_MAX) + 1,
     }
     paths = [call.text("path")] if "path" in call.arguments else _all(call)
     lines: list[str] = []
@@ -136,7 +137,7 @@ def _run(turn: Turn, directory: int, above: str, request: dict[str, Json]) -> _S
     import subprocess
     import sys
 
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-I", "-S", "-X", "utf8", _SCAN, str(directory)],
         cwd="/",
         env={"LANG": "C.UTF-8"},
@@ -145,13 +146,12 @@ def _run(turn: Turn, directory: int, above: str, request: dict[str, Json]) -> _S
         stderr=subprocess.PIPE,
         pass_fds=(directory,),
         start_new_session=True,
-    )
-    try:
-        told, errors, in_time = _waited(process, msgspec.json.encode(request) + b"\n", turn)
-    finally:
-        process.kill()
-        process.wait()
-    if in_time and process.returncode not in (0, -9):
+    ) as process:
+        try:
+            told, errors, in_time = _waited(process, msgspec.json.encode(request) + b"\n", turn)
+        finally:
+            process.kill()
+    if in_time and process.returncode != 0:
         raise Refused(f"the search process failed: {errors.decode(errors='replace')[-500:]}")
     searched = _Searched()
     last = None

@@ -134,10 +134,10 @@ class FilesystemServer(McpServer):
         from agent_runtime_mcp.filesystem import documents
 
         roots = await self._roots_of(asked)
-        seen = await self._in_thread(lambda turn: documents.versions(roots, uris))
+        seen = await self._in_thread(lambda turn: documents.versions(roots, uris, first=True))
         while True:
             await sleep(documents.LOOK_SECONDS)
-            now = await self._in_thread(lambda turn: documents.versions(roots, uris))
+            now = await self._in_thread(lambda turn: documents.versions(roots, uris, first=False))
             for uri in uris:
                 if now[uri] != seen[uri]:
                     yield Change("resource", uri)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +222,19 @@ def test_a_directory_of_a_hundred_thousand_is_listed(files: Files, root: Path) -
     assert said["content"].count("\n") == listing.ENTRIES_SHOWN_MAX - 1
     assert "100,000 entries" in said["note"]
     assert files.call("search_files", path=str(root), pattern="09999*").count("\n") == 9
+
+
+@pytest.mark.long
+def test_a_search_ends_though_nobody_waits_for_it(root: Path) -> None:
+    """Its server was killed, in the middle of an expression that takes for ever."""
+    (root / "f").write_text("a" * 60 + "\n")
+    request = {
+        "mode": "grep", "regex": "(a+)+b", "files": "", "exclude": "", "name": "", "limit": 1,
+        "context": 0, "ignore_case": False, "directories": False, "seconds": 1,
+    }  # fmt: skip
+    directory = os.open(root, os.O_RDONLY)
+    command = [sys.executable, "-I", "-S", searching._SCAN, str(directory)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(directory,)) as process:
+        process.communicate(json.dumps(request).encode() + b"\n", timeout=30)
+    os.close(directory)
+    assert process.returncode == -signal.SIGALRM
