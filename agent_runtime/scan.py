@@ -72,7 +72,8 @@ def main() -> None:
     # What was found must be out when the process is killed.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     request = json.loads(sys.stdin.readline())
-    # Whoever started it ends it in time; where that was killed, no pattern may run on for ever (0: it may).
+    # Whoever started it ends it in time. Where that was killed, no pattern may run on for ever;
+    # 0: it may, because what it runs in has an end.
     signal.alarm(request["seconds"])
     skipped: list[str] = []
     try:

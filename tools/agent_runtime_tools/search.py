@@ -236,7 +236,7 @@ def _scan(call: ToolCall, request: Mapping[str, Json]) -> _Found:
                     "context": 0,
                     "ignore_case": False,
                     "exclude": "",
-                    # The sandbox ends with its owner, and its clock stands still while it is frozen.
+                    # The sandbox ends with its owner, and may be frozen meanwhile.
                     "seconds": 0,
                     **request,
                     "name": os.fsencode(place.name).decode("utf-8", "replace") if is_file else "",

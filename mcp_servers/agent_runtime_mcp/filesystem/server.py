@@ -17,6 +17,7 @@ from agent_runtime.access.callers import TASKS_WRITE
 from agent_runtime_mcp.definitions import (
     Asked,
     Change,
+    McpFault,
     McpServer,
     Page,
     ResourceDefinition,
@@ -102,7 +103,7 @@ class FilesystemServer(McpServer):
     async def resources(self, asked: Asked, cursor: str) -> Page[ResourceDefinition]:
         from agent_runtime_mcp.filesystem import documents
 
-        roots = await self._roots_of(asked)
+        roots = await self._roots_or_fault(asked)
         return await self._in_thread(lambda turn: documents.page(roots, cursor, turn))
 
     async def resource_templates(self, asked: Asked) -> Sequence[ResourceDefinition]:
@@ -113,7 +114,7 @@ class FilesystemServer(McpServer):
     async def read_resource(self, uri: str, asked: Asked) -> Sequence[Mapping[str, Json]]:
         from agent_runtime_mcp.filesystem import documents
 
-        roots = await self._roots_of(asked)
+        roots = await self._roots_or_fault(asked)
         return await self._in_thread(lambda turn: documents.read(roots, uri, turn))
 
     async def complete(
@@ -124,16 +125,19 @@ class FilesystemServer(McpServer):
 
         if name != "path" or reference.get("uri") != documents.TEMPLATE:
             return ()
-        roots = await self._roots_of(asked)
+        roots = await self._roots_or_fault(asked)
         return await self._in_thread(lambda turn: documents.completions(roots, value))
 
     async def changes(self, uris: Sequence[str], asked: Asked) -> AsyncIterator[Change]:
         """Raises `McpFault` at the first look: an address is outside, or there are too many."""
-        from anyio import sleep
+        from anyio import sleep, sleep_forever
 
         from agent_runtime_mcp.filesystem import documents
 
-        roots = await self._roots_of(asked)
+        if not uris:
+            # Lists of this server never change.
+            await sleep_forever()
+        roots = await self._roots_or_fault(asked)
         seen = await self._in_thread(lambda turn: documents.versions(roots, uris, first=True))
         while True:
             await sleep(documents.LOOK_SECONDS)
@@ -208,6 +212,13 @@ class FilesystemServer(McpServer):
             )
         finally:
             turn.stopped = True
+
+    async def _roots_or_fault(self, asked: Asked) -> Roots:
+        """As `_roots_of`, for what is no tool. Raises `McpFault`."""
+        try:
+            return await self._roots_of(asked)
+        except Refused as refused:
+            raise McpFault(McpFault.INVALID_PARAMS, str(refused)) from None
 
     def _roots_known(self) -> bool:
         return self._roots_until is not None and time.monotonic() < self._roots_until

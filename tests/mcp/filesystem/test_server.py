@@ -246,6 +246,8 @@ async def test_a_document_that_cannot_be_read_is_a_fault(root: Path, outside: Pa
         with pytest.raises(McpFault, match=why):
             await server.read_resource(uri, Nobody())
     (root / "bin").write_bytes(b"\0")
+    with pytest.raises(McpFault, match="--root DIR"):
+        await FilesystemServer(alone=True).read_resource(f"file://{root}/big", Nobody())
     (content,) = await server.read_resource(f"file://{root}/bin", Nobody())
     assert content["blob"] == "AA=="
     (content,) = await server.read_resource(f"file://{root}", Nobody())
