@@ -77,7 +77,7 @@ class _Walk:
                 self._pending.appendleft(other)
             elif stat.S_ISLNK(mode) and (follow or not last):
                 self._follow(part)
-            elif last:
+            elif last and (stat.S_ISDIR(mode) or not self._pending):
                 return self._ended(part)
             else:
                 self._enter(part, mode)

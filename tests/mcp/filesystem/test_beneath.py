@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import threading
@@ -96,6 +97,39 @@ def test_a_link_may_lead_from_one_root_to_another(tmp_path: Path, openat2: bool)
     assert files.call("list_allowed_directories").split("\n")[1:] == roots
     alone = Files(FilesystemServer(roots[:1], openat2=openat2 and kernel.has_openat2()))
     assert "outside" in alone.refused("read_text_file", path=f"{tmp_path}/one/link/f")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_path_leads_where_it_leads_or_nowhere(tmp_path: Path, seed: int) -> None:
+    """Random links, held against `realpath`: what is read lies below a root, both ways alike."""
+    chance = random.Random(seed)
+    inner, outer = ["one", "one/a", "one/a/b", "two", "two/c"], ["out", "out/d"]
+    folders = [tmp_path / name for name in (*inner, *outer)]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "f").write_text(str(folder))
+    names = [f"link{number}" for number in range(8)]
+    parts = ["..", ".", "a", "b", "c", "f", *names]
+    for name in names:
+        steps = "/".join(chance.choices([*parts, "one", "two", "out"], k=chance.randint(1, 4)))
+        target = chance.choice([steps, f"{chance.choice(folders)}/{chance.choice(['', 'f'])}"])
+        (chance.choice(folders) / name).symlink_to(target)
+    roots = [str(tmp_path / "one"), str(tmp_path / "two")]
+    ways = [Files(FilesystemServer(roots, openat2=openat2)) for openat2 in {None, False}]
+    paths = [f"{root}/f" for root in roots]
+    for _ in range(60):
+        below = "/".join(chance.choices(parts, k=chance.randint(1, 4)))
+        paths.append(os.path.normpath(f"{chance.choice(folders)}/{below}"))
+    for path in paths:
+        said = [files.answer("read_text_file", path=path) for files in ways]
+        texts = {None if one.is_error else one.content[0]["text"] for one in said}
+        assert len(texts) == 1, path
+        (text,) = texts
+        if text is not None:
+            real = os.path.realpath(path)
+            assert any(real.startswith(f"{root}/") for root in roots), path
+            assert text == os.path.dirname(real)
+        assert text is not None or path not in paths[:2]
 
 
 def test_a_swapped_directory_never_leads_out(files: Files, root: Path, outside: Path) -> None:
