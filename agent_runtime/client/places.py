@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
@@ -15,16 +16,33 @@ from agent_runtime.locations import state_dir_of, store_url
 
 URL_VARIABLE: Final = "AGENT_RUNTIME_URL"
 TOKEN_VARIABLE: Final = "AGENT_RUNTIME_TOKEN"
+PLAIN_VARIABLE: Final = "AGENT_RUNTIME_PLAIN_HTTP"
+"""`1`: a key may be sent to another machine in the clear."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A daemon's address, and what it is asked with."""
+    """A daemon's address, and what it is asked with.
+
+    Raises:
+        UsageError: a key would be sent to another machine in the clear, and nobody has allowed it.
+    """
 
     url: str
     token: str | None = field(default=None, repr=False)
     state_dir: str | None = None
     """Of a daemon that was found by its state file: when it is gone, the next one stands there."""
+
+    def __post_init__(self) -> None:
+        # A daemon that was found by its state file is on this machine, whatever its address.
+        if self.token is None or self.state_dir is not None or _is_private(self.url):
+            return
+        if os.environ.get(PLAIN_VARIABLE) != "1":
+            raise UsageError(
+                f"the key for {self.url!r} would be sent in the clear, for everybody on the way to "
+                "read: use https://, or a tunnel to 127.0.0.1; where the network is yours, allow "
+                f"it with {PLAIN_VARIABLE}=1"
+            )
 
     @property
     def parts(self) -> SplitResult:
@@ -104,6 +122,18 @@ def checked(url: str) -> None:
             f"the daemon's address must look like http://127.0.0.1:8700, got {url!r}; a key goes "
             f"into {TOKEN_VARIABLE}"
         )
+
+
+def _is_private(url: str) -> bool:
+    """Is it TLS, or does it not leave this machine?"""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme == "https" or host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _address(state_dir: str) -> str | None:

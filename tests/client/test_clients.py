@@ -261,6 +261,23 @@ def test_a_daemon_is_found_by_argument_environment_or_state_file(
             connect(url)
 
 
+def test_a_key_goes_to_another_machine_in_the_clear_only_where_that_is_allowed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("AGENT_RUNTIME_URL", "AGENT_RUNTIME_TOKEN", "AGENT_RUNTIME_PLAIN_HTTP"):
+        monkeypatch.delenv(name, raising=False)
+    far = "http://agents.example.org:8700"
+    for refused in (far, "http://10.0.0.7", "http://localhost.example.org", "http://[fe80::1]"):
+        for make in (Client, AsyncClient, lambda url, token: connect(url, token=token)):
+            with pytest.raises(UsageError, match="AGENT_RUNTIME_PLAIN_HTTP=1"):
+                make(refused, "ark_x_y")
+    assert Client(far).place.token is None
+    near = ("https://10.0.0.7", "http://127.0.0.9", "http://[::1]:1", "http://a.localhost")
+    assert [Client(url, "ark_x_y").place.url for url in near] == list(near)
+    monkeypatch.setenv("AGENT_RUNTIME_PLAIN_HTTP", "1")
+    assert Client(far, "ark_x_y").place.token == "ark_x_y"
+
+
 def test_who_looks_for_a_daemon_is_not_taken_for_one(tmp_path: Path) -> None:
     """Of two who looked at a stale file at once, one saw the other's lock."""
     with daemon_file(str(tmp_path), "http://127.0.0.1:1"):
