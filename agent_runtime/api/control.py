@@ -12,7 +12,16 @@ from agent_runtime.api import intake
 from agent_runtime.api.answers import Headers, Reply, json_answer
 from agent_runtime.api.operations import Operation, Request, Run, operation
 from agent_runtime.api.tasks import matcher, once_of, require_match
-from agent_runtime.api.views import TaskView, etag, moment, view_of
+from agent_runtime.api.views import (
+    Approvals,
+    ApprovalView,
+    Decided,
+    ReplayView,
+    TaskView,
+    etag,
+    moment,
+    view_of,
+)
 from agent_runtime.errors import Repeated
 from agent_runtime.loop import events as e
 from agent_runtime.runtime import Only
@@ -75,18 +84,6 @@ class ForkWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     at: Annotated[int, Meta(ge=1)]
     replace: Replacement = Replacement()
-
-
-class ReplayView(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a task is decided again as it was."""
-
-    ok: bool
-    task_id: str
-    events: int
-    inputs: int
-    decisions: int
-    difference: Json = None
-    """Null, or `seq`, `words` and both sides of the first decision that came out differently."""
 
 
 def _state_change(name: str, body: Any, **more: Any) -> Callable[[Run], Operation]:
@@ -225,27 +222,6 @@ async def _matched(request: Request[Any, Any]) -> tuple[TaskId, Only]:
 # ---- approvals ---------------------------------------------------------------------------
 
 
-class ApprovalView(msgspec.Struct, frozen=True, kw_only=True):
-    """What a task asks a person. `id` names it here, `approval_id` in the task's log."""
-
-    id: str
-    task_id: str
-    approval_id: str
-    subject: Literal["call", "unknown_effect"]
-    step_id: str
-    tool: str
-    arguments: dict[str, Json]
-    question: str
-    preview: str
-    expires_at: str
-
-
-class Approvals(msgspec.Struct, frozen=True):
-    """Everything that waits for a decision, of the newest task first."""
-
-    approvals: list[ApprovalView]
-
-
 class ApprovalDecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A person's answer."""
 
@@ -256,14 +232,6 @@ class ApprovalDecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """task: what the same rule asks about the same tool is allowed from now on."""
     arguments: dict[str, Json] | None = None
     """What the call is made with, in place of its own arguments."""
-
-
-class Decided(msgspec.Struct, frozen=True):
-    """What was answered."""
-
-    task_id: str
-    approval_id: str
-    decision: Literal["approve", "deny"]
 
 
 @operation("GET", "/v1/approvals", answers={200: Approvals}, scope="tasks:read")

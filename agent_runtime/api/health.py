@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from agent_runtime.api.answers import Answer, Reply, json_answer
 from agent_runtime.api.daemon import Readiness
 from agent_runtime.api.operations import Request, operation
-
-
-class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """`status` is `ok`, or what keeps the daemon from taking work; `faults` says why."""
-
-    status: str
-    version: str
-    faults: dict[str, str] = {}
+from agent_runtime.api.views import Health
 
 
 @operation("GET", "/livez", answers={200: Health})

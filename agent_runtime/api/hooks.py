@@ -16,7 +16,7 @@ from agent_runtime.api.guard import peer_of
 from agent_runtime.api.intake import read_task
 from agent_runtime.api.operations import Refused, Request, operation, whole_body
 from agent_runtime.api.problems import problem
-from agent_runtime.api.views import moment
+from agent_runtime.api.views import HookList, HookTaken, HookTried, HookView, NewHookView, moment
 from agent_runtime.errors import (
     Fault,
     Forbidden,
@@ -70,56 +70,11 @@ class HookChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     description: Description | None = None
 
 
-class HookView(msgspec.Struct, frozen=True, kw_only=True):
-    """A hook without its secret. `path` is where requests are sent to."""
-
-    id: str
-    name: str
-    path: str
-    scheme: Scheme
-    task: dict[str, Json]
-    filters: list[str]
-    header: str
-    delivery_header: str
-    description: str
-    enabled: bool
-    created_at: str
-    created_by: str
-
-
-class NewHookView(msgspec.Struct, frozen=True, kw_only=True):
-    """`secret` is what senders sign with. It is told once."""
-
-    secret: str
-    hook: HookView
-
-
-class HookList(msgspec.Struct, frozen=True):
-    """All of them, by name; there are at most 200."""
-
-    hooks: list[HookView]
-
-
 class HookTrial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A request as it might come; its signature is not looked at."""
 
     payload: Json
     headers: dict[str, str] = {}
-
-
-class HookTried(msgspec.Struct, frozen=True, kw_only=True):
-    """The task that it would make, or why it would make none."""
-
-    task: dict[str, Json] | None
-    ignored: str | None
-
-
-class HookTaken(msgspec.Struct, frozen=True, kw_only=True):
-    """accepted: a task was made; repeated: it was made before; ignored: none is meant."""
-
-    status: Literal["accepted", "repeated", "ignored"]
-    task_id: str | None = None
-    reason: str = ""
 
 
 @operation(

@@ -10,36 +10,8 @@ from msgspec import Meta
 from agent_runtime import inbox
 from agent_runtime.api.answers import Reply, json_answer
 from agent_runtime.api.operations import Request, operation
-from agent_runtime.api.views import moment
-from agent_runtime.types import Json, TaskId
-
-
-class InboxAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing to do: a POST of `body` to `path`, or `agent-runtime` with `words`."""
-
-    does: str
-    path: str
-    body: dict[str, Json]
-    words: list[str]
-
-
-class InboxView(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that waits. `since`: when its task last moved."""
-
-    kind: inbox.Kind
-    task_id: str
-    goal: str
-    since: str
-    what: str
-    approval_id: str
-    answers: list[InboxAnswer]
-
-
-class InboxPage(msgspec.Struct, frozen=True):
-    """What waits, of the newest task first. `next_cursor` is the `cursor` of the next page."""
-
-    items: list[InboxView]
-    next_cursor: str | None
+from agent_runtime.api.views import InboxAnswer, InboxPage, InboxView, moment
+from agent_runtime.types import TaskId
 
 
 class InboxQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

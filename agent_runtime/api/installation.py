@@ -2,65 +2,17 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from agent_runtime.api.answers import Reply, json_answer
 from agent_runtime.api.operations import Request, operation
-from agent_runtime.types import EffectPolicy, Json, TaskSpec
-
-
-class ToolView(msgspec.Struct, frozen=True, kw_only=True):
-    """A tool that tasks can use. `effect`: what a call without a result is taken for."""
-
-    name: str
-    toolbelt: str
-    where: str
-    effect: str
-    description: str
-    source: str
-    parameters: dict[str, Json]
-
-
-class ToolList(msgspec.Struct, frozen=True):
-    """Every installed tool."""
-
-    tools: list[ToolView]
-
-
-class ModuleView(msgspec.Struct, frozen=True):
-    """An installed module, and how it is."""
-
-    name: str
-    health: str
-    detail: str
-    description: str
-
-
-class ModuleList(msgspec.Struct, frozen=True):
-    """Every installed module."""
-
-    modules: list[ModuleView]
-
-
-class ModelView(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that tasks without one of their own use."""
-
-    name: str
-    provider: str
-    context_tokens: int
-    output_tokens_max: int
-    input_usd_per_mtok: float
-    output_usd_per_mtok: float
-    priced: bool
-
-
-class ModelList(msgspec.Struct, frozen=True, kw_only=True):
-    """Who thinks for tasks that name no model, and why; `offers` says what would serve instead."""
-
-    brain: str
-    why: str
-    models: list[ModelView]
-    offers: list[str]
+from agent_runtime.api.views import (
+    ModelList,
+    ModelView,
+    ModuleList,
+    ModuleView,
+    ToolList,
+    ToolView,
+)
+from agent_runtime.types import EffectPolicy, TaskSpec
 
 
 @operation("GET", "/v1/tools", answers={200: ToolList}, scope="tasks:read")

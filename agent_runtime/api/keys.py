@@ -13,7 +13,7 @@ from agent_runtime.access.opening import Access
 from agent_runtime.api.answers import Answer, Reply, json_answer
 from agent_runtime.api.guard import peer_of
 from agent_runtime.api.operations import Request, operation
-from agent_runtime.api.views import moment
+from agent_runtime.api.views import AuditPage, AuditView, KeyPage, KeyView, NewKeyView, moment
 from agent_runtime.errors import NotFound, StoreUnavailable
 
 RoleName = Literal["viewer", "operator", "approver", "admin"]
@@ -40,66 +40,6 @@ class KeyWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     usd_day: Annotated[float, Meta(ge=0, le=1e9)] | None = None
     tokens_day: Annotated[int, _COUNT] | None = None
     tasks_day: Annotated[int, _COUNT] | None = None
-
-
-class KeyView(msgspec.Struct, frozen=True, kw_only=True):
-    """A key without its secret. Moments are null where there is none."""
-
-    id: str
-    name: str
-    role: str
-    scopes: list[str]
-    created_at: str
-    created_by: str
-    expires_at: str | None
-    revoked_at: str | None
-    revoked_by: str
-    last_used_at: str | None
-    """Rounded to a minute or so."""
-    rate: float | None
-    burst: int | None
-    usd_day: float | None
-    tokens_day: int | None
-    tasks_day: int | None
-
-
-class NewKeyView(msgspec.Struct, frozen=True, kw_only=True):
-    """A new key. `secret` is told once, and kept nowhere."""
-
-    secret: str
-    key: KeyView
-
-
-class KeyPage(msgspec.Struct, frozen=True):
-    """Keys by id. `next_cursor` is the `cursor` of the next page."""
-
-    keys: list[KeyView]
-    next_cursor: str | None
-
-
-class AuditView(msgspec.Struct, frozen=True, kw_only=True):
-    """A decision, or several alike: then `count` says how many, and `targets` names them."""
-
-    seq: int
-    at: str
-    by: str
-    action: str
-    outcome: str
-    target: str
-    targets: list[str]
-    detail: str
-    peer: str
-    key_id: str
-    count: int
-    prev_hash: str
-    hash: str
-
-
-class AuditPage(msgspec.Struct, frozen=True):
-    """Entries, the newest first. `next_cursor` is the `cursor` of the next page."""
-
-    entries: list[AuditView]
-    next_cursor: str | None
 
 
 class KeysQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

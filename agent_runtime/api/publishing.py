@@ -20,7 +20,7 @@ from agent_runtime.api.operations import (
 )
 from agent_runtime.api.problems import problem
 from agent_runtime.api.tasks import require_match
-from agent_runtime.api.views import TaskView, etag, view_of
+from agent_runtime.api.views import TaskView, WorkspaceView, etag, view_of
 from agent_runtime.taskfile import parse_publish
 from agent_runtime.types import PublishSpec, TaskId
 
@@ -40,13 +40,6 @@ class PublishWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     pr: Literal["draft", "ready", "none"] | None = None
     base: Name | None = None
     title: Annotated[str, Meta(max_length=256)] | None = None
-
-
-class WorkspaceView(msgspec.Struct, frozen=True, kw_only=True):
-    """A repository that was sent; `repo` is what `workspace.repo` of a task may be."""
-
-    id: str
-    repo: str
 
 
 @operation(

@@ -11,61 +11,19 @@ from msgspec import Meta
 from agent_runtime.api.answers import Answer, Reply, json_answer, text_answer
 from agent_runtime.api.hub import stored
 from agent_runtime.api.operations import Operation, Request, Run, operation
+from agent_runtime.api.views import (
+    ArtifactList,
+    ArtifactView,
+    CostView,
+    PlanView,
+    Spent,
+    StepView,
+    VerifyView,
+)
 from agent_runtime.errors import Conflict, NotFound
 from agent_runtime.loop.state import State, StepState, Usage
 from agent_runtime.report_page import html_of, markdown_of
 from agent_runtime.types import Json, TaskId
-
-
-class StepView(msgspec.Struct, frozen=True, kw_only=True):
-    """A step of the plan, and where it stands."""
-
-    id: str
-    status: str
-    tool: str | None
-    goal: str | None
-    needs: list[str]
-    attempts: int
-    exit: int | None
-    reason: str
-
-
-class PlanView(msgspec.Struct, frozen=True):
-    """The plan that is carried out; empty before there is one."""
-
-    steps: list[StepView]
-
-
-class Spent(msgspec.Struct, frozen=True):
-    """`steps` counts attempts; `seconds` running time only."""
-
-    steps: int
-    tokens: int
-    usd: float
-    seconds: float
-
-
-class CostView(msgspec.Struct, frozen=True, kw_only=True):
-    """What was spent of the limits. `total` counts the runs before a continuation too."""
-
-    usage: Spent
-    total: Spent
-    limits: dict[str, float]
-
-
-class ArtifactView(msgspec.Struct, frozen=True):
-    """A file that the task kept beside its patch."""
-
-    path: str
-    bytes: int
-    sha256: str
-
-
-class ArtifactList(msgspec.Struct, frozen=True):
-    """`missing` are patterns that nothing matched."""
-
-    artifacts: list[ArtifactView]
-    missing: list[str]
 
 
 class ArtifactsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -180,15 +138,6 @@ async def task_report(request: Request[None, ReportQuery]) -> Reply:
             return text_answer(html_of(report), "text/html")
         case _:
             return text_answer(markdown_of(report), "text/markdown")
-
-
-class VerifyView(msgspec.Struct, frozen=True):
-    """Whether log, blobs, trees and claims are what was written; `fault` says what is not."""
-
-    ok: bool
-    task_id: str
-    seq: int | None
-    fault: str | None
 
 
 @_of_task("verify", VerifyView)

@@ -10,7 +10,15 @@ from msgspec import Meta
 from agent_runtime.access.callers import TASKS_READ
 from agent_runtime.api.answers import Answer, Reply, json_answer
 from agent_runtime.api.operations import Request, operation
-from agent_runtime.api.views import moment
+from agent_runtime.api.views import (
+    DeliveryPage,
+    DeliveryView,
+    NewWebhookView,
+    TryView,
+    WebhookList,
+    WebhookView,
+    moment,
+)
 from agent_runtime.errors import Forbidden, StoreUnavailable
 from agent_runtime.notices.records import Delivery, Webhook
 from agent_runtime.notices.service import Notices
@@ -42,65 +50,6 @@ class WebhookChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     types: Types | None = None
     labels: Labels | None = None
     description: Description | None = None
-
-
-class WebhookView(msgspec.Struct, frozen=True, kw_only=True):
-    """A webhook without its secret. `disabled_why` says why it is told nothing more."""
-
-    id: str
-    url: str
-    types: list[str]
-    labels: dict[str, str]
-    description: str
-    enabled: bool
-    disabled_why: str
-    failing_since: str | None
-    created_at: str
-    created_by: str
-
-
-class NewWebhookView(msgspec.Struct, frozen=True, kw_only=True):
-    """`secret` signs every delivery. It is told once."""
-
-    secret: str
-    webhook: WebhookView
-
-
-class WebhookList(msgspec.Struct, frozen=True):
-    """All of them; there are at most 100."""
-
-    webhooks: list[WebhookView]
-
-
-class TryView(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt. `status` null: there was no answer; `error` empty: it was taken."""
-
-    at: str
-    seconds: float
-    status: int | None
-    error: str
-
-
-class DeliveryView(msgspec.Struct, frozen=True, kw_only=True):
-    """A message for a webhook. `id` is its `webhook-id`, the same for every try."""
-
-    id: str
-    type: str
-    state: Literal["pending", "delivered", "failed"]
-    task_id: str | None
-    seq: int | None
-    attempts: int
-    created_at: str
-    next_at: str | None
-    ended_at: str | None
-    tries: list[TryView]
-
-
-class DeliveryPage(msgspec.Struct, frozen=True):
-    """Deliveries, the newest first. `next_cursor` is the `cursor` of the next page."""
-
-    deliveries: list[DeliveryView]
-    next_cursor: str | None
 
 
 class DeliveriesQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

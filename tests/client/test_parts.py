@@ -7,28 +7,18 @@ import json
 import re
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_runtime.api import (
-    control,
-    health,
-    hooks,
-    inbox,
-    installation,
-    keys,
-    operations,
-    problems,
-    publishing,
-    results,
-    webhooks,
-)
+from agent_runtime import inbox
+from agent_runtime.api import hooks, operations, problems
 from agent_runtime.api import streams as served
 from agent_runtime.api import tasks as api_tasks
+from agent_runtime.api import views as api_views
 from agent_runtime.api.routes import OPERATIONS
 from agent_runtime.client import AsyncClient, Client, asks, views
 from agent_runtime.client.following import Broken, Following, Output
@@ -114,14 +104,19 @@ def test_both_clients_have_the_same_methods() -> None:
     ids=lambda kind: kind.__name__,
 )  # fmt: skip
 def test_a_view_is_the_daemon_s_own(view: type[msgspec.Struct]) -> None:
-    """They are written down twice, because the daemon's files are heavy; they must not part."""
-    places = (
-        *(control, health, hooks, inbox, installation, keys, problems, publishing, results),
-        *(api_tasks, webhooks),
-    )
+    """What the client reads in its own way must not part from what is sent."""
+    places = (problems, api_tasks)
     found = [getattr(place, view.__name__) for place in places if hasattr(place, view.__name__)]
     assert found
     assert view.__struct_fields__ == found[0].__struct_fields__
+
+
+def test_words_that_an_older_client_reads_over_are_those_of_the_daemon() -> None:
+    """The document names them, a Struct takes any."""
+    for told, words in ((api_views.InboxKind, inbox.Kind), (api_views.HookScheme, hooks.Scheme)):
+        assert msgspec.json.schema(told)["enum"] == list(get_args(words))
+    taken = msgspec.json.decode(b'{"status": "something new"}', type=views.HookTaken)
+    assert taken.status == "something new"
 
 
 def test_an_event_is_the_daemon_s_own() -> None:

@@ -9,10 +9,10 @@ import msgspec
 from agent_runtime import inbox
 from agent_runtime.access.callers import TASKS_READ, TASKS_WRITE
 from agent_runtime.api.daemon import Daemon
-from agent_runtime.api.inbox import InboxPage, inbox_view
+from agent_runtime.api.inbox import inbox_view
 from agent_runtime.api.intake import owned_key, take_in
 from agent_runtime.api.recording import note_taken
-from agent_runtime.api.views import TaskPage, view_of
+from agent_runtime.api.views import InboxPage, TaskPage, view_of
 from agent_runtime.errors import UsageError
 from agent_runtime.model_names import CLIENT
 from agent_runtime.types import Json, TaskId, TaskSummary

@@ -13,8 +13,8 @@ from typing import Final
 
 import msgspec
 
-from agent_runtime.api.control import ApprovalView, approval_view
-from agent_runtime.api.views import TaskView, view_of
+from agent_runtime.api.control import approval_view
+from agent_runtime.api.views import ApprovalView, TaskView, view_of
 from agent_runtime.certificate import Result, result_of
 from agent_runtime.loop import events as e
 from agent_runtime.loop.state import State
