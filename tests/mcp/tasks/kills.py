@@ -8,6 +8,7 @@ effect was doubled, and the clients whether a task was lost or got another id.
 from __future__ import annotations
 
 import random
+import subprocess
 import sys
 import tempfile
 import threading
@@ -53,7 +54,12 @@ class Tally:
 def kill_many(directory: Path, *, kills: int, seed: int) -> Tally:
     """Serve, kill and serve again until so many were killed; every task is seen to its end."""
     tally, lock, over = Tally(), threading.Lock(), threading.Event()
-    settings = {"AGENT_RUNTIME_PLUGINS": "mcp-conformance", "PYTHONPATH": str(PLUGIN)}
+    _make_repo(directory / "repo")
+    settings = {
+        "AGENT_RUNTIME_PLUGINS": "mcp-conformance",
+        "AGENT_RUNTIME_WORKSPACE_ROOTS": str(directory),
+        "PYTHONPATH": str(PLUGIN),
+    }
     daemon = DaemonProcess(directory / "daemon", settings=settings)
     daemon.start()
     clients = [
@@ -82,7 +88,7 @@ def _live(
     daemon: DaemonProcess, directory: Path, rng: random.Random, tally: Tally,
     lock: threading.Lock, over: threading.Event,
 ) -> None:  # fmt: skip
-    kinds: list[Callable[[_Job], None]] = [_write_once, _write_again, _confirm, _cancel]
+    kinds: list[Callable[[_Job], None]] = [_write_once, _write_again, _confirm, _cancel, _submit]
     while not over.is_set():
         kind = rng.choice(kinds)
         job = _Job(TaskClient(daemon.port, daemon.token, seconds_max=90), directory, rng)
@@ -185,6 +191,45 @@ def _cancel(job: _Job) -> None:
     seen = [job.client.get(task_id)["status"] for _ in range(3)]
     assert seen == ["cancelled"] * 3, seen
     assert set(seen) <= set(ENDED)
+
+
+def _submit(job: _Job) -> None:
+    """One of the runtime's own tasks, whose log is all there is: its steps write a line each."""
+    job.client.path = "/mcp/runtime"
+    lines = [f"{job.word}-{number}" for number in range(3)]
+    steps = [
+        {"id": f"s{at}", "tool": "shell", "args": {"command": f"echo {line} >> out"}}
+        | ({"needs": [f"s{at - 1}"]} if at else {})
+        for at, line in enumerate(lines)
+    ]
+    task = {
+        "goal": "write", "workspace": {"repo": str(job.directory / "repo")},
+        "plan": {"steps": steps},
+        "objectives": [
+            {"id": "once", "check": {"command": f"printf '%s\\n' {' '.join(lines)} | cmp - out"}}
+        ],
+    }  # fmt: skip
+    task_id = job.begin("submit_task", task=task)
+    job.repeat(task_id, "submit_task", task=task)
+    end = job.client.end(task_id)
+    job.repeat(task_id, "submit_task", task=task)
+    told = end["result"]["content"][0]["text"]
+    # The check compares the whole file: a line too many or too few is not succeeded.
+    if "succeeded, grade proven" not in told:
+        job.doubled.append(f"{task_id}: {told[:2000]}")
+    assert task_id in told and "Checks" in told and "Not checked" in told, told
+
+
+def _make_repo(path: Path) -> None:
+    path.mkdir()
+    for arguments in (
+        ("init", "-q"),
+        (
+            *("-c", "user.name=t", "-c", "user.email=t@example.org"),
+            *("commit", "-q", "-m", "one", "--allow-empty"),
+        ),
+    ):
+        subprocess.run(["git", *arguments], cwd=path, check=True)
 
 
 def main() -> int:
