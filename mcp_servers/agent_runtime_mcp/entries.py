@@ -37,7 +37,9 @@ class Entry:
         keeper = None
         if server.has_tasks and daemon.kept_calls is not None:
             now_us = daemon.runtime.ports.clock.now_us
-            keeper = Keeper(server, daemon.kept_calls, now_us=now_us)
+            keeper = Keeper(
+                server, daemon.kept_calls, now_us=now_us, admit=daemon.refuse_unless_ready
+            )
         return HttpFace(
             server,
             secret=secret_of(daemon.state_dir),

@@ -32,6 +32,7 @@ from mcp.shared.subscriptions import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from agent_runtime.access.callers import Caller
+from agent_runtime.errors import AgentRuntimeError
 from agent_runtime.types import Json
 from agent_runtime_mcp.conversing import Context, Conversation, InputNeeded
 from agent_runtime_mcp.definitions import Change, McpFault, McpServer, TaskView
@@ -377,5 +378,7 @@ def _told_as_faults(
             return needed.result
         except McpFault as fault:
             raise MCPError(code=fault.code, message=fault.message, data=fault.data) from None
+        except AgentRuntimeError as error:
+            raise MCPError(code=McpFault.INTERNAL, message=str(error)) from None
 
     return run

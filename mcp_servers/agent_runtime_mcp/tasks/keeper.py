@@ -18,7 +18,7 @@ import anyio.abc
 import anyio.lowlevel
 import msgspec
 
-from agent_runtime.errors import NotFound, Overloaded, StoreUnavailable
+from agent_runtime.errors import AgentRuntimeError, NotFound, StoreUnavailable
 from agent_runtime.kept_calls import records
 from agent_runtime.kept_calls.ports import KeptCallStore
 from agent_runtime.kept_calls.records import KeptCall, Question
@@ -80,11 +80,18 @@ class Keeper:
     """The kept calls of one server."""
 
     def __init__(
-        self, server: McpServer, store: KeptCallStore, *, now_us: Callable[[], int]
+        self,
+        server: McpServer,
+        store: KeptCallStore,
+        *,
+        now_us: Callable[[], int],
+        admit: Callable[[], None] = lambda: None,
     ) -> None:
+        """`admit` raises `AgentRuntimeError` while no new work is taken."""
         self._server = server
         self._store = store
         self._now_us = now_us
+        self._admit = admit
         self._tasks: anyio.abc.TaskGroup | None = None
         self._running: dict[str, _Running] = {}
         self._news: WeakValueDictionary[str, anyio.Event] = WeakValueDictionary()
@@ -157,9 +164,10 @@ class Keeper:
         # Whoever leaves while it is being written must not leave it behind, kept and not run.
         with anyio.CancelScope(shield=True):
             try:
+                self._admit()
                 kept = await self._store.add(call, open_max=OPEN_MAX, kept_max=KEPT_MAX)
-            except Overloaded as full:
-                raise McpFault(McpFault.INTERNAL, str(full)) from None
+            except AgentRuntimeError as why:
+                raise McpFault(McpFault.INTERNAL, str(why)) from None
             if kept.call_id == call.call_id:
                 self._start(kept)
         if kept.arguments_hash != call.arguments_hash:

@@ -8,6 +8,7 @@ before that know no tasks.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final, cast
@@ -20,6 +21,7 @@ from mcp.shared.inbound import MCP_NAME_HEADER, decode_header_value
 from mcp_types.jsonrpc import CONNECTION_CLOSED, HEADER_MISMATCH
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
+from agent_runtime.errors import AgentRuntimeError
 from agent_runtime.types import Json
 from agent_runtime_mcp.conversing import Context, Conversation
 from agent_runtime_mcp.definitions import (
@@ -47,6 +49,8 @@ from agent_runtime_mcp.wire import (
     call_result,
     mapping,
 )
+
+log = logging.getLogger(__name__)
 
 SESSION_FORM: Final = "2025-11-25"
 """The only revision with sessions that knows tasks."""
@@ -147,6 +151,8 @@ class TaskMethods:
             begun = await self._book.begin(tool, arguments, asked, ttl_ms=ttl_ms)
         except McpFault as fault:
             raise MCPError(code=fault.code, message=fault.message, data=fault.data) from None
+        except AgentRuntimeError as error:
+            raise MCPError(code=McpFault.INTERNAL, message=str(error)) from None
         if isinstance(begun, NoTask):
             if begun.answer is None:
                 plain = {key: value for key, value in params.items() if key != "task"}
@@ -202,22 +208,31 @@ class TaskMethods:
         if context.protocol_version != SESSION_FORM:
             raise _unknown("tasks/result")
         asked = self._asked(context)
-        told = ""
+        view = await self._book.view(params.task_id, asked)
         async with anyio.create_task_group() as asking:
-            while True:
-                view = await self._book.view(params.task_id, asked)
-                if told and view.status != told:
-                    await _tell_status(context, view)
-                told = view.status
-                if view.status in ENDED:
-                    asking.cancel_scope.cancel()
-                    break
+            # A fault must come out of the group as itself: so it is looked for, not raised, here.
+            while view.status not in ENDED:
                 for name, (method, question) in view.questions.items():
                     if (view.task_id, name) not in self._out:
                         self._out.add((view.task_id, name))
                         asking.start_soon(self._ask, asked, view, name, method, question)
                 await self._book.changed(view, WAIT_SECONDS)
+                before, found = view, await self._view_again(view, asked)
+                if found is None:
+                    break
+                view = found
+                if view.status != before.status:
+                    await _tell_status(context, view)
+            asking.cancel_scope.cancel()
+        if view.status not in ENDED:
+            view = await self._book.view(params.task_id, asked)
         return payload(view)
+
+    async def _view_again(self, view: TaskView, asked: Conversation) -> TaskView | None:
+        try:
+            return await self._book.view(view.task_id, asked)
+        except (McpFault, AgentRuntimeError):
+            return None  # it is forgotten, or cannot be read just now
 
     async def _ask(
         self,
@@ -239,7 +254,10 @@ class TaskMethods:
             answer = {"action": "cancel"}
         finally:
             self._out.discard((view.task_id, name))
-        await self._book.answer(view.task_id, {name: answer}, asked)
+        try:
+            await self._book.answer(view.task_id, {name: answer}, asked)
+        except (McpFault, AgentRuntimeError) as why:
+            log.warning("an answer to %s could not be taken: %s", view.task_id, why)
 
     # ---- telling -------------------------------------------------------------------------
 
@@ -285,10 +303,10 @@ class TaskMethods:
             if view.status in ENDED:
                 return
             await self._book.changed(view, WAIT_SECONDS)
-            try:
-                view = await self._book.view(view.task_id, asked)
-            except McpFault:
-                return  # it is forgotten
+            found = await self._view_again(view, asked)
+            if found is None:
+                return
+            view = found
 
     def _require(self, context: Context, task_id: str) -> Conversation:
         """The request, if its client may speak of tasks.

@@ -13,6 +13,7 @@ from typing import Final
 
 import anyio
 
+from agent_runtime.access.callers import TASKS_WRITE
 from agent_runtime.api.daemon import Daemon
 from agent_runtime.api.recording import record_decision
 from agent_runtime.errors import Conflict, NotFound
@@ -82,7 +83,9 @@ class RuntimeTasks:
         """As `BackedTasks.answer`."""
         for name, answer in answers.items():
             summary = await self._summary(task_id, asked)
-            if summary is not None and self._decide is not None:
+            if summary is None or self._ask is None or self._decide is None:
+                return
+            if name in await self._ask(summary, asked):
                 await self._decide(summary, name, answer, asked)
 
     async def cancel(self, task_id: str, asked: Asked) -> None:
@@ -90,6 +93,12 @@ class RuntimeTasks:
         summary = await self._summary(task_id, asked)
         if summary is None or summary.status in TERMINAL_STATUSES:
             return
+        if not asked.caller.may(TASKS_WRITE):
+            raise McpFault(
+                McpFault.INVALID_PARAMS,
+                f"to cancel a task needs the scope {TASKS_WRITE!r}, which {asked.caller.by!r} does "
+                "not have",
+            )
         try:
             await self._daemon.runtime.cancel(
                 TaskId(task_id), by=asked.caller.by, reason="cancelled over MCP"

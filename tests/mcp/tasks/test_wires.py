@@ -122,6 +122,8 @@ async def test_sessions_speak_of_tasks_as_2025_11_25_does(daemon: DaemonProcess)
         with pytest.raises(MCPError, match="cancelled by its caller"):
             await result_of(client, long)
 
+        with pytest.raises(MCPError, match="there is no task 'call_x'"):
+            await result_of(client, "call_x")
         listed = await client.session.send_request(types.ListTasksRequest(), types.ListTasksResult)
         assert {made.task.task_id, asks, bad, fault, long} <= {e.task_id for e in listed.tasks}
         for name, way in (("greet", create(client, "greet")), ("failing_job", None)):
