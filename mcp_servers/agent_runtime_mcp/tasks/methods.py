@@ -214,7 +214,6 @@ class TaskMethods:
             while view.status not in ENDED:
                 for name, (method, question) in view.questions.items():
                     if (view.task_id, name) not in self._out:
-                        self._out.add((view.task_id, name))
                         asking.start_soon(self._ask, asked, view, name, method, question)
                 await self._book.changed(view, WAIT_SECONDS)
                 before, found = view, await self._view_again(view, asked)
@@ -242,22 +241,26 @@ class TaskMethods:
         method: str,
         question: Mapping[str, Json],
     ) -> None:
+        key = (view.task_id, name)
+        if key in self._out:
+            return
+        self._out.add(key)
         try:
             meta = {**mapping(question.get("_meta")), RELATED: {"taskId": view.task_id}}
-            answer = await asked.request(method, {**question, "_meta": meta})
-        except Unsupported as why:
-            cause = why.__cause__
-            gone = isinstance(cause, MCPError) and cause.error.code == CONNECTION_CLOSED
-            if gone or method != "elicitation/create":
-                return
-            # It cannot show the question: as if its person had waved it away.
-            answer = {"action": "cancel"}
-        finally:
-            self._out.discard((view.task_id, name))
-        try:
+            try:
+                answer = await asked.request(method, {**question, "_meta": meta})
+            except Unsupported as why:
+                cause = why.__cause__
+                gone = isinstance(cause, MCPError) and cause.error.code == CONNECTION_CLOSED
+                if gone or method != "elicitation/create":
+                    return
+                # It cannot show the question: as if its person had waved it away.
+                answer = {"action": "cancel"}
             await self._book.answer(view.task_id, {name: answer}, asked)
         except (McpFault, AgentRuntimeError) as why:
             log.warning("an answer to %s could not be taken: %s", view.task_id, why)
+        finally:
+            self._out.discard(key)
 
     # ---- telling -------------------------------------------------------------------------
 
