@@ -11,7 +11,7 @@ ARGS ?=
 # Without kept bytecode each of some hundred processes of a test run compiles all that it imports, a second each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo examples test test-long check sim kills pairs cheats bench crashes evals conformance format clean
+.PHONY: help demo examples test test-long check sim kills pairs cheats bench crashes evals conformance bundles format clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ check: $(VENV)/.synced ## formatting, lint, types, import contracts
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+
+bundles: $(VENV)/.synced ## a wheel and .mcpb bundles of the MCP servers, below dist/
+	@$(BIN)/python -m distribution
 
 format: $(VENV)/.synced ## format and fix what can be fixed
 	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --fix --quiet .

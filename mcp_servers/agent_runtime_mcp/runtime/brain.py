@@ -6,7 +6,7 @@ because the client has lost what it was told, is taken for what it is: the same 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import anyio
@@ -71,7 +71,7 @@ class DecisionTold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """Of all: what to give as `known_messages` next time; likewise `tools_count`."""
     tools_count: int
     system: str = ""
-    answer_schema: Json = None
+    answer_schema: Mapping[str, Json] | None = None
     """Of the text that is wanted; without it, any text, and calls."""
 
 

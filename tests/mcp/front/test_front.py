@@ -15,6 +15,7 @@ import pytest
 from agent_runtime_mcp import wire
 from agent_runtime_mcp.front import words
 from tests.api.daemons import DaemonProcess
+from tests.mcp.front.blocks import commands, environment, lists_tools
 from tests.mcp.front.speaking import daemon_in, front, hear, send_call, text_of, until
 from tests.mcp.lines import META, speaking
 
@@ -24,7 +25,7 @@ ANSWER = {"action": "accept", "content": {"name": "Ada"}}
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
-    made = daemon_in(tmp_path_factory.mktemp("front"))
+    made = daemon_in(tmp_path_factory.mktemp("front") / "agent-runtime")
     made.start()
     yield made
     made.kill()
@@ -116,6 +117,12 @@ def test_a_client_that_is_killed_in_mid_call_leaves_no_process(
     killed.wait()
     until("gone", lambda: not os.path.exists(f"/proc/{process_id}"))
     until("cancelled", (daemon.directory / f"{name}.cancelled").exists)
+
+
+def test_the_commands_of_the_readme_list_their_tools(daemon: DaemonProcess, tmp_path: Path) -> None:
+    """From this checkout, beside a daemon; a long test starts them from a wheel, without one."""
+    given = environment(tmp_path, daemon.directory.parent, Path(sys.executable).parent)
+    assert min(lists_tools(each, given) for each in commands(tmp_path)) > 10
 
 
 def test_without_a_daemon_each_request_says_what_to_do(tmp_path: Path) -> None:
