@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from agent_runtime.client.places import URL_VARIABLE, Place, look_for_place
-from agent_runtime.locations import FILE_NAME, state_dir_of, store_url
+from agent_runtime.locations import state_dir_of, store_url
 
 START_SECONDS: Final = 60.0
 """For a daemon to be there: it may have to read a large log."""
@@ -120,15 +120,17 @@ class Daemons:
         launched = subprocess.Popen(
             [
                 *("/bin/sh", "-c", '"$@" 3>&1 >>"$0" 2>&1 </dev/null &', log),
-                *(sys.executable, "-m", "agent_runtime", "--store", self._store),
+                # -P: no module is taken from the directory that it is in.
+                *(sys.executable, "-P", "-m", "agent_runtime", "--store", self._store),
                 *("serve", "--port", "0", "--idle-exit", str(IDLE_MINUTES)),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            # Settings of the directory count, if it has some; else none is held.
-            cwd=None if os.path.exists(FILE_NAME) else self._directory,
+            # Not the client's, which is any checkout: it serves other clients too, and its settings
+            # are those of the user.
+            cwd=self._directory,
         )
         launched.wait()
         assert launched.stdout is not None

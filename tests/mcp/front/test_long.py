@@ -6,20 +6,34 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.mcp.front.speaking import SETTINGS, end_daemons, front, processes_with, until
-from tests.mcp.lines import ROOT, speaking
+from agent_runtime_mcp.front.daemons import Daemons
+from agent_runtime_mcp.front.relay import Relay
+from tests.mcp.front.speaking import (
+    SETTINGS,
+    daemon_in,
+    end_daemons,
+    front,
+    hear,
+    processes_with,
+    send_call,
+    text_of,
+    until,
+)
+from tests.mcp.lines import META, ROOT, speaking
 
 pytestmark = pytest.mark.long
 
 KILLS = 50
 CLIENT = """
 import json, subprocess, sys, time
-process = subprocess.Popen(sys.argv[2:], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+process = subprocess.Popen(sys.argv[3:], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 def send(**message):
     process.stdin.write(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\\n")
     process.stdin.flush()
@@ -31,7 +45,7 @@ if phase > 1:
     process.stdout.readline()
     send(method="notifications/initialized")
 if phase > 2:
-    send(id=2, method="tools/call", params={"name": "wait", "arguments": {"name": "never"}})
+    send(id=2, method="tools/call", params=json.loads(sys.argv[2]))
     send(id=3, method="tools/list")
     process.stdout.readline()
 print("now", flush=True)
@@ -101,7 +115,14 @@ def test_a_daemon_that_nobody_needs_ends_by_itself(state: Path) -> None:
     assert "nobody has needed" in (state / "log").read_text()
 
 
-@pytest.mark.parametrize("server", ["fixtures", "filesystem"])
+CALLS = {
+    "runtime": {"name": "next_decision", "arguments": {"wait_seconds": 50}},
+    "filesystem": {"name": "search_files", "arguments": {"path": "/", "pattern": "*"}},
+}
+"""One of each server that lasts."""
+
+
+@pytest.mark.parametrize("server", ["runtime", "filesystem"])
 def test_fifty_killed_clients_leave_no_process(state: Path, tmp_path: Path, server: str) -> None:
     """Whenever they die: before a word, in the handshake, in mid-call, while a daemon starts."""
     tmp_path.joinpath("root").mkdir()
@@ -110,7 +131,7 @@ def test_fifty_killed_clients_leave_no_process(state: Path, tmp_path: Path, serv
     command = front(store, *own)
     for number in range(KILLS):
         client = subprocess.Popen(
-            [sys.executable, "-c", CLIENT, str(number % 4), *command],
+            [sys.executable, "-c", CLIENT, str(number % 4), json.dumps(CALLS[server]), *command],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, **SETTINGS},
             cwd=ROOT,
         )  # fmt: skip
@@ -120,7 +141,74 @@ def test_fifty_killed_clients_leave_no_process(state: Path, tmp_path: Path, serv
         client.kill()
         client.wait()
     served = daemons(state)
-    assert len(served) == (1 if server == "fixtures" else 0)
+    assert len(served) == (1 if server == "runtime" else 0)
     until("gone", lambda: processes_with(str(tmp_path)) == served)
     if served:
         assert json.loads((state / "daemon.json").read_text())["pid"] == served[0]
+
+
+def test_a_question_that_its_daemon_cannot_hear_the_answer_of_is_asked_again(state: Path) -> None:
+    """Under another id: an answer that comes late reaches nobody."""
+    daemon = daemon_in(state)
+    daemon.start()
+    try:
+        with speaking(front(daemon.store)) as lines:
+            can: Any = {"elicitation": {}}
+            client = {"name": "asked", "version": "0"}
+            opening: Any = {
+                "protocolVersion": "2025-11-25",
+                "capabilities": can,
+                "clientInfo": client,
+            }
+            lines.ask("initialize", **opening)
+            lines.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
+            send_call(lines, "q", "ask", modern=False)
+            first = hear(lines, lambda m: m.get("method") == "elicitation/create")
+            daemon.kill()
+            daemon.start()
+            taken_back = hear(lines, lambda m: m.get("method") == "notifications/cancelled")
+            assert taken_back["params"]["requestId"] == first["id"]
+            second = hear(lines, lambda m: m.get("method") == "elicitation/create")
+            assert second["id"] != first["id"]
+            for question, name in ((first, "late"), (second, "Ada")):
+                answer = {"action": "accept", "content": {"name": name}}
+                lines.send({"jsonrpc": "2.0", "id": question["id"], "result": answer})
+            assert text_of(lines.reply("q")) == "Ada"
+    finally:
+        daemon.kill()
+
+
+def test_a_daemon_that_stays_away_is_told_in_time(state: Path) -> None:
+    """To each request, and in bounded time; a front that may start none waits for none to start."""
+    daemon = daemon_in(state)
+    daemon.start()
+    try:
+        source, to_front = os.pipe()
+        from_front, sink = os.pipe()
+        daemons = Daemons(store=daemon.store, may_start=False)
+        relay = Relay(daemons, "fixtures", {}, source=source, sink=sink, patience_seconds=2)
+        running = threading.Thread(target=relay.run)
+        running.start()
+        with os.fdopen(to_front, "wb") as client, os.fdopen(from_front, "rb") as answers:
+
+            def ask(request_id: int) -> dict[str, Any]:
+                asked = {"jsonrpc": "2.0", "id": request_id, "method": "tools/list"}
+                client.write(json.dumps({**asked, "params": {"_meta": META}}).encode() + b"\n")
+                client.flush()
+                found: dict[str, Any] = json.loads(answers.readline())
+                return found
+
+            assert len(ask(1)["result"]["tools"]) == 5
+            daemon.kill()
+            said = ask(2)
+            assert said["id"] == 2 and "agent-runtime serve" in said["error"]["message"]
+            daemon.start()
+            assert len(ask(3)["result"]["tools"]) == 5
+            client.close()
+            running.join(30)
+            assert not running.is_alive()
+            relay.close()
+            os.close(sink)
+            os.close(source)
+    finally:
+        daemon.kill()
