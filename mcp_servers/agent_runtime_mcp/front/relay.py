@@ -47,7 +47,7 @@ from agent_runtime_mcp.front.words import (
 
 MESSAGE_BYTES_MAX: Final = 16 << 20
 """The daemon takes no more in one request."""
-REQUESTS_MAX: Final = 128
+REQUESTS_MAX: Final = 256
 """In flight at a time, each with a thread and a connection."""
 GOODBYE_SECONDS: Final = 1.5
 """For requests of a client that has only closed its side: `echo … | agent-runtime mcp tools`."""

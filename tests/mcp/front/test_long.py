@@ -11,7 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
+import mcp_types as types
 import pytest
+from mcp import StdioServerParameters
+from mcp.client.client import Client
 
 from agent_runtime_mcp.front.daemons import Daemons
 from agent_runtime_mcp.front.relay import Relay
@@ -210,5 +214,50 @@ def test_a_daemon_that_stays_away_is_told_in_time(state: Path) -> None:
             relay.close()
             os.close(sink)
             os.close(source)
+    finally:
+        daemon.kill()
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto", "2026-07-28"])
+def test_the_official_client_talks_through_it(state: Path, mode: Any) -> None:
+    """Calls, odd headers, questions, progress, many at once, cancellation; on both wires."""
+    daemon = daemon_in(state)
+    daemon.start()
+    seen: list[Any] = []
+
+    async def answer(context: Any, params: Any) -> types.ElicitResult:
+        return types.ElicitResult(action="accept", content={"name": "Ada"})
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        seen.append((progress, total, message))
+
+    async def talk() -> None:
+        program, *arguments = front(daemon.store)
+        server = StdioServerParameters(command=program, args=arguments)
+        async with Client(server, mode=mode, elicitation_callback=answer) as client:
+            assert client.protocol_version == ("2025-11-25" if mode == "legacy" else "2026-07-28")
+            told = await client.call_tool("marked", {"region": "\u00fc x"})
+            assert isinstance(told.content[0], types.TextContent)
+            assert told.content[0].text == "\u00fc x"
+            told = await client.call_tool("ask", {})
+            assert isinstance(told.content[0], types.TextContent)
+            assert told.content[0].text == "Ada"
+            (state / "go").touch()
+            await client.call_tool("count", {"name": "go"}, progress_callback=note)
+            assert seen == [(1, 2, "done")]
+            async with anyio.create_task_group() as tasks:
+                for _ in range(100):
+                    tasks.start_soon(client.call_tool, "options", {})
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(client.call_tool, "wait", {"name": "never"})
+                while not (state / "never.begun").exists():
+                    await anyio.sleep(0.01)
+                tasks.cancel_scope.cancel()
+            with anyio.fail_after(30):
+                while not (state / "never.cancelled").exists():
+                    await anyio.sleep(0.01)
+
+    try:
+        anyio.run(talk)
     finally:
         daemon.kill()
