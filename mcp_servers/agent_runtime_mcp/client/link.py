@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 REASON_CHARS_MAX: Final = 600
 END_SECONDS_MAX: Final = 5.0
 """For the goodbye to a server that is there no more."""
-_TURNS: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +98,7 @@ class Link:
         """
         async with self._lock:
             self._refuse()
-            if self._live is None or self._live.guard.ended.is_set():
+            if not self.connected:
                 await anyio.sleep(max(0.0, self._not_before - anyio.current_time()))
                 await self._tasks.start(self._host, name=f"mcp server {self._name}")
                 self._refuse()
@@ -126,6 +125,11 @@ class Link:
             self._live.guard.cut(
                 f"it hangs: {self._patience.silent_calls_max} calls in a row had no answer"
             )
+
+    @property
+    def connected(self) -> bool:
+        """Is there a connection just now?"""
+        return self._live is not None and not self._live.guard.ended.is_set()
 
     def trouble(self) -> str:
         """Why calls are refused or slow just now; empty: nothing is wrong."""
@@ -174,10 +178,9 @@ class Link:
                     started = True
                     task_status.started()
                     await guard.ended.wait()
-                    # Whoever was answered last has it before everything is taken down.
-                    for _ in range(_TURNS):
-                        await anyio.sleep(0)
                     scope.deadline = anyio.current_time() + END_SECONDS_MAX
+                    # The SDK has told everybody else that there will be no answer.
+                    await live.idle()
         except Exception as error:  # noqa: BLE001 - the border to a stranger's server and the SDK
             problem = _told(error)
         finally:

@@ -15,7 +15,6 @@ import anyio
 from mcp import Client
 from mcp.client._transport import TransportStreams
 from mcp.client.session import ElicitationFnT, IncomingMessage
-from mcp.client.subscriptions import SubscriptionLost
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     CONNECTION_CLOSED,
@@ -71,6 +70,8 @@ class Live:
         self.client = client
         self.guard = guard
         self._options = options
+        self._busy = 0
+        self._idle = anyio.Event()
 
     @property
     def modern(self) -> bool:
@@ -173,6 +174,7 @@ class Live:
     async def _asked(self, request: Awaitable[AnswerT]) -> AnswerT:
         ids: list[str | int] = []
         token = sent.set(ids)
+        self._busy += 1
         try:
             return await request
         except MCPError as error:
@@ -187,6 +189,8 @@ class Live:
             raise Gone(self._why("its answer breaks the protocol")) from error
         finally:
             sent.reset(token)
+            self._busy -= 1
+            self._idle.set()
             if ids:
                 self.guard.took_back(ids[-1])
 
@@ -214,6 +218,12 @@ class Live:
             return Gone(self._why(message))
         return error
 
+    async def idle(self) -> None:
+        """Return when nobody is in the middle of a call: whoever was answered has read it then."""
+        while self._busy:
+            self._idle = anyio.Event()
+            await self._idle.wait()
+
     def _why(self, said: str) -> str:
         return self.guard.reason or said
 
@@ -227,7 +237,7 @@ class Live:
                 async for _ in subscription:
                     if self._options.changed is not None:
                         self._options.changed()
-        except (MCPError, SubscriptionLost, RuntimeError, ValueError, TimeoutError):
+        except Exception:  # noqa: BLE001 - a stranger's server; nothing depends on it
             pass  # the tools are asked for again from time to time all the same
 
 

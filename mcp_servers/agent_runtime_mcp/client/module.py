@@ -120,6 +120,11 @@ class RemoteModule:
         return endpoint(self.server)
 
     @property
+    def connected(self) -> bool:
+        """Is there a connection just now?"""
+        return self._link is not None and self._link.connected
+
+    @property
     def description(self) -> str:
         """What `modules` shows."""
         where = harmless(self.endpoint, 120)

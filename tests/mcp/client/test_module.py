@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +138,12 @@ async def lost(peer: Peer, module: RemoteModule, name: str) -> str:
     return str(error.value)
 
 
+async def until(true: Callable[[], bool]) -> None:
+    with anyio.fail_after(SECONDS_MAX):
+        while not true():
+            await anyio.sleep(0.005)
+
+
 async def misbehaves(peer: Peer) -> None:
     """Everything that row 7 of the issue names, and a well-behaved call after each."""
     async with peer.used(PLENTY) as module:
@@ -155,6 +161,9 @@ async def misbehaves(peer: Peer) -> None:
         assert noted.ok and "floods" in noted.output
         assert "more than 1,048,576 bytes" in await lost(peer, module, "huge")
         assert (await peer.call(module, "twice")).output.endswith("did twice")
+        if not peer.http:
+            # A call in between would go down with the connection, and say so.
+            await until(lambda: not module.connected)
         note = await peer.call(module, "note", text="c")
         assert note.ok
         if not peer.http:  # the SDK reads an answer's stream only up to its first answer
