@@ -18,6 +18,7 @@ from agent_runtime.app import boundary, load_plugins, open_store
 from agent_runtime.documents import decode, load
 from agent_runtime.errors import AgentRuntimeError
 from agent_runtime.locations import FILE_NAME
+from agent_runtime.ports import ConsentingModule
 from agent_runtime.sandboxes.ladder import Rung, climb, examine_limits
 from agent_runtime.settings import (
     ENV_PREFIX,
@@ -191,12 +192,15 @@ def _plugins(settings: Settings) -> Check:
     found = load_plugins(settings)
     tools = sum(len(each.contribution.tools) for each in found.loaded)
     parts = [f"{len(found.loaded)} loaded with {tools} tools"]
+    modules = [each.contribution.module for each in found.loaded]
+    standings = {m.name: m.standing() for m in modules if isinstance(m, ConsentingModule)}
     troubles = [f"quarantined: {each}" for each in found.quarantined]
     troubles += [f"not loaded: {each}" for each in found.not_allowed]
     troubles += [
         f"{plugins.SETTING} names {name!r}, and no installed plug-in is called that"
         for name in found.not_installed
     ]
+    troubles += [f"mcp server {name!r}: {text}" for name, text in standings.items() if text]
     if found.quarantined:
         parts.append(f"{len(found.quarantined)} quarantined")
     if found.not_allowed:

@@ -26,7 +26,10 @@ def commands() -> Iterator[tuple[str, click.Command]]:
         command = cli.get_command(click.Context(cli), name)
         assert command is not None
         if isinstance(command, click.Group):
-            yield from ((f"{name} {inner}", each) for inner, each in command.commands.items())
+            for inner in command.list_commands(click.Context(command)):
+                each = command.get_command(click.Context(command), inner)
+                assert each is not None
+                yield f"{name} {inner}", each
         else:
             yield name, command
 
