@@ -192,8 +192,11 @@ def _plugins(settings: Settings) -> Check:
     found = load_plugins(settings)
     tools = sum(len(each.contribution.tools) for each in found.loaded)
     parts = [f"{len(found.loaded)} loaded with {tools} tools"]
-    modules = [each.contribution.module for each in found.loaded]
-    standings = {m.name: m.standing() for m in modules if isinstance(m, ConsentingModule)}
+    standings: dict[str, str] = {}
+    for each in found.loaded:
+        module = each.contribution.module
+        if module is not None and isinstance(module, ConsentingModule):
+            standings[module.name] = module.standing()
     troubles = [f"quarantined: {each}" for each in found.quarantined]
     troubles += [f"not loaded: {each}" for each in found.not_allowed]
     troubles += [
