@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
@@ -429,7 +429,11 @@ class RemoteModule:
             if task and lost():
                 self._calls.forget(call.idempotency_key)
 
-        return await self._asked(call, once, lost=lost, unsent=unsent)
+        async def overdue(live: Live) -> None:
+            if became is not None and became.task_id:
+                await live.stop_task(became.task_id)
+
+        return await self._asked(call, once, lost=lost, unsent=unsent, overdue=overdue)
 
     async def _list_resources(self, tool: RemoteTool, call: ToolCall) -> ToolResult:
         async def once(live: Live) -> ToolResult:
@@ -453,8 +457,11 @@ class RemoteModule:
         *,
         lost: Callable[[], bool] = lambda: True,
         unsent: Callable[[], None] = lambda: None,
+        overdue: Callable[[Live], Awaitable[None]] | None = None,
     ) -> ToolResult:
         """Run `once` on a connection. While not `lost()`, a new one goes on where it was.
+
+        `unsent` is told that the server got nothing, `overdue` that the time is up.
 
         Raises:
             ResultLost, TimeoutError, ToolRefused: as `ports.Tool.execute` may.
@@ -468,18 +475,22 @@ class RemoteModule:
         # A little less than the loop waits: then it is we who know that it was the server.
         margin = min(1.0, call.timeout_seconds / 10)
         seconds = min(call.timeout_seconds - margin, self.server.timeout_seconds)
-        asked = False
+        live: Live | None = None
         try:
             with anyio.fail_after(seconds):
                 while True:
                     try:
                         live = await link.live()
-                        asked = True
                         result = await once(live)
                     except Unreachable as error:
                         if not lost():
                             continue  # its task goes on without us; `link` waits longer each time
                         return self._failed("transient", str(error))
+                    except ToolRefused as error:
+                        if lost():
+                            raise
+                        # Its task goes on, and what becomes of it is not known.
+                        raise ResultLost(str(error)) from None
                     except NeverSent as error:
                         unsent()
                         return self._failed("transient", f"server {self.name!r}: {error}")
@@ -498,7 +509,10 @@ class RemoteModule:
                     link.answered()
                     return self._without_secrets(result)
         except TimeoutError:
-            if asked:
+            if live is not None:
+                if overdue is not None:
+                    with anyio.move_on_after(margin * 0.8), suppress(Gone, NeverSent, MCPError):
+                        await overdue(live)
                 link.silent()
             raise TimeoutError(
                 f"server {self.name!r} gave no answer within {seconds:g} s"

@@ -267,6 +267,15 @@ async def test_a_task_of_the_server_is_attached_to_by_another_process(
 
 
 @pytest.mark.anyio
+async def test_a_task_of_the_server_is_stopped_at_the_deadline(peer: Peer) -> None:
+    """Nobody will ask for its result."""
+    async with peer.used(PLENTY, effects={"long": "task"}) as module:
+        with pytest.raises(TimeoutError):
+            await peer.call(module, "long", seconds=2.0, key="k")
+    assert any(line.startswith("cancelled t") for line in peer.effects())
+
+
+@pytest.mark.anyio
 async def test_a_task_that_was_sent_and_whose_id_nobody_knows_is_not_made_again(
     peer: Peer,
 ) -> None:
