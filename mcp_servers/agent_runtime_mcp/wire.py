@@ -38,6 +38,9 @@ TASKS_EXTENSION: Final = "io.modelcontextprotocol/tasks"
 """What tasks are called on the stateless wire."""
 META_KEY: Final = "io.agent-runtime/idempotencyKey"
 """Of `_meta`: a client that repeats a request with the same key gets the first one's answer."""
+FRONT_KEYS: Final = "front-"
+"""How keys begin that `agent-runtime mcp` gives to requests which have none, one to each: it
+repeats them when the daemon was restarted, and their client knows nothing of them."""
 
 PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600

@@ -29,6 +29,7 @@ from agent_runtime_mcp.front.words import (
     ACKNOWLEDGED,
     AWAY,
     CANCELLED,
+    FRONT_KEYS,
     HEADER_MISMATCH,
     INITIALIZED,
     INTERNAL,
@@ -442,7 +443,7 @@ def _give_key(message: Message) -> None:
     params = message.setdefault("params", {})
     meta = params.setdefault("_meta", {}) if isinstance(params, dict) else None
     if isinstance(meta, dict):
-        meta.setdefault(META_KEY, os.urandom(16).hex())
+        meta.setdefault(META_KEY, f"{FRONT_KEYS}{os.urandom(16).hex()}")
 
 
 def _no_number(text: str) -> NoReturn:

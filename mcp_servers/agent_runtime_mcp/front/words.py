@@ -11,6 +11,7 @@ Message = dict[str, Any]
 META_VERSION: Final = "io.modelcontextprotocol/protocolVersion"
 META_SUBSCRIPTION: Final = "io.modelcontextprotocol/subscriptionId"
 META_KEY: Final = "io.agent-runtime/idempotencyKey"
+FRONT_KEYS: Final = "front-"
 
 ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
 CANCELLED: Final = "notifications/cancelled"

@@ -16,7 +16,7 @@ from typing import Final
 import anyio
 import msgspec
 
-from agent_runtime.api.daemon import Daemon
+from agent_runtime.api.daemon import Daemon, Readiness
 from agent_runtime.errors import Conflict, NotFound
 from agent_runtime.loop.events import ApprovalRequested
 from agent_runtime.loop.intake import NotStorable, json_of
@@ -25,7 +25,7 @@ from agent_runtime_mcp.definitions import Asked, McpFault, ToolAnswer
 from agent_runtime_mcp.tools import asking
 from agent_runtime_mcp.tools.course import META_CALL, META_TASK, Course
 from agent_runtime_mcp.tools.sessions import Sessions
-from agent_runtime_mcp.wire import META_KEY
+from agent_runtime_mcp.wire import FRONT_KEYS, META_KEY
 
 KEY_CHARS_MAX: Final = 255
 LOOK_SECONDS: Final = 0.25
@@ -58,6 +58,11 @@ class _Asking:
     key: str
 
     @property
+    def known_key(self) -> str:
+        """The key, if its client knows it and could use it again by itself; else empty."""
+        return "" if self.key.startswith(FRONT_KEYS) else self.key
+
+    @property
     def step_id(self) -> str:
         if not self.key:
             return f"c{uuid.uuid4().hex[:24]}"
@@ -87,7 +92,7 @@ class Calls:
         try:
             return await self._follow(made, course, key)
         except anyio.get_cancelled_exc_class():
-            if not key:
+            if not key and not (made.key and self._daemon.readiness is Readiness.DRAINING):
                 # Nobody can come back for its answer.
                 self._waiting.pop(self._same(made), None)
                 with anyio.move_on_after(WITHDRAW_SECONDS_MAX, shield=True):
@@ -117,7 +122,7 @@ class Calls:
             course.start = course.seen = at.seq
             return course, at.key
         self._daemon.refuse_unless_ready()
-        if not call.key and (found := self._waiting.pop(self._same(call), None)) is not None:
+        if not call.known_key and (found := self._waiting.pop(self._same(call), None)) is not None:
             return found
         step_id = call.step_id
         if call.key and (ended := await self._sessions.earlier(asked, step_id)) is not None:
@@ -125,8 +130,8 @@ class Calls:
             course.see(await self._runtime.rows(ended))
             self._require_same(course, call)
             if not course.never_begun:
-                return course, call.key
-        return await self._request(call, step_id), call.key
+                return course, call.known_key
+        return await self._request(call, step_id), call.known_key
 
     async def _request(self, call: _Asking, step_id: str) -> Course:
         for _ in range(SESSIONS_TRIED):

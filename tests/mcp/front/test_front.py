@@ -38,6 +38,7 @@ def test_it_imports_nothing_that_is_slow_and_knows_the_words_of_the_wire() -> No
     heavy = {"mcp", "msgspec", "pydantic", "anyio", "asyncio", "http.client", "click", "subprocess"}
     assert not heavy & loaded
     assert (words.META_KEY, words.META_VERSION) == (wire.META_KEY, wire.META_VERSION)
+    assert words.FRONT_KEYS == wire.FRONT_KEYS
 
 
 @WIRES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from agent_runtime.errors import Forbidden, UsageError
 from agent_runtime.loop import codec
 from agent_runtime.types import Status, TaskId
 from agent_runtime_mcp.definitions import McpFault
+from agent_runtime_mcp.wire import FRONT_KEYS
 from tests.mcp.asked import Asks, FakeAsked, text_of
 from tests.mcp.tools.conftest import Client
 
@@ -103,11 +105,13 @@ async def test_another_policy_takes_the_directory_over(client: Client) -> None:
     assert ended.status == Status.CANCELLED and await client.session() != first
 
 
-async def test_reads_run_beside_a_write_and_a_cancelled_call_ends(client: Client) -> None:
-    """Without a key nobody can come back for it: its process is ended, others go on."""
+@pytest.mark.parametrize("key", ["", f"{FRONT_KEYS}1"])
+async def test_reads_run_beside_a_write_and_a_cancelled_call_ends(client: Client, key: str) -> None:
+    """Without a key of its own its client cannot come back for it: its process is ended, others go
+    on."""
     waits = {"command": "touch began; until [ -e never ]; do sleep 0.02; done"}
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(client, "shell", waits)
+        tasks.start_soon(partial(client, "shell", waits, key=key))
         await until((client.repo / "began").exists)
         assert await client.text("read_file", {"path": "a.txt"}) == "hello\n"
         tasks.cancel_scope.cancel()
@@ -150,16 +154,20 @@ async def test_a_long_output_can_be_read_on_by_its_caller_alone(client: Client) 
 # ---- approvals ---------------------------------------------------------------------------
 
 
-async def test_a_call_that_nobody_here_may_allow_says_who_can(client: Client) -> None:
+@pytest.mark.parametrize("keys", [("", ""), (f"{FRONT_KEYS}1", f"{FRONT_KEYS}2")])
+async def test_a_call_that_nobody_here_may_allow_says_who_can(
+    client: Client, keys: tuple[str, str]
+) -> None:
     client.query["policy"] = ASKS
-    waits = await client("shell", APPEND)
+    waits = await client("shell", APPEND, key=keys[0])
     session = await client.session()
     assert waits.is_error and f"agent-runtime approve {session} a1" in text_of(waits)
     keyed = await client("read_file", {"path": "a.txt"})
     assert text_of(keyed) == "hello\n", "reads go on meanwhile"
     assert (client.repo / "log.txt").read_text() == ""
     await client.served.daemon.runtime.decide_approval(session, "a1", "approve", by="me")
-    assert await client.text("shell", APPEND) == "done\n", "the same call is that call"
+    same = await client.text("shell", APPEND, key=keys[1])
+    assert same == "done\n", "the same call is that call"
     assert "a2" in await client.text("shell", APPEND, key="k"), "an approval is for one call"
     await client.served.daemon.runtime.decide_approval(session, "a2", "deny", by="me", message="no")
     assert "was not approved: no" in await client.text("shell", APPEND, key="k")
