@@ -22,6 +22,7 @@ SECONDS_MAX = 120
 PROBES = {
     "filesystem": ("read_text_file", "path={root}/a.txt"),
     "runtime": ("list_tasks", "limit=5"),
+    "tools": ("search_tools", "query=read a file"),
 }
 """A call of each server, with an argument."""
 
@@ -38,9 +39,11 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
 def target(daemon: DaemonProcess, server: str, transport: str) -> list[str]:
     """How the Inspector is told where the server is."""
     if transport == "http":
-        url = f"http://127.0.0.1:{daemon.port}/mcp/{server}"
+        mode = "?mode=search" if server == "tools" else ""
+        url = f"http://127.0.0.1:{daemon.port}/mcp/{server}{mode}"
         return [url, "--transport", "http", "--header", f"Authorization: Bearer {daemon.token}"]
-    options = ["--root", str(daemon.directory.parent / "root")] if server == "filesystem" else []
+    root = str(daemon.directory.parent / "root")
+    options = {"filesystem": ["--root", root], "tools": ["--search"]}.get(server, [])
     command = [str(Path(sys.executable).parent / "agent-runtime"), "--store", daemon.store]
     return [*command, "mcp", server, *options]
 
@@ -57,7 +60,7 @@ def inspect(arguments: list[str]) -> Any:
 
 @pytest.mark.parametrize("era", ["legacy", "modern"])
 @pytest.mark.parametrize("transport", ["stdio", "http"])
-@pytest.mark.parametrize("server", ["filesystem", "runtime"])
+@pytest.mark.parametrize("server", ["filesystem", "runtime", "tools"])
 def test_the_inspector_lists_strictly_calls_and_loads(
     daemon: DaemonProcess, server: str, transport: str, era: str
 ) -> None:
