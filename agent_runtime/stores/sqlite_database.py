@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from typing import Final
 
 import apsw
 
@@ -222,8 +223,18 @@ def translated(path: Path, *, opening: bool = False) -> Iterator[None]:
         raise translate(error, path, opening=opening) from error
 
 
-def translate(error: apsw.Error, path: Path, *, opening: bool = False) -> AgentRuntimeError:
-    """What an error of SQLite means for the caller, and what a person can do about it."""
+_MAY_NOT: Final = frozenset({errno.EROFS, errno.EPERM, errno.EACCES})
+_REFUSED: Final = frozenset({apsw.SQLITE_IOERR_WRITE, apsw.SQLITE_IOERR_TRUNCATE})
+"""Where nothing was written, and it is known why: unlike after a failed fsync."""
+
+
+def translate(
+    error: apsw.Error, path: Path, *, opening: bool = False, said: int = 0
+) -> AgentRuntimeError:
+    """What an error of SQLite means for the caller, and what a person can do about it.
+
+    `said`: the system's own number, where that is known.
+    """
     store = f"the store {str(path)!r}"
     code = getattr(error, "extendedresult", 0)
     match error:
@@ -237,6 +248,11 @@ def translate(error: apsw.Error, path: Path, *, opening: bool = False) -> AgentR
         case apsw.IOError() if code == apsw.SQLITE_IOERR_SHMSIZE:
             # A full disk can show first where the shared memory of the log grows.
             return _no_room(store, error)
+        case apsw.IOError() if code in _REFUSED and said in _MAY_NOT:
+            return StoreUnavailable(
+                f"{store} cannot be written just now ({os.strerror(said)}): nothing that was "
+                "stored is lost; mend the mount or the rights, and it goes on by itself"
+            )
         case apsw.ReadOnlyError() | apsw.CantOpenError() | apsw.PermissionsError():
             return ConfigError(
                 f"cannot open {store} for writing ({error}); it must be a file, in a directory,"

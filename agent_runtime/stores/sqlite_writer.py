@@ -56,6 +56,7 @@ class Writer:
         both then fight for the interpreter."""
         self._closed = False
         self._broken: str | None = None
+        self._errno = 0
         # One wake-up of the loop for a batch. `anyio.from_thread.run_sync` would keep this thread
         # waiting until the loop has run it, and for ever if the loop ends meanwhile.
         token = anyio.lowlevel.current_token()
@@ -136,6 +137,7 @@ class Writer:
             run_all(self._db, batch)
             self._db.execute("COMMIT")
         except Exception as error:  # noqa: BLE001  # the border of the thread: callers get it
+            self._errno = self._db.system_errno
             self._roll_back()
             self._settle(batch, error)
 
@@ -154,7 +156,7 @@ class Writer:
     def _translate(self, error: Exception) -> Exception:
         if not isinstance(error, apsw.Error):
             return error
-        told: AgentRuntimeError = translate(error, self._path)
+        told: AgentRuntimeError = translate(error, self._path, said=self._errno)
         told.__cause__ = error
         return told
 
