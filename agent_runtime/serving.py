@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Final
 
 from agent_runtime import __version__
-from agent_runtime.access.binding import check_bind
+from agent_runtime.access.binding import check_bind, is_loopback
 from agent_runtime.access.opening import make_access
 from agent_runtime.api.daemon import Daemon
 from agent_runtime.api.guard import METADATA, Guard
@@ -87,6 +87,7 @@ async def run_daemon(
             state_dir=directory,
             access=access,
             workspace_roots=settings.workspace_roots,
+            own_roots=_own_roots(settings),
             version=__version__,
         )
         mounts = make_mounts(daemon, settings)
@@ -133,6 +134,14 @@ async def run_daemon(
                 on_ready=ready,
                 on_stopping=systemd.stopping,
             )
+
+
+def _own_roots(settings: Settings) -> tuple[str, ...] | None:
+    """Whoever reads the token's file can read what the daemon can: while nothing is said, and only
+    this machine is listened to, they name any directory, as they could without a daemon."""
+    said = "workspace_roots" in settings.model_fields_set
+    local = is_loopback(settings.host) and not settings.behind_proxy
+    return ("/",) if local and not said else None
 
 
 def _shown_host(host: str) -> str:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from agent_runtime.access.callers import Caller
 from agent_runtime.access.opening import Access
 from agent_runtime.api.hub import Hub
 from agent_runtime.api.metrics import Metrics
@@ -39,6 +40,9 @@ class Daemon:
     access: Access | None = None
     """None: nothing is recorded, and no keys are given out (tests of operations alone)."""
     workspace_roots: tuple[str, ...] = ()
+    """Below which tasks may name repositories on this machine."""
+    own_roots: tuple[str, ...] | None = None
+    """The same for the holder of the local token; None: no other ones."""
     version: str = ""
     document: bytes = b""
     """OpenAPI of what is served."""
@@ -53,6 +57,12 @@ class Daemon:
     """Calls of MCP clients that became tasks; None: none can."""
     faults: dict[str, str] = field(default_factory=dict)
     """What is wrong just now, by what it is about; `/readyz` says it, and no work is taken."""
+
+    def roots_of(self, caller: Caller) -> tuple[str, ...]:
+        """The directories below which this caller may name repositories."""
+        if caller.how == "token" and self.own_roots is not None:
+            return self.own_roots
+        return self.workspace_roots
 
     def refuse_unless_ready(self) -> None:
         """Nothing is taken in by a daemon that is about to end or cannot keep it.

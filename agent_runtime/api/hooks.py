@@ -152,7 +152,7 @@ async def try_hook(request: Request[HookTrial, None]) -> Reply:
     wish = await hooks.wish(hook, headers, msgspec.json.encode(trial.payload))
     if isinstance(wish, Ignored):
         return json_answer(HookTried(task=None, ignored=wish.why))
-    read_task(msgspec.json.encode(wish.task), request.daemon)
+    read_task(msgspec.json.encode(wish.task), request.daemon, NOBODY)
     return json_answer(HookTried(task=wish.task, ignored=None))
 
 
@@ -184,7 +184,7 @@ async def receive_hook(request: Request[None, None]) -> Reply:
             wish = await hooks.wish(hook, headers, body)
             if isinstance(wish, Ignored):
                 return json_answer(HookTaken(status="ignored", reason=wish.why))
-            spec = read_task(msgspec.json.encode(wish.task), request.daemon)
+            spec = read_task(msgspec.json.encode(wish.task), request.daemon, NOBODY)
             taken = await runtime.take_in(
                 spec, submitted_by=f"hook:{hook.name}", idempotency_key=wish.key
             )

@@ -50,7 +50,7 @@ async def take_in(daemon: Daemon, caller: Caller, body: bytes, key: str | None) 
         AgentRuntimeError: as `Runtime.take_in`.
     """
     with daemon.room() as room:
-        spec = read_task(body, daemon)
+        spec = read_task(body, daemon, caller)
         taken = await daemon.runtime.take_in(
             spec, submitted_by=caller.by, idempotency_key=key, budget=caller.budget
         )
@@ -142,8 +142,8 @@ async def settled(
 # ---- what came ---------------------------------------------------------------------------
 
 
-def read_task(body: bytes, daemon: Daemon) -> TaskSpec:
-    """The task in a body, with a repository that the daemon may use.
+def read_task(body: bytes, daemon: Daemon, caller: Caller) -> TaskSpec:
+    """The task in a body, with a repository that its caller may name.
 
     Raises:
         UsageError: it is no JSON, or everything that is wrong with it.
@@ -151,7 +151,7 @@ def read_task(body: bytes, daemon: Daemon) -> TaskSpec:
     """
     spec = parse_task_json(body, base_dir="/")
     if spec.workspace is not None:
-        require_below(spec.workspace.repo, daemon.workspace_roots)
+        require_below(spec.workspace.repo, daemon.roots_of(caller))
     return spec
 
 

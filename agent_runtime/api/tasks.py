@@ -97,7 +97,7 @@ async def submit_tasks(request: Request[bytes, None]) -> Reply:
     What one of them is refused for stands in its place and keeps no other from being stored. With
     an Idempotency-Key, each task's key is that and its number in the batch.
     """
-    daemon = request.daemon
+    daemon, caller = request.daemon, request.caller
     raws = _batch(request.body)
     with daemon.room(len(raws)) as room:
         key = _idempotency_key(request)
@@ -106,12 +106,11 @@ async def submit_tasks(request: Request[bytes, None]) -> Reply:
         for at, raw in enumerate(raws):
             try:
                 wishes.append(
-                    (read_task(bytes(raw), daemon), None if key is None else f"{key}#{at}")
+                    (read_task(bytes(raw), daemon, caller), None if key is None else f"{key}#{at}")
                 )
                 items.append(None)
             except (UsageError, Forbidden) as error:
                 items.append(_refused(error))
-        caller = request.caller
         taken = iter(
             await daemon.runtime.take_in_all(wishes, submitted_by=caller.by, budget=caller.budget)
         )

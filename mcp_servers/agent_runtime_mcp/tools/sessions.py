@@ -15,6 +15,7 @@ from typing import Final
 import anyio
 import msgspec
 
+from agent_runtime.access.callers import Caller
 from agent_runtime.api.daemon import Daemon
 from agent_runtime.api.intake import require_below
 from agent_runtime.errors import UsageError
@@ -84,16 +85,16 @@ class Sessions:
         Raises:
             UsageError: they cannot be used. Forbidden: the workspace is none that the daemon may.
         """
-        by = asked.caller.by
-        key = (by, tuple(sorted(asked.query.items())))
+        key = (asked.caller.by, tuple(sorted(asked.query.items())))
         known = self._wishes.get(key)
         if known is None:
             if len(self._wishes) >= _WISHES_MAX:
                 self._wishes.clear()
-            known = self._wishes[key] = self._read(by, asked.query)
+            known = self._wishes[key] = self._read(asked.caller, asked.query)
         return known
 
-    def _read(self, by: str, query: Mapping[str, str]) -> Wish:
+    def _read(self, caller: Caller, query: Mapping[str, str]) -> Wish:
+        by = caller.by
         given = query.get("workspace", "")
         if not given:
             raise UsageError(
@@ -104,7 +105,7 @@ class Sessions:
         if not os.path.isabs(given):
             raise UsageError(f"workspace: must be an absolute path, got {given!r}")
         directory = os.path.realpath(given)
-        require_below(directory, self._daemon.workspace_roots)
+        require_below(directory, self._daemon.roots_of(caller))
         in_place = not _is_yes(query, "clone")
         policy = policy_of(query)
         spec = TaskSpec(
