@@ -136,7 +136,7 @@ class Conversation:
         """Ask the client while the request is open; its result.
 
         Raises:
-            Unsupported: it cannot be asked, or refuses.
+            Unsupported: it cannot be asked, refuses, or answers what is none.
         """
         request_type, result_type = _REQUESTS[method]
         request = request_type.model_validate({"method": method, "params": dict(params)})
@@ -149,6 +149,8 @@ class Conversation:
             raise Unsupported("there is no way to ask this client anything") from None
         except MCPError as error:
             raise Unsupported(f"the client refused {method}: {error}") from error
+        except ValueError as error:
+            raise Unsupported(f"what the client said to {method} is no answer: {error}") from error
         dumped: dict[str, Json] = result.model_dump(by_alias=True, mode="json", exclude_none=True)
         return dumped
 

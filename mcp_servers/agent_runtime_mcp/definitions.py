@@ -337,6 +337,9 @@ class McpServer:
         """Values of an argument that begin with `value`, the best first, at most 100."""
         return ()
 
+    def roots_changed(self) -> None:
+        """A client says that it has other roots; ask for them when they are next needed."""
+
     def changes(self, uris: Sequence[str], asked: Asked) -> AsyncIterator[Change]:
         """Goes on until closed: changes of these resources, and of the lists."""
         return _none()

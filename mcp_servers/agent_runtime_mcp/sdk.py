@@ -151,6 +151,9 @@ class SdkServer(Server[anyio.abc.TaskGroup]):
         self.add_notification_handler(
             "notifications/initialized", types.NotificationParams, self._initialized
         )
+        self.add_notification_handler(
+            "notifications/roots/list_changed", types.NotificationParams, self._roots_changed
+        )
         self.get_tool_input_schema = None
 
     def get_capabilities(
@@ -284,6 +287,9 @@ class SdkServer(Server[anyio.abc.TaskGroup]):
         finally:
             self._listening -= 1
         return {"_meta": meta}
+
+    async def _roots_changed(self, context: Context, _: Any) -> None:
+        self._server.roots_changed()
 
     async def _initialized(self, context: Context, _: Any) -> None:
         await self._follow(context)

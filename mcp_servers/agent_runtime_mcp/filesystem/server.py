@@ -229,7 +229,9 @@ class FilesystemServer(McpServer):
             return self._roots
         try:
             answers = await asked.ask({"roots": ("roots/list", {})})
-        except Unsupported:
+        except Unsupported as why:
+            if asked.can("roots"):
+                raise Refused(f"no directory is allowed: {why}") from None
             if not self._default_root:
                 raise Refused(f"{NO_ROOTS}, or use a client that names its own (roots)") from None
             self._roots = Roots([self._default_root], openat2=self._openat2)

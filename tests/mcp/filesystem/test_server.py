@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -173,6 +175,18 @@ def test_a_client_of_its_own_names_the_roots(root: Path, outside: Path) -> None:
         assert "none" in told["content"][1]["text"]
         refused = answered(lines, 101, roots, "read_text_file", path=f"{outside}/secret")
         assert refused["isError"]
+        lines.send({"jsonrpc": "2.0", "method": "notifications/roots/list_changed"})
+        until = time.monotonic() + 5  # sooner than it would ask again by itself
+        moved = [f"file://{outside}"]
+        for number in itertools.count(102):
+            told = answered(lines, number, moved, "list_allowed_directories")
+            if told["structuredContent"]["content"] == f"Allowed directories:\n{outside}":
+                break
+            assert time.monotonic() < until, told
+    with speaking([sys.executable, "-c", ALONE]) as lines:
+        roots_of(lines, [])
+        told = answered(lines, 100, ["https://example.org/"], "list_allowed_directories")
+        assert told["isError"] and "is no answer" in told["content"][0]["text"]
     with speaking([sys.executable, "-c", ALONE]) as lines:
         roots_of(lines, [])
         told = answered(lines, 100, [], "list_allowed_directories")
