@@ -19,9 +19,7 @@ from agent_runtime.types import Json
 from agent_runtime_mcp.definitions import McpServer, ToolAnswer, ToolDefinition, Unsupported
 from agent_runtime_mcp.wire import (
     LIST_SECONDS,
-    META_CAPABILITIES,
     META_SERVER,
-    META_VERSION,
     MODERN,
     call_result,
     capabilities,
@@ -187,13 +185,3 @@ class Direct:
         if self._server.instructions:
             result["instructions"] = self._server.instructions
         return _encode({"jsonrpc": "2.0", "id": request.id, "result": result})
-
-
-def is_modern(params: Params) -> bool:
-    """Does a request say for itself what the stateless wire wants to know, in our version?"""
-    meta = params.meta
-    return (
-        isinstance(meta, dict)
-        and meta.get(META_VERSION) == MODERN
-        and isinstance(meta.get(META_CAPABILITIES), dict)
-    )

@@ -22,7 +22,8 @@ from agent_runtime.api.answers import Answer, Message, Receive, Scope, Send
 from agent_runtime.api.problems import problem
 from agent_runtime_mcp.conversing import Context
 from agent_runtime_mcp.definitions import McpServer
-from agent_runtime_mcp.direct import Direct, is_modern, read
+from agent_runtime_mcp.direct import Direct, read
+from agent_runtime_mcp.envelope import is_stateless
 from agent_runtime_mcp.sdk import SdkServer, Who
 from agent_runtime_mcp.tasks.book import Book
 from agent_runtime_mcp.tasks.keeper import Keeper
@@ -155,7 +156,7 @@ class HttpFace:
         if (
             request is None
             or not isinstance(request.id, (int, str))
-            or not is_modern(request.params)
+            or not is_stateless(request.params.meta)
             or headers.get(b"mcp-method") != request.method.encode()
         ):
             return None

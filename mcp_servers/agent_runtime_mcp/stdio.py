@@ -10,20 +10,30 @@ Ends when stdin ends: that is how a client goes, also one that is killed.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, NoReturn
 
 import msgspec
 
 from agent_runtime.access.callers import SCOPES, Caller
 from agent_runtime.types import Json
 from agent_runtime_mcp.definitions import McpServer
-from agent_runtime_mcp.direct import Direct, Params, Request, is_modern, read
+from agent_runtime_mcp.direct import Direct, Params, Request, read
+from agent_runtime_mcp.envelope import (
+    ClientCapabilities,
+    ClientInfo,
+    is_of_session,
+    is_stateless,
+)
 from agent_runtime_mcp.wire import (
+    INVALID_REQUEST,
+    META_CAPABILITIES,
     META_VERSION,
+    MODERN,
     PARSE_ERROR,
     SESSION_VERSIONS,
     capabilities,
@@ -117,8 +127,8 @@ class Stdio:
 
     def _take(self, line: bytes) -> None:
         request = read(line) if self._direct is not None else None
-        if request is None and self._long_way is None and not _is_json(line):
-            self.write(_error(None, PARSE_ERROR, "this line is no JSON"))
+        if request is None and (said := why_refused(line)):
+            self.write(said)
             return
         if request is not None and self._here(request, line):
             return
@@ -139,9 +149,10 @@ class Stdio:
                 self._opening.append(line)
                 return True
             return self._long_way is None and request.method == "notifications/cancelled"
-        if self._modern is None or not (is_modern(request.params) if self._modern else True):
+        if self._modern is None or not (self._modern or self._opened_here):
             return False
-        if not self._modern and not self._opened_here:
+        meta = request.params.meta
+        if not (is_stateless(meta) if self._modern else is_of_session(meta)):
             return False
         answer = self._direct.answer(request, OWNER, self._query, modern=self._modern)
         if answer is None:
@@ -176,13 +187,27 @@ class Stdio:
         # Half a second of imports, for what most conversations never ask.
         from agent_runtime_mcp.long_way import LongWay
 
-        return LongWay(self._server, OWNER, self._query, self.write, self._opening)
+        opening = self._opening
+        if self._modern and self._direct is not None:
+            # The SDK must know which wire it is, even if its first message does not say so.
+            opening = [_DISCOVER]
+        return LongWay(self._server, OWNER, self._query, self.write, opening)
+
+
+_DISCOVER: Final = msgspec.json.encode(
+    {
+        "jsonrpc": "2.0",
+        "id": "agent-runtime-opening",
+        "method": "server/discover",
+        "params": {"_meta": {META_VERSION: MODERN, META_CAPABILITIES: {}}},
+    }
+)
 
 
 class _InitializeParams(msgspec.Struct):
     protocol_version: str = msgspec.field(name="protocolVersion")
-    capabilities: dict[str, Json]
-    client: dict[str, Json] = msgspec.field(name="clientInfo")
+    capabilities: ClientCapabilities
+    client: ClientInfo = msgspec.field(name="clientInfo")
 
 
 class _Initialize(msgspec.Struct):
@@ -193,12 +218,51 @@ def _has_envelope(params: Params) -> bool:
     return isinstance(params.meta, dict) and META_VERSION in params.meta
 
 
-def _is_json(line: bytes) -> bool:
+class _Message(msgspec.Struct):
+    """What every message has, at least."""
+
+    jsonrpc: Literal["2.0"]
+    id: int | str | msgspec.UnsetType = msgspec.UNSET
+    method: str | msgspec.UnsetType = msgspec.UNSET
+    params: dict[str, Json] | msgspec.UnsetType | None = msgspec.UNSET
+
+
+_message: Final = msgspec.json.Decoder(_Message).decode
+
+
+def why_refused(line: bytes) -> bytes | None:
+    """The answer to what is no message; None: it may be one. The SDK would say nothing to it."""
     try:
-        msgspec.json.decode(line)
+        _message(line)
+        return None
+    except msgspec.ValidationError as error:
+        fault = str(error)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return False
-    return True
+        # The one thing that the parser below lets pass.
+        fault = "a text in it holds half a character (a lone surrogate)"
+    try:
+        message = json.loads(line.decode(), parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        return _error(None, PARSE_ERROR, "this line is no JSON")
+    if isinstance(message, list):
+        fault = "a line is one message, not several"
+    elif not isinstance(message, dict):
+        fault = "a message is an object"
+    elif "id" not in message and "method" in message:
+        return None  # nobody waits for an answer to a notification
+    elif not message.keys().isdisjoint(("result", "error")):
+        return None  # nor to an answer
+    found = message.get("id") if isinstance(message, dict) else None
+    if not isinstance(found, (int, str)) or isinstance(found, bool):
+        found = None
+    try:
+        return _error(found, INVALID_REQUEST, f"this is no message: {fault}")
+    except UnicodeEncodeError:
+        return _error(None, INVALID_REQUEST, f"this is no message: {fault}")
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON")
 
 
 def _error(request_id: int | str | None, code: int, message: str) -> bytes:

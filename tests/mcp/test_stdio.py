@@ -13,6 +13,7 @@ import pytest
 
 from tests.mcp.lines import META, Lines, small, speaking
 
+NAMES = "io.modelcontextprotocol"
 BAD_ENVELOPE = {"io.modelcontextprotocol/protocolVersion": "2026-07-28"}
 OTHER_VERSION = {**META, "io.modelcontextprotocol/protocolVersion": "2031-01-01"}
 MESSAGES: list[dict[str, Any]] = [
@@ -32,6 +33,14 @@ MESSAGES: list[dict[str, Any]] = [
     {"method": "resources/list"},
     {"method": "no/such"},
     {"method": "prompts/list"},
+    {"method": "tools/list", "params": {"_meta": {"progressToken": {}}}},
+    {"method": "tools/list", "params": {"_meta": {"progressToken": 1, "of.others/x": [None]}}},
+    {"method": "tools/call", "params": {"name": "no such tool", "_meta": OTHER_VERSION}},
+    *({"method": "tools/list", "params": {"_meta": {**META, f"{NAMES}/{name}": value}}}
+      for name, value in [
+          ("clientInfo", {"name": 3}), ("clientCapabilities", {"roots": [1]}), ("logLevel", "no"),
+          ("clientInfo", None), ("clientCapabilities", {"of.others": 3, "sampling": {"tools": {}}}),
+      ]),
 ]  # fmt: skip
 
 
@@ -41,7 +50,7 @@ def answers(lines: Lines, *, modern: bool) -> list[Any]:
         request_id: int | str = number if number % 2 else f"id-{number}"
         params = dict(message.get("params", {}))
         if modern:
-            params["_meta"] = META
+            params["_meta"] = {**META, **params.get("_meta", {})}
         sent = {"jsonrpc": "2.0", "id": request_id, "method": message["method"]}
         lines.send(sent | ({"params": params} if params else {}))
         found.append(lines.reply(request_id))
@@ -116,6 +125,44 @@ def test_a_line_that_is_no_message_is_told_and_ends_nothing() -> None:
         assert lines.reply(None)["error"]["code"] == -32700
         lines.send(b"")
         assert lines.call("echo", modern=True, text="still here")["content"][0]["text"]
+
+
+@pytest.mark.parametrize("long", [(), ("--long",)], ids=["short", "long"])
+def test_who_sends_what_is_no_message_does_not_wait_for_an_answer(long: tuple[str, ...]) -> None:
+    """Of a fixed bug: to most of these nothing was ever said. JSON-RPC 2.0, 5 and 5.1."""
+    ping = {"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {"_meta": META}}
+    with speaking(small(*long)) as lines:
+        for line in (b"[]", b"[%b]" % json.dumps(ping).encode(), b"3", b"{}"):
+            lines.send(line)
+            assert lines.reply(None)["error"]["code"] == -32600
+        ids: list[Any] = [1.5, None, [1], True]
+        for each in ids:
+            lines.send({**ping, "id": each})
+            assert "id" in lines.reply(None)["error"]["message"]
+        for wrong in (
+            {"jsonrpc": "1.0"},
+            {"method": 3},
+            {"params": [1]},
+            {"params": {"x": "\ud800"}},
+        ):
+            lines.send({**ping, **wrong})
+            assert lines.reply(1)["error"]["code"] == -32600
+        lines.send({"jsonrpc": "2.0", "method": "notifications/x", "params": [1]})
+        lines.send({"jsonrpc": "2.0", "id": 7, "result": 3})
+        assert lines.call("echo", modern=True, text="still here")["content"][0]["text"]
+
+
+def test_a_conversation_keeps_to_the_wire_that_it_began_with() -> None:
+    """Also where the short way answered its beginning."""
+    for long in ((), ("--long",)):
+        with speaking(small(*long)) as lines:
+            lines.ask("tools/list", modern=True)
+            assert "2026-07-28" in lines.initialize()["error"]["message"]
+            assert "error" in lines.ask("tools/list")
+        with speaking(small(*long)) as lines:
+            lines.initialize()
+            assert lines.ask("tools/list", modern=True)["error"]["code"] == -32600
+            assert "result" in lines.ask("tools/list")
 
 
 def test_an_envelope_that_is_wrong_is_refused_by_name() -> None:

@@ -116,8 +116,10 @@ class Relay:
         self._way = Way(daemons, name, query)
         self._patience_seconds = patience_seconds
         self._calls: dict[Any, _Call] = {}
+        self._unwritten: set[_Call] = set()
+        """Those whose answer is there and was not given to the client yet."""
         self._lock = threading.Lock()
-        """Of `_calls`."""
+        """Of `_calls` and `_unwritten`."""
         self._sessions = Sessions(self._way, self._pipes.write)
         # Unset while `initialize` is on its way, and while the client's word is that it is done:
         # what comes after them waits.
@@ -139,9 +141,12 @@ class Relay:
         while (left := deadline - time.monotonic()) > 0 and self._pipes.is_heard():
             with self._lock:
                 waiting = [each for each in self._calls.values() if each.method != LISTEN]
+                waiting += self._unwritten
             if not waiting:
-                break
+                return
             waiting[0].ended.wait(min(left, 0.05))
+        if left <= 0:
+            say(f"ended with {len(waiting)} requests unanswered: the client closed its side")
 
     def close(self) -> None:
         """End what is in flight, and the session."""
@@ -203,9 +208,10 @@ class Relay:
         if message["method"] == INITIALIZED:
             self._initialized.clear()
         elif message["method"] == CANCELLED:
-            call = self._calls.get(section(message, "params").get("requestId"))
+            request_id = section(message, "params").get("requestId")
+            call = self._calls.get(request_id) if isinstance(request_id, (str, int)) else None
             if call is None:
-                return  # it has its answer
+                return  # it has its answer, or never was
             if call.is_stateless:
                 _cancel(call)  # there, a stream that is closed says so
                 return
@@ -363,14 +369,21 @@ class Relay:
 
     def _end(self, call: _Call, message: Message | bytes) -> None:
         """The answer. Its id is free before the client can use it again."""
-        self._ended(call)
+        with self._lock:
+            self._unwritten.add(call)
+            self._free(call)
         self._pipes.write(message)
+        self._ended(call)
 
     def _ended(self, call: _Call) -> None:
         with self._lock:
-            if self._calls.get(call.message["id"]) is call:
-                del self._calls[call.message["id"]]
+            self._unwritten.discard(call)
+            self._free(call)
         call.ended.set()
+
+    def _free(self, call: _Call) -> None:
+        if self._calls.get(call.message["id"]) is call:
+            del self._calls[call.message["id"]]
 
     # ---- the stateless wire --------------------------------------------------------------
 

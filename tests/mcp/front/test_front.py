@@ -206,3 +206,16 @@ def test_what_a_client_says_last_is_answered_after_it_closed_its_side(
     assert first["result"]["protocolVersion"] == "2025-06-18"
     assert len(second["result"]["tools"]) == 5
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_an_answer_is_given_whole_before_the_front_ends(tmp_path: Path) -> None:
+    """Of a fixed bug: it ended between an answer and its writing. A line may be of any shape."""
+    name = "x" * (1 << 20)
+    cancelled = {"method": "notifications/cancelled", "params": {"requestId": [1]}}
+    said: list[dict[str, Any]] = [cancelled, {"id": name, "method": "tools/list"}]
+    text = "\n".join(json.dumps({"jsonrpc": "2.0", **each}) for each in said)
+    command = front(f"sqlite:///{tmp_path}/store.db", "runtime", "--no-start")
+    done = subprocess.run(command, input=text.encode(), capture_output=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, b"")
+    (answer,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert answer["id"] == name and "agent-runtime serve" in answer["error"]["message"]
