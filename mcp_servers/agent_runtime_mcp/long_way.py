@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Final
@@ -42,6 +43,10 @@ class LongWay:
             Book(server, None) if server.has_tasks and server.backed_tasks() is not None else None
         )
         self._sdk = SdkServer(server, lambda _: Who(caller, query), os.urandom(32), book)
+        self._asked: set[int | str] = set()
+        """Requests without an answer yet."""
+        self._change = threading.Condition()
+        """Of `_asked`."""
         self._stack = ExitStack()
         self._portal = self._stack.enter_context(start_blocking_portal())
         self._done, self._sender = self._portal.start_task(self._serve)
@@ -53,11 +58,33 @@ class LongWay:
         message: SessionMessage | Exception
         try:
             parsed = types.jsonrpc_message_adapter.validate_json(line, by_name=False)
+            self._note(parsed)
             message = SessionMessage(parsed)
         except ValueError as error:
             message = error
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
             self._portal.call(self._sender.send, message)
+
+    def answered(self, seconds: float) -> bool:
+        """Has every request its answer, now or within that time? A subscription has none."""
+        with self._change:
+            return self._change.wait_for(lambda: not self._asked, seconds)
+
+    def _note(self, message: object) -> None:
+        """A message of the client."""
+        if isinstance(message, types.JSONRPCRequest):
+            if message.id not in self._swallow and message.method != "subscriptions/listen":
+                with self._change:
+                    self._asked.add(message.id)
+        elif isinstance(message, types.JSONRPCNotification):
+            wanted = (message.params or {}).get("requestId")
+            if message.method == "notifications/cancelled" and isinstance(wanted, (int, str)):
+                self._forget(wanted)
+
+    def _forget(self, request_id: object) -> None:
+        with self._change:
+            self._asked.discard(request_id)  # type: ignore[arg-type]
+            self._change.notify_all()
 
     def close(self) -> None:
         """The client has gone: calls that run are cancelled, and their cleanup is waited for."""
@@ -81,6 +108,8 @@ class LongWay:
                     self._swallow.clear()
                     continue
                 self._write(message.model_dump_json(by_alias=True, exclude_unset=True).encode())
+                if not hasattr(message, "method"):
+                    self._forget(message.id)
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(write)

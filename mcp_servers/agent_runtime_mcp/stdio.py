@@ -13,7 +13,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
 import threading
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Literal, NoReturn
 
@@ -48,6 +50,8 @@ log = logging.getLogger(__name__)
 READ_BYTES: Final = 1 << 16
 LINE_BYTES_MAX: Final = 32 << 20
 """Of one message; a client that sends more is not speaking this protocol."""
+GOODBYE_SECONDS: Final = 1.5
+"""For calls of a client that has only closed its side; clients kill what does not end soon."""
 OLDEST_KNOWN: Final = "2025-06-18"
 """Older revisions know less of an answer: the SDK takes out what they do not know."""
 
@@ -96,11 +100,23 @@ class Stdio:
                     rest = self._rest_of(rest)
             if rest.strip():
                 self._take(rest)
+            self._say_the_rest()
         except BrokenPipeError:
             return
         finally:
             if self._long_way is not None:
                 self._long_way.close()
+
+    def _say_the_rest(self) -> None:
+        """The client will say no more, but may still listen: `echo … | agent-runtime mcp NAME`."""
+        if self._long_way is None:
+            return
+        hearing = select.poll()
+        hearing.register(self._sink, 0)
+        deadline = time.monotonic() + GOODBYE_SECONDS
+        while not hearing.poll(0) and (left := deadline - time.monotonic()) > 0:
+            if self._long_way.answered(min(left, 0.05)):
+                return
 
     def _rest_of(self, rest: bytes) -> bytes:
         """Read on a long line by its parts: joining them again with each read would be square."""

@@ -187,6 +187,26 @@ def test_a_slow_call_holds_up_no_other() -> None:
         assert lines.close() == 0
 
 
+def test_what_a_client_says_last_is_answered_after_it_closed_its_side() -> None:
+    """Of a fixed bug: on the long way the last answers were dropped. Not so what it cancelled, or
+    what never ends."""
+    said: list[dict[str, Any]] = [
+        *({"id": n, "method": "resources/list", "params": {"_meta": META}} for n in range(9)),
+        {"id": "c", "method": "tools/call", "params": {"name": "hang", "_meta": META}},
+        {"method": "notifications/cancelled", "params": {"requestId": "c"}},
+        {"id": "l", "method": "subscriptions/listen",
+         "params": {"notifications": {"toolsListChanged": True}, "_meta": META}},
+        {"id": 9, "method": "tools/call",
+         "params": {"name": "echo", "arguments": {"text": "slow"}, "_meta": META}},
+    ]  # fmt: skip
+    text = "\n".join(json.dumps({"jsonrpc": "2.0", **each}) for each in said)
+    command = small("--long")
+    done = subprocess.run(command, input=text.encode(), capture_output=True, timeout=30)
+    replies = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {each["id"] for each in replies if "result" in each} >= set(range(10))
+    assert done.returncode == 0
+
+
 def test_long_lines_and_pieces_of_lines_are_put_together() -> None:
     """A pipe cuts where it likes."""
     with speaking(small()) as lines:
