@@ -26,8 +26,9 @@ from agent_runtime.egress_rules import BadHost, NetworkMode, parse_rule
 from agent_runtime.schema import nearest
 
 SERVERS_MAX: Final = 50
-NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,29}\Z")
-"""A toolbelt, and the beginning of its tools' names."""
+NAME: Final = re.compile(r"(?=.{1,30}\Z)[a-z][a-z0-9]*(_[a-z0-9]+)*\Z")
+"""A toolbelt, and the beginning of its tools' names: with single underscores inside, no two servers
+can have a tool of the same name."""
 SECRET: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]{0,127})\}")
 RESULT_BYTES: Final = 4 << 20
 CALL_SECONDS: Final = 300.0
@@ -127,8 +128,8 @@ def endpoint(server: RemoteServer) -> str:
 def _server(name: object, value: Any) -> RemoteServer:
     if not isinstance(name, str) or not NAME.match(name):
         raise BadServer(
-            f"{name!r} must be lower case letters, digits and underscores, at most 30, a letter "
-            f"first: its tools are called NAME__tool"
+            f"{name!r} must be lower case letters, digits and single underscores between them, at "
+            f"most 30, a letter first: its tools are called NAME__tool"
         )
     if not isinstance(value, dict):
         raise BadServer(f"{name} must be a mapping with a command or a url")
@@ -192,6 +193,16 @@ def _address_fault(server: RemoteServer) -> str:
     ways += [key for key in server.headers if key.lower() == "authorization"]
     if len(ways) > 1:
         return f"{' and '.join(ways)} are two ways to say who asks: leave one out"
+    if (oauth := server.oauth) is not None:
+        try:
+            issuer = urlsplit(oauth.issuer)
+            issuer_host = issuer.hostname or ""
+        except ValueError:
+            return "oauth.issuer is no URL"
+        if issuer.scheme not in ("https", "http") or not issuer_host:
+            return "oauth.issuer must begin with https:// or http://"
+        if issuer.scheme == "http" and not _loopback(issuer_host) and not server.insecure:
+            return "oauth.client_secret would go unencrypted to another machine: use https://"
     secret = server.bearer or server.oauth or server.headers
     if secret and url.scheme == "http" and not _loopback(host) and not server.insecure:
         return "credentials would go unencrypted to another machine: use https://"

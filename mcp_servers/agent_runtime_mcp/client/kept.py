@@ -10,7 +10,8 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -94,6 +95,26 @@ def difference(name: str, before: Definitions | None, now: Definitions) -> str:
 def path_of(state_dir: str, name: str) -> str:
     """Where a server's definitions are kept."""
     return os.path.join(state_dir, "mcp", f"{name}.json")
+
+
+def stamp(path: str) -> tuple[int, int, int] | None:
+    """Another one whenever the file was written; None: there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+@contextmanager
+def locked(path: str) -> Iterator[None]:
+    """Nobody else reads and writes it between: what was taken back would come back."""
+    import fcntl  # not at the top: Windows has none, and this must import there
+
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    with open(f"{path}.lock", "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def read(path: str, endpoint: str) -> Kept:

@@ -71,13 +71,15 @@ class Link:
         start_seconds: float,
         described: Callable[[Definitions], None],
         last_words: Callable[[], str] = str,
+        redacted: Callable[[str], str] = str,
         patience: Patience = PATIENCE,
     ) -> None:
         """`described` gets the tools when they are known, and `last_words` tells what a program
-        said before it died."""
+        said before it died. `redacted` takes secrets out of what is told: a reason may quote the
+        server."""
         self._name, self._connect, self._tasks = name, connect, tasks
         self._start_seconds, self._patience = start_seconds, patience
-        self._described, self._last_words = described, last_words
+        self._described, self._last_words, self._redacted = described, last_words, redacted
         self._lock = anyio.Lock()
         self._live: Live | None = None
         self._listed_at = -math.inf
@@ -202,6 +204,8 @@ class Link:
     def _broke(self, reason: str, *, breach: bool) -> None:
         now = anyio.current_time()
         said = self._last_words()
+        # Taken out before anything is cut: half a secret is none that is known.
+        reason, said = self._redacted(reason), self._redacted(said)
         self._reason = harmless(
             reason + (f"; it said: {said[-300:]}" if said else ""), REASON_CHARS_MAX
         )

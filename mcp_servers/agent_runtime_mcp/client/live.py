@@ -6,6 +6,7 @@ schema may hold a pattern that takes years to match.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -250,6 +251,10 @@ async def connected(
     Raises:
         Exception: whatever the transport and the SDK raise; `guard.reason` says it better.
     """
+
+    for name in ("client", "mcp.client", "httpx2", "httpcore2"):
+        # They log headers, session ids and bodies; what matters stands in the guard's reason.
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
     async def heard(message: IncomingMessage) -> None:
         if isinstance(message, ToolListChangedNotification) and options.changed is not None:

@@ -56,6 +56,9 @@ TASK_TTL_MS: Final = 24 * 3600 * 1000
 """How long a server is asked to keep a task: a daemon may be down for a night."""
 INVALID_PARAMS: Final = -32602
 ERROR_CHARS_MAX: Final = 2000
+NAME_CHARS_SHOWN: Final = 200
+LITERAL_CHARS_MIN: Final = 12
+"""A shorter text of a declaration is a word like any other, and stays in what is shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -106,6 +109,8 @@ class RemoteModule:
         self._installation = installation
         self._patience, self._auth, self._ask = patience, auth, ask
         self._path = kept.path_of(installation.state_dir, name)
+        self._consent: tuple[object, kept.Definitions | None] | None = None
+        """As the file was, and what it said."""
         self._now: kept.Definitions | None = None
         """What the server said last."""
         self._link: Link | None = None
@@ -161,7 +166,8 @@ class RemoteModule:
         return RemoteTool(
             name=name,
             # Whose words these are, for the brain: a description may try to give orders.
-            description=f"(MCP server {self.name}) {said or definition['name']}",
+            description=f"(MCP server {self.name}) "
+            f"{said or harmless(definition['name'], NAME_CHARS_SHOWN)}",
             parameters=schemas.adapted(definition.get("inputSchema")),
             toolbelt=self.name,
             open=self.server.tasks == "all",
@@ -222,7 +228,8 @@ class RemoteModule:
             tasks,
             start_seconds=self.server.start_seconds,
             described=self._described,
-            last_words=lambda: self._redactor.text(self._last_words()),
+            last_words=lambda: self._last_words(),
+            redacted=self._shown,
             patience=self._patience,
         )
 
@@ -266,10 +273,7 @@ class RemoteModule:
                     f"does not know it: add {name}: env:{name}, say"
                 )
             found[name] = read_secret(name, source, self._installation.environ)
-        # What was written into the declaration itself is kept out of results and logs, too.
-        literal = {**self.server.env, **self.server.headers}
-        literal = {k: v for k, v in literal.items() if len(v) >= 12 and not SECRET.search(v)}
-        self._redactor = Redactor({**literal, **found})
+        self._redactor = Redactor({**_literals(self.server), **found})
         return found
 
     # ---- consent -----------------------------------------------------------------------------
@@ -277,17 +281,18 @@ class RemoteModule:
     def _described(self, definitions: kept.Definitions) -> None:
         """Compare what the server says with what was consented to; keep what is new."""
         self._now = definitions
-        before = kept.read(self._path, self.endpoint)
-        if before.consented is None:
-            return
-        seen = None if _alike(before.consented, definitions) else definitions
-        if (seen is None) != (before.seen is None) or (
-            seen and before.seen and not _alike(before.seen, seen)
-        ):
-            kept.write(
-                self._path,
-                kept.Kept(endpoint=self.endpoint, consented=before.consented, seen=seen),
-            )
+        with kept.locked(self._path):
+            before = kept.read(self._path, self.endpoint)
+            if before.consented is None:
+                return
+            seen = None if _alike(before.consented, definitions) else definitions
+            if (seen is None) != (before.seen is None) or (
+                seen and before.seen and not _alike(before.seen, seen)
+            ):
+                kept.write(
+                    self._path,
+                    kept.Kept(endpoint=self.endpoint, consented=before.consented, seen=seen),
+                )
 
     def standing(self) -> str:
         """See `ports.ConsentingModule`."""
@@ -314,7 +319,7 @@ class RemoteModule:
             link = Link(
                 self.name, self._connection, tasks, start_seconds=self.server.start_seconds,
                 described=definitions.append, patience=self._patience,
-                last_words=lambda: self._redactor.text(self._last_words()),
+                last_words=lambda: self._last_words(), redacted=self._shown,
             )  # fmt: skip
             try:
                 await link.live()
@@ -358,24 +363,38 @@ class RemoteModule:
         """See `ports.ConsentingModule`."""
         consented = None if offer is None else offer.definitions
         assert consented is None or isinstance(consented, kept.Definitions)
-        kept.write(self._path, kept.Kept(endpoint=self.endpoint, consented=consented))
+        with kept.locked(self._path):
+            kept.write(self._path, kept.Kept(endpoint=self.endpoint, consented=consented))
 
-    def _refusal(self, tool: RemoteTool) -> str | None:
-        """Why this tool may not be called as the server offers it now."""
+    def _consented(self) -> kept.Definitions | None:
+        """What is consented to now; read again when another process has written it."""
+        stamp = kept.stamp(self._path)
+        if self._consent is None or self._consent[0] != stamp:
+            self._consent = (stamp, kept.read(self._path, self.endpoint).consented)
+        return self._consent[1]
+
+    def _require_consent(self) -> kept.Definitions:
+        if (consented := self._consented()) is None:
+            raise ToolRefused(
+                f"consent to server {self.name!r} was taken back: none of its tools is used until "
+                f"`agent-runtime mcp consent {self.name}`"
+            )
+        return consented
+
+    def _require_same(self, tool: RemoteTool) -> None:
+        """`ToolRefused` if this tool is not consented to as the server offers it now."""
+        consented = self._require_consent()
         name, now = str(tool.definition["name"]), self._now
         assert now is not None, "a connection has listed its tools"
-        offered = now.named().get(name)
-        if offered is None:
-            return f"server {self.name!r} does not offer {name!r} any more"
-        if kept.digest(offered) == kept.digest(tool.definition):
-            return None
-        consented = kept.read(self._path, self.endpoint).consented
-        if consented is not None and kept.change(name, consented, now) == "same":
-            return None  # somebody has looked since this process started
-        diff = kept.difference(name, kept.Definitions(tools=(tool.definition,)), now)
-        return (
-            f"server {self.name!r} has changed its tool {name!r} since somebody consented to it; "
-            f"it is refused until `agent-runtime mcp consent {self.name}`\n{harmless(diff, 3000)}"
+        if name not in now.named():
+            shown = harmless(name, NAME_CHARS_SHOWN)
+            raise ToolRefused(f"server {self.name!r} does not offer {shown!r} any more")
+        if kept.change(name, consented, now) == "same":
+            return
+        diff = harmless(kept.difference(name, consented, now), 3000)
+        raise ToolRefused(
+            f"server {self.name!r} has changed the tool {tool.name!r} since somebody consented to "
+            f"it; it is refused until `agent-runtime mcp consent {self.name}`\n{diff}"
         )
 
     # ---- calls -------------------------------------------------------------------------------
@@ -406,8 +425,7 @@ class RemoteModule:
             nonlocal became
             if became is not None and became.task_id:
                 return result_of(await live.attach(became.task_id), self._notes())
-            if why := self._refusal(tool):
-                raise ToolRefused(why)
+            self._require_same(tool)
             if task:
                 became = Sent()
                 self._calls.write(call.idempotency_key, became)
@@ -437,6 +455,7 @@ class RemoteModule:
 
     async def _list_resources(self, tool: RemoteTool, call: ToolCall) -> ToolResult:
         async def once(live: Live) -> ToolResult:
+            self._require_consent()
             listed = await live.resources()
             return ToolResult(ok=True, output="\n".join([*self._notes(), harmless(listed, 9000)]))
 
@@ -446,6 +465,7 @@ class RemoteModule:
         from agent_runtime_mcp.client.results import resource_of
 
         async def once(live: Live) -> ToolResult:
+            self._require_consent()
             return resource_of(await live.read(str(call.arguments["uri"])), self._notes())
 
         return await self._asked(call, once)
@@ -513,7 +533,8 @@ class RemoteModule:
                 if overdue is not None:
                     with anyio.move_on_after(margin * 0.8), suppress(Gone, NeverSent, MCPError):
                         await overdue(live)
-                link.silent()
+                if lost():  # else its task was asked for all the time, and was only long
+                    link.silent()
             raise TimeoutError(
                 f"server {self.name!r} gave no answer within {seconds:g} s"
             ) from None
@@ -537,6 +558,22 @@ class RemoteModule:
             raw=None if result.raw is None else self._redactor.redact(result.raw),
             data=self._redactor.json(result.data),
         )
+
+
+def _literals(server: RemoteServer) -> dict[str, str]:
+    """What was written into the declaration in place of `${NAME}`: it is kept secret, too."""
+    told = {**server.env, "bearer": server.bearer}
+    for key, value in server.headers.items():
+        # `Bearer …`: a server may repeat the last word alone.
+        word = value.rpartition(" ")[2]
+        told[key] = word if len(word) >= LITERAL_CHARS_MIN else value
+    if server.oauth is not None:
+        told["client_secret"] = server.oauth.client_secret
+    return {
+        key: value
+        for key, value in told.items()
+        if len(value) >= LITERAL_CHARS_MIN and not SECRET.search(value)
+    }
 
 
 def _alike(before: kept.Definitions, now: kept.Definitions) -> bool:

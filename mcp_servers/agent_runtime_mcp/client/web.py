@@ -6,7 +6,6 @@ client credentials go to the one authorization server that the operator named.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Final, cast
@@ -49,9 +48,6 @@ async def reached(
     Raises:
         httpx2.HTTPError, ExceptionGroup: it cannot be reached, also later on.
     """
-    for name in ("httpx2", "httpcore2", "mcp.client"):
-        # They log headers, session ids and bodies.
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     headers = {key: filled(value, secrets) for key, value in server.headers.items()}
     if server.bearer:
         headers["Authorization"] = f"Bearer {filled(server.bearer, secrets)}"

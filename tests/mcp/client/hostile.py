@@ -137,7 +137,7 @@ def pieces(request: dict[str, Any], headers: dict[str, str]) -> Iterator[bytes]:
                 yield b"x" * (1 << 20)
         case "garbage":
             while True:
-                yield b"}{ no json"
+                yield b"}{ no json " + os.environ.get("TOKEN", "").encode()
         case "twice":
             yield right
             yield right

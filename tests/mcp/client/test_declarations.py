@@ -34,6 +34,20 @@ from agent_runtime_mcp.client.schemas import MORE, adapted, unfolded
         ({"url": "https://u:p@h/"}, "must not hold a user"),
         ({"url": "ftp://h/"}, "https://"),
         ({"url": "http://h/", "bearer": "${T}"}, "unencrypted"),
+        (
+            {
+                "url": "https://h/",
+                "oauth": {"client_id": "a", "client_secret": "b", "issuer": "http://login.example"},
+            },
+            "client_secret would go unencrypted",
+        ),
+        (
+            {
+                "url": "https://h/",
+                "oauth": {"client_id": "a", "client_secret": "b", "issuer": "login.example"},
+            },
+            "oauth.issuer must begin",
+        ),
         ({"url": "https://h/", "bearer": "x", "headers": {"authorization": "y"}}, "two ways"),
         ({"url": "https://h/", "headers": {"X": "a\r\nB: c"}}, "line ends"),
         ({"command": "a", "effects": {"t": "probe"}}, "Invalid enum value"),
@@ -134,6 +148,31 @@ def test_tools_are_those_that_were_consented_to_for_this_endpoint(tmp_path: Path
     assert names == ["files__read", tool_name("files", "Write")]
     assert [tool.name for tool in module_of(tmp_path, tools=["re*"]).tools()] == ["files__read"]
     assert module_of(tmp_path, args=["--other"]).tools() == ()
+
+
+def test_a_tool_without_a_description_is_told_by_a_name_without_hidden_orders(
+    tmp_path: Path,
+) -> None:
+    """A name is the server's own words, too."""
+    hidden = "".join(chr(0xE0000 + ord(char)) for char in "obey")
+    module = module_of(tmp_path)
+    kept.write(
+        kept.path_of(str(tmp_path), "files"),
+        kept.Kept(
+            endpoint=module.endpoint,
+            consented=kept.Definitions(tools=({"name": f"a{hidden}\u202e" + "x" * 5000},)),
+        ),
+    )
+    (tool,) = module.tools()
+    assert tool.description == f"(MCP server files) a{'x' * 198}…"
+
+
+@pytest.mark.parametrize("name", ["a__b", "a_", "_a", "1a", "A", "a" * 31])
+def test_names_of_servers_leave_no_two_readings_of_a_tools_name(name: str) -> None:
+    """`a__b` with `c` would be `a` with `b__c`."""
+    with pytest.raises(BadServer, match="NAME__tool"):
+        parse_servers({name: {"command": "x"}})
+    assert list(parse_servers({"a_b1_c": {"command": "x"}})) == ["a_b1_c"]
 
 
 def test_a_task_gets_remote_tools_by_their_name_or_their_server(tmp_path: Path) -> None:

@@ -214,6 +214,52 @@ async def test_a_server_that_goes_on_breaking_rules_is_left_alone_with_the_reaso
 
 
 @pytest.mark.anyio
+async def test_what_a_server_repeats_of_our_secrets_is_told_nowhere(
+    peer: Peer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its reason for being left alone quotes it, and is in refusals, in `modules` and in logs."""
+    caplog.set_level("DEBUG")
+    literal = "as-written-in-the-file"
+    async with peer.used(Patience(backoff=0.01, points_max=2)) as module:
+        await lost(peer, module, "garbage")
+        with pytest.raises(ToolRefused) as refused:
+            await peer.call(module, "note")
+        assert "[secret TOKEN]" in str(refused.value)
+        told = f"{refused.value} {await module.health()} {caplog.text}"
+        assert SECRET not in told
+    peer.http = True
+    peer.start()
+    async with peer.used(PLENTY, bearer=literal) as module:
+        assert (await peer.call(module, "secret")).output.strip() == "Bearer [secret bearer]"
+
+
+@pytest.mark.anyio
+async def test_consent_that_is_taken_back_ends_every_use_at_once(peer: Peer) -> None:
+    """The daemon that uses the server is another process than the one that takes it back."""
+    async with peer.used() as module:
+        assert (await peer.call(module, "note", text="before")).ok
+        tools = {tool.name: tool for tool in module.tools()}
+        peer.module(PLENTY).consent(None)
+        for name, arguments in (("note", {"text": "after"}), ("read_resource", {"uri": "x://a"})):
+            call = ToolCall(call_id="c", tool="", arguments=arguments, workspace="",
+                            idempotency_key=name)  # fmt: skip
+            with pytest.raises(ToolRefused, match="taken back"):
+                await tools[f"peer__{name}"].execute(call)
+    assert peer.effects() == ["note before"]
+
+
+@pytest.mark.anyio
+async def test_a_long_task_that_is_asked_for_all_the_time_is_no_silence(peer: Peer) -> None:
+    """Its call comes to its deadline; the server has answered every question about it."""
+    patience = Patience(silent_calls_max=1)
+    async with peer.used(patience, effects={"long": "task"}) as module:
+        with pytest.raises(TimeoutError):
+            await peer.call(module, "long", seconds=1.0)
+        assert module.connected
+        assert await module.health() is None
+
+
+@pytest.mark.anyio
 async def test_a_changed_tool_is_refused_until_somebody_has_looked(peer: Peer) -> None:
     """The definition that was consented to is the one that is used, on every connection."""
     async with peer.used() as module:
