@@ -32,7 +32,7 @@ from mcp.shared.subscriptions import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from agent_runtime.access.callers import Caller
-from agent_runtime.errors import AgentRuntimeError
+from agent_runtime.errors import AgentRuntimeError, UsageError
 from agent_runtime.types import Json
 from agent_runtime_mcp.conversing import Context, Conversation, InputNeeded
 from agent_runtime_mcp.definitions import Change, McpFault, McpServer, TaskView
@@ -385,6 +385,8 @@ def _told_as_faults(
         except McpFault as fault:
             raise MCPError(code=fault.code, message=fault.message, data=fault.data) from None
         except AgentRuntimeError as error:
-            raise MCPError(code=McpFault.INTERNAL, message=str(error)) from None
+            mistaken = isinstance(error, UsageError)
+            code = McpFault.INVALID_PARAMS if mistaken else McpFault.INTERNAL
+            raise MCPError(code=code, message=str(error)) from None
 
     return run

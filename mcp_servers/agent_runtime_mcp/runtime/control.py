@@ -145,9 +145,16 @@ class ControlTools:
     async def _approve(self, wish: wishes.Approve, asked: Asked) -> ToolAnswer:
         name, _, approval_id = wish.approval.partition(".")
         task_id = await self._daemon.runtime.find(name)
+        if not approval_id:
+            # Clients repeat calls whose answer they lost: it may ask for something else by then.
+            pending = (await self._daemon.runtime.state(task_id)).approvals
+            raise UsageError(
+                f"approval: say which one, TASK.APPROVAL, got {wish.approval!r}; pending: "
+                f"{', '.join(f'{task_id}.{each}' for each in pending) or 'none'}"
+            )
         try:
-            approval_id = await self._daemon.runtime.decide_approval(
-                task_id, approval_id or None, wish.decision, by=asked.caller.by,
+            await self._daemon.runtime.decide_approval(
+                task_id, approval_id, wish.decision, by=asked.caller.by,
                 message=wish.message, scope=wish.scope, arguments=wish.arguments,
             )  # fmt: skip
         except (NotFound, Conflict):

@@ -183,8 +183,7 @@ class Approve(Wish, frozen=True, kw_only=True):
         Meta(
             min_length=4,
             max_length=300,
-            description="TASK.APPROVAL as get_task and inbox tell it, or the task's id where it "
-            "asks only one thing",
+            description="TASK.APPROVAL as get_task and inbox tell it",
         ),
     ]
     decision: Literal["approve", "deny"]

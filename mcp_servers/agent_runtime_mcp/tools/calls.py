@@ -46,6 +46,8 @@ class Resumed(msgspec.Struct, frozen=True):
     step_id: str
     seq: int
     key: str
+    session: str = ""
+    """Of the address that the question was asked at: workspace and policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,12 @@ class Calls:
         asked = call.asked
         if asked.state:
             at = msgspec.json.decode(asked.state, type=Resumed)
+            if at.session != self._sessions.wish(asked).identity:
+                raise McpFault(
+                    McpFault.INVALID_PARAMS,
+                    "requestState is that of a call with another workspace or policy: send it to "
+                    "the address that asked",
+                )
             course = Course(TaskId(at.task_id), at.step_id)
             course.start = course.seen = at.seq
             return course, at.key
@@ -249,7 +257,13 @@ class Calls:
     ) -> asking.Decided | None:
         """What the person at the client says; None: nothing, or somebody else was faster."""
         state = msgspec.json.encode(
-            Resumed(course.task_id, course.step_id, course.start, key)
+            Resumed(
+                course.task_id,
+                course.step_id,
+                course.start,
+                key,
+                self._sessions.wish(call.asked).identity,
+            )  # fmt: skip
         ).decode()
 
         async def elsewhere(scope: anyio.CancelScope) -> None:

@@ -93,6 +93,15 @@ async def test_an_answer_of_the_stateless_wire_counts_for_that_call_alone(
     assert (await events(server, task["id"])).count('"ApprovalDecided"') == 1
 
 
+async def test_an_answer_names_its_question(server: RuntimeServer, repo: Path) -> None:
+    """A repetition of "yes, go on with this task" would allow what it asks for by then."""
+    task = await asking(server, repo)
+    [approval] = task["approvals"]
+    refused = await call(server, "approve", approval=task["id"], decision="approve")
+    assert refused.is_error and f"pending: {approval['id']}" in text_of(refused)
+    assert '"ApprovalDecided"' not in await events(server, task["id"])
+
+
 async def test_who_would_not_say_is_not_asked_again(server: RuntimeServer, repo: Path) -> None:
     """A model that polls must not open a form each time. `approve` still decides."""
     task = await asking(server, repo)
@@ -128,7 +137,8 @@ async def test_nobody_is_asked(server: RuntimeServer, repo: Path, asked: FakeAsk
     answer = await call(server, "get_task", asked, task_id=task["id"], wait_seconds=5)
     assert answer.structured["status"] == "waiting" and not asked.asked
     assert '"ApprovalDecided"' not in await events(server, task["id"])
-    refused = await call(server, "approve", asked, approval=task["id"], decision="approve")
+    [approval] = answer.structured["approvals"]
+    refused = await call(server, "approve", asked, approval=approval["id"], decision="approve")
     assert refused.is_error is (asked.caller.subject == "r")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,9 @@ async def test_a_question_on_the_stateless_wire_goes_on_where_it_was(client: Cli
         name: {"action": "accept", "content": {"decision": "approve"}}
     }
     again = client.asked(capabilities=CAN, state=ended.value.state, answers=answers)
+    elsewhere = replace(again, query={**client.query, "network": "full"})
+    with pytest.raises(McpFault, match="another workspace or policy"):
+        await client("shell", APPEND, elsewhere)
     assert text_of(await client("shell", APPEND, again)) == "done\n"
     assert (client.repo / "log.txt").read_text() == "x\n"
 
