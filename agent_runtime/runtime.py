@@ -733,6 +733,7 @@ class Runtime:
 
         Raises:
             Conflict: it has ended: its result says where its log ends.
+            UsageError: a client's calls find it by the labels that it would lose.
         """
 
         def make(state: State) -> e.TaskChanged:
@@ -743,6 +744,9 @@ class Runtime:
                     f"`agent-runtime continue {task_id}` opens it again"
                 )
             labels = wish.labels if wish.labels != state.task.labels else None
+            plan = state.task.plan
+            if labels is not None and plan is not None and not plan.steps:
+                _require_kept(state, labels)
             priority = wish.priority if wish.priority != state.task.priority else None
             return e.TaskChanged(by=by, labels=labels, priority=priority)
 
@@ -1208,6 +1212,16 @@ def _refuse_unproven(state: State) -> None:
 
 def _published_before(state: State) -> PublishSpec | None:
     return state.publication.spec if state.publication is not None else None
+
+
+def _require_kept(state: State, labels: Mapping[str, str]) -> None:
+    """Labels of a session are how it is found: by its client's next call, and by what ends it."""
+    lost = [name for name, value in state.task.labels.items() if labels.get(name) != value]
+    if lost:
+        raise UsageError(
+            f"labels: {', '.join(lost)} must stay as they are: calls of an MCP client find their "
+            f"session {state.task_id!r} by them; give them too, and others beside them"
+        )
 
 
 def _refuse_when_over(state: State) -> None:

@@ -32,6 +32,7 @@ def check_life(life: Life) -> None:
     check_log(life)
     check_effects(life)
     check_keys(life)
+    check_requests(life)
     check_approvals(life)
     check_budget(life)
     check_end(life)
@@ -124,6 +125,27 @@ def check_keys(life: Life) -> None:
         assert len({(tool, repr(args)) for tool, args in calls.values()}) == 1, f"{key}: {calls}"
         for earlier in list(calls)[:-1]:
             assert earlier not in returned, f"{key} was used again after the result of {earlier}"
+
+
+def check_requests(life: Life) -> None:
+    """What a client asked for is made once, as it was asked for, and has one end, or the task's."""
+    requests = [x for x in life.events if isinstance(x, e.CallRequested)]
+    names = [each.step_id for each in requests]
+    assert len(set(names)) == len(names), "one name was taken for two calls"
+    ends = Counter(
+        x.step_id
+        for x in life.events
+        if isinstance(x, e.StepSucceeded | e.StepFailed | e.StepSkipped)
+    )
+    intents = [x for x in life.events if isinstance(x, e.CallIntended)]
+    for asked in requests:
+        assert ends[asked.step_id] <= 1, f"{asked.step_id} has ended {ends[asked.step_id]} times"
+        for intent in intents:
+            if intent.step_id == asked.step_id:
+                assert (intent.tool, intent.arguments) == (asked.tool, asked.arguments)
+    if requests and not any(isinstance(x, e.CancelRequested) for x in life.events):
+        exhausted = any(isinstance(x, e.BudgetExhausted) for x in life.events)
+        assert exhausted, "a session has ended, and nobody wanted that"
 
 
 def check_approvals(life: Life) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
+from msgspec import structs
 
 from agent_runtime.loop.state import State
 from agent_runtime.ports import ModelAnswer
@@ -46,6 +47,12 @@ def random_task(rng: random.Random) -> TaskSpec:
         approval_seconds=rng.choice([5.0, 86_400.0]),
         unknown_effect=rng.choice(["ask", "fail", "continue"]),
     )
+    if rng.random() < 0.08:
+        # The session of a client, whose calls come one by one.
+        return TaskSpec(
+            goal="live", plan=PlanSpec(steps=[]), limits=limits, policy=policy,
+            workspace=WorkspaceSpec(repo="/fake", in_place=rng.random() < 0.5),
+        )  # fmt: skip
     thinking = rng.random() < 0.2
     mixed = not thinking and rng.random() < 0.2
     return TaskSpec(
@@ -131,7 +138,8 @@ class Scene:
     answers: tuple[ModelAnswer, ...] = ()
     """What the model says, one answer a turn."""
     wishes: tuple[tuple[float, str], ...] = ()
-    """(virtual second, cancel | pause | steer | stop): when a person wants what."""
+    """(virtual second, cancel | pause | steer | stop | change, or of calls of a client: call TOOL |
+    again | withdraw): when somebody wants what."""
     slow: tuple[str, ...] = ()
     """Tools that take longer than every deadline, the first time."""
     failing: tuple[str, ...] = ()
@@ -167,6 +175,8 @@ def _asks(*names: str) -> ModelAnswer:
 _DONE = says("done", tokens=50)
 _WRITES = _task(_step("a", "write"), _step("b", "write", needs=["a"]), _step("c", "look"))
 
+_OPEN = structs.replace(_task(), plan=PlanSpec(steps=[]), objectives=[])
+"""What clients of the MCP server *tools* have: calls come one by one, and nothing is proven."""
 _WRITES_LATER = PlanSpec(steps=[_step("d", "write"), _step("e", "look", needs=["d"])])
 
 SCENES: Mapping[str, Scene] = {
@@ -340,6 +350,36 @@ SCENES: Mapping[str, Scene] = {
         answers=(_asks("look", "put"), _asks("pay"), _DONE),
         wishes=((1.5, "cancel"),),
         continuations=(ContinuationSpec(message="go on"),),
+    ),
+    "a client's calls": Scene(
+        _OPEN,
+        wishes=(
+            (0.1, "call look"),
+            (0.2, "call write"),
+            (0.3, "call pay"),
+            (0.4, "call put"),
+            (3.0, "call post"),
+            (3.1, "call nowhere"),
+            (3.2, "change"),
+            (9.0, "call special"),
+            (40.0, "cancel"),
+        ),
+    ),
+    "a client's calls, withdrawn, paused and stopped": Scene(
+        structs.replace(_OPEN, policy=Policy(tools=DAEMON_TOOLS, approvals={"pay": "ask"})),
+        wishes=(
+            (0.1, "call write"),
+            (0.2, "call write"),
+            (0.3, "withdraw"),
+            (0.6, "call pay"),
+            (0.9, "withdraw"),
+            (1.5, "pause"),
+            (2.0, "call look"),
+            (4.0, "stop"),
+            (6.0, "call put"),
+            (8.0, "again"),
+            (30.0, "cancel"),
+        ),
     ),
     "continued with a model": Scene(
         _task(model="world/model"),

@@ -204,6 +204,14 @@ def skip_the_setup(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(perform, "_prepare_environment", careless)
 
 
+def forget_what_was_asked_for(patch: pytest.MonkeyPatch) -> None:
+    def forgotten(state: State, step_id: str) -> State:
+        steps = {name: step for name, step in state.steps.items() if name != step_id}
+        return msgspec.structs.replace(state, steps=steps)
+
+    patch.setattr(evolve, "_forgotten", forgotten)
+
+
 @pytest.mark.parametrize(
     ("mutate", "noticed"),
     [
@@ -230,6 +238,7 @@ def skip_the_setup(patch: pytest.MonkeyPatch) -> None:
         (store_it_later, "late: "),
         (begin_again, "tree"),
         (skip_the_setup, "environment: "),
+        (forget_what_was_asked_for, "is forgotten"),
     ],
 )
 def test_the_simulation_notices(

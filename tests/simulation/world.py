@@ -33,6 +33,7 @@ from agent_runtime.errors import (
 )
 from agent_runtime.loop import codec, journal
 from agent_runtime.loop import events as e
+from agent_runtime.loop.asking import effect_if_known
 from agent_runtime.loop.continuing import continuation
 from agent_runtime.loop.driver import drive
 from agent_runtime.loop.evolve import fold
@@ -85,7 +86,7 @@ from agent_runtime.types import (
     ToolResult,
     WorkspaceSpec,
 )
-from tests.simulation.plans import Scene, random_continuation, random_task
+from tests.simulation.plans import TOOLS, Scene, random_continuation, random_task
 
 TASK = TaskId("task_0")
 OWNERS_MAX = 80
@@ -119,6 +120,8 @@ class Account:
     writing: int = 0
     reading_most: int = 0
     reading: int = 0
+    requested: dict[str, str] = field(default_factory=dict)
+    """Names of the calls that a client was told are taken, and their tools."""
     loads: list[State] = field(default_factory=list)
     """The state with which each owner ended."""
 
@@ -311,7 +314,9 @@ class World:
             state = folded(await outside.load(TASK))
             if state.ended or state.conclusion:
                 continue
-            if state.asked_client:
+            if self.random and state.is_open and dice < 0.7:
+                await self._wish(self._clients_wish(state), store)
+            elif state.asked_client:
                 await self._decide(store)
             elif state.approvals and dice < 0.9:
                 approves = self.rng.random() < 0.7 if self.random else not self.scene.denies
@@ -410,7 +415,7 @@ class World:
     def _patience(self) -> float:
         return 0.25 if self.wishes else 3.0
 
-    async def _wish(self, wish: str, store: "FaultyStore") -> None:
+    async def _wish(self, wish: str, store: "FaultyStore | None" = None) -> None:
         match wish:
             case "cancel":
                 await self._say(e.CancelRequested(by="world"), store)
@@ -418,8 +423,53 @@ class World:
                 await self._say(e.PauseRequested(by="world"), store)
             case "steer":
                 await self._say(e.Steered(by="world", message="hurry"), store)
+            case "change":
+                await self._say(e.TaskChanged(by="world", priority=self.rng.randint(1, 5)), store)
+            case "withdraw":
+                step_id = self.rng.choice(list(self.account.requested) or ["never"])
+                await self._say(e.CallWithdrawn(step_id=step_id, by="ide"), store)
+            case "again":
+                await self._request(self.rng.choice(list(self.account.requested)), "pay", store)
+            case wish if wish.startswith("call "):
+                step_id = f"c{len(self.account.requested)}"
+                await self._request(step_id, wish.removeprefix("call "), store)
             case _:
                 self.stop.set()
+
+    def _clients_wish(self, state: State) -> str:
+        """What the client of a session does next; it ends it by and by."""
+        if len(self.account.requested) > 12 or self.rng.random() < 0.03:
+            return "cancel"
+        wishes = [f"call {self.rng.choice((*TOOLS, 'nowhere'))}"] * 8
+        if self.account.requested:
+            wishes += ["withdraw", "again"]
+        return self.rng.choice([*wishes, "change"])
+
+    async def _request(self, step_id: str, tool: str, store: "FaultyStore | None" = None) -> None:
+        """Ask for a call as a client's server does. A name is good for one call for ever."""
+        said: list[e.CallRequested] = []
+
+        def make(state: State) -> e.OutsideFact:
+            if state.ended or state.conclusion or state.cancel:
+                raise Conflict("it is over")
+            if step_id in state.steps or step_id in state.past:
+                raise Conflict("it was asked for before")
+            if step_id in self.account.requested:
+                self.blame(f"the call {step_id} was asked for, and is forgotten")
+            effect = effect_if_known(state.task, tool, {}, self.toolbox)
+            said.append(
+                e.CallRequested(step_id=step_id, tool=tool, arguments={}, effect=effect, by="ide")
+            )
+            return said[-1]
+
+        try:
+            await append_fact(MemoryStore(self.shared), self.clock, LocalBus(), TASK, make)
+        except Conflict:
+            return
+        self.account.requested[step_id] = tool
+        self.account.facts.append(said[-1])
+        if store is not None:
+            store.announce()
 
     async def _person(self, state: State) -> None:
         """The driver came back without an end: somebody has to do something."""
@@ -428,6 +478,8 @@ class World:
             await self._say(e.ResumeRequested(by="world"))
         elif state.asked_client:
             await self._decide()
+        elif state.awaits_calls and (self.random or self.wishes):
+            await self._wish(self._clients_wish(state) if self.random else self.wishes.pop(0)[1])
         elif status is Status.RUNNING:
             return  # somebody has answered meanwhile: it goes on
         elif state.approvals:

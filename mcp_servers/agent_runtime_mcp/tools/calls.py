@@ -263,7 +263,7 @@ class Calls:
                 course.start,
                 key,
                 self._sessions.wish(call.asked).identity,
-            )  # fmt: skip
+            )
         ).decode()
 
         async def elsewhere(scope: anyio.CancelScope) -> None:

@@ -15,7 +15,7 @@ import pytest
 from agent_runtime.access.callers import Caller
 from agent_runtime.errors import Forbidden, UsageError
 from agent_runtime.loop import codec
-from agent_runtime.types import Status, TaskId
+from agent_runtime.types import ChangeSpec, Status, TaskId
 from agent_runtime_mcp.definitions import McpFault
 from agent_runtime_mcp.wire import FRONT_KEYS
 from tests.mcp.asked import Asks, FakeAsked, text_of
@@ -257,6 +257,20 @@ async def test_an_address_that_names_no_usable_workspace_says_what_would_be(
     ):
         with pytest.raises(kind, match=words):
             await client("read_file", {"path": "a.txt"}, FakeAsked(query=query))
+
+
+async def test_a_session_keeps_the_labels_by_which_it_is_found(client: Client) -> None:
+    """Without them its directory would be held for ever, and a key good for one call more."""
+    await client("shell", APPEND, key="k")
+    runtime, session = client.served.daemon.runtime, await client.session()
+    labels = (await runtime.summary(session)).labels
+    with pytest.raises(UsageError, match="mcp-session must stay"):
+        await runtime.change(
+            session, ChangeSpec(labels={**labels, "mcp-session": "another"}), by="me"
+        )
+    await runtime.change(session, ChangeSpec(labels={**labels, "team": "a"}, priority=1), by="me")
+    assert (await client.text("shell", APPEND, key="k")) == "done\n"
+    assert (client.repo / "log.txt").read_text() == "x\n"
 
 
 async def test_wrong_arguments_are_told_as_the_loop_tells_them(client: Client) -> None:
