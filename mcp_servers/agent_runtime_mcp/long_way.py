@@ -83,7 +83,7 @@ class LongWay:
 
     def _forget(self, request_id: object) -> None:
         with self._change:
-            self._asked.discard(request_id)  # type: ignore[arg-type]
+            self._asked.discard(request_id)
             self._change.notify_all()
 
     def close(self) -> None:
