@@ -337,6 +337,9 @@ class McpServer:
         """Values of an argument that begin with `value`, the best first, at most 100."""
         return ()
 
+    async def may_follow(self, uri: str, asked: Asked) -> None:
+        """Looked at before a resource is followed. `McpFault`: this one cannot be."""
+
     def roots_changed(self) -> None:
         """A client says that it has other roots; ask for them when they are next needed."""
 

@@ -60,6 +60,8 @@ LISTENERS_MAX: Final = 1024
 URIS_MAX: Final = 256
 """That one client may follow at a time."""
 COMPLETIONS_MAX: Final = 100
+OVERLAP_SECONDS: Final = 1.2
+"""So long a client that follows one more document is told by the old and by the new look."""
 
 _EVENTS: Final[Mapping[str, Callable[[], ServerEvent]]] = {
     "tools": ToolsListChanged,
@@ -296,8 +298,11 @@ class SdkServer(Server[anyio.abc.TaskGroup]):
 
     async def _subscribe(self, context: Context, params: types.SubscribeRequestParams) -> Wire:
         uris = _following(context).uris
-        _require_few(len(uris) + 1)
-        uris.add(str(params.uri))
+        uri = str(params.uri)
+        _require_few(len(uris | {uri}))
+        # One that cannot be followed would end the telling of all others.
+        await self._server.may_follow(uri, self.asked(context))
+        uris.add(uri)
         await self._follow(context)
         return {}
 
@@ -310,6 +315,9 @@ class SdkServer(Server[anyio.abc.TaskGroup]):
         """Tell a client with a session of changes, from now on of the documents it follows."""
         following = _following(context)
         before, following.scope = following.scope, anyio.CancelScope()
+        if before is not None:
+            # It may be about to see what the new one takes for how things were: better told twice.
+            before.deadline = anyio.current_time() + OVERLAP_SECONDS
         session, scope, asked = context.session, following.scope, self.asked(context)
         uris = sorted(following.uris)
 
@@ -319,6 +327,8 @@ class SdkServer(Server[anyio.abc.TaskGroup]):
                 task_status.started()
                 try:
                     async for change in changes:
+                        if change.kind == "resource" and change.uri not in following.uris:
+                            continue
                         notification = event_to_notification(_event(change), {})
                         await session.send_notification(notification)
                 except (anyio.BrokenResourceError, anyio.ClosedResourceError):
@@ -327,8 +337,6 @@ class SdkServer(Server[anyio.abc.TaskGroup]):
                     log.exception("changes of %s are not told any more", self._server.name)
 
         await context.lifespan_context.start(tell)
-        if before is not None:
-            before.cancel()
 
 
 @asynccontextmanager

@@ -161,6 +161,8 @@ class Stdio:
             if not self._modern:
                 return request.method == "initialize" and self._initialize(request, line)
         if not has_id:
+            if request.method == "notifications/roots/list_changed":
+                self._server.roots_changed()  # at once: the next call may be answered here
             if request.method == "notifications/initialized" and self._opened_here:
                 self._opening.append(line)
                 return True

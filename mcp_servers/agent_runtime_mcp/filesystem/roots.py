@@ -128,7 +128,8 @@ class Roots:
             else:
                 absolute = f"{self.roots[0].path}/{path}"
         if "/." in absolute or "//" in absolute or absolute[-1] == "/":
-            absolute = os.path.normpath(absolute)
+            # POSIX leaves two slashes at the beginning to the system; here they are one.
+            absolute = os.path.normpath(f"/{absolute.lstrip('/')}")
         found = self.below(absolute)
         if found is None:
             raise Refused(

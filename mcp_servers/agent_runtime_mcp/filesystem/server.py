@@ -128,6 +128,12 @@ class FilesystemServer(McpServer):
         roots = await self._roots_or_fault(asked)
         return await self._in_thread(lambda turn: documents.completions(roots, value))
 
+    async def may_follow(self, uri: str, asked: Asked) -> None:
+        from agent_runtime_mcp.filesystem import documents
+
+        roots = await self._roots_or_fault(asked)
+        await self._in_thread(lambda turn: documents.versions(roots, [uri], first=True))
+
     async def changes(self, uris: Sequence[str], asked: Asked) -> AsyncIterator[Change]:
         """Raises `McpFault` at the first look: an address is outside, or there are too many."""
         from anyio import sleep, sleep_forever

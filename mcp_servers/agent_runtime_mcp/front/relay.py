@@ -31,6 +31,7 @@ from agent_runtime_mcp.front.words import (
     CANCELLED,
     FRONT_KEYS,
     HEADER_MISMATCH,
+    HOW_TO_SIGN_IN,
     INITIALIZED,
     INTERNAL,
     INVALID_REQUEST,
@@ -346,7 +347,9 @@ class Relay:
         if answer.status == 401 and self._way.has_new_token():
             raise _Again
         said = problem(answer, body)
-        if answer.status == 404:
+        if answer.status == 401:
+            said = f"{said}; {HOW_TO_SIGN_IN}"
+        elif answer.status == 404:
             said = f"the daemon serves no /mcp/{self._way.name}: {said}"
         return error(call.message["id"], INTERNAL, said)
 

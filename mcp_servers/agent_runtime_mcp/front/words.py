@@ -25,6 +25,12 @@ HEADER_MISMATCH: Final = -32020
 AWAY: Final = -32000
 """There is no daemon, or it went and did not come back."""
 
+HOW_TO_SIGN_IN: Final = (
+    "give a key (`agent-runtime keys create`) in the variable AGENT_RUNTIME_TOKEN of the client's "
+    "configuration; for a daemon of this machine the file `token` in its state directory counts, "
+    "which `agent-runtime serve` makes"
+)
+
 READS: Final = frozenset(
     {
         *("initialize", "ping", "server/discover", "completion/complete", LISTEN),

@@ -142,6 +142,14 @@ def test_a_server_that_the_daemon_does_not_have_is_named(daemon: DaemonProcess) 
             assert "/mcp/elsewhere" in said and daemon.token not in said
 
 
+def test_a_key_that_does_not_count_is_told_with_where_keys_go(daemon: DaemonProcess) -> None:
+    """Whoever reads it has a client's configuration before them, no HTTP headers."""
+    with speaking(front(daemon.store), AGENT_RUNTIME_TOKEN="ark_none") as lines:
+        for modern in (True, False):
+            said = lines.ask("tools/list", modern=modern)["error"]["message"]
+            assert "AGENT_RUNTIME_TOKEN" in said and "ark_none" not in said
+
+
 def test_a_restart_of_the_daemon_is_a_slow_answer_and_no_effect_happens_twice(
     daemon: DaemonProcess,
 ) -> None:
