@@ -310,6 +310,13 @@ class McpServer:
         """Who knows the tasks whose ids `ToolDefinition.begin` gives."""
         return None
 
+    def input_schema(self, name: str) -> Mapping[str, Json] | None:
+        """Of a tool, for whoever asks; None: it is not known.
+
+        Arguments that are marked `x-mcp-header` also stand in headers of a request, and must agree.
+        """
+        return next((each.input_schema for each in self.fixed_tools() if each.name == name), None)
+
     async def resources(self, asked: Asked, cursor: str) -> Page[ResourceDefinition]:
         """A page of resources; templates are not among them. `McpFault`: the cursor is none."""
         return Page(())

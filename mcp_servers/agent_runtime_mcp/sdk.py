@@ -156,7 +156,8 @@ class SdkServer(Server[anyio.abc.TaskGroup]):
         self.add_notification_handler(
             "notifications/roots/list_changed", types.NotificationParams, self._roots_changed
         )
-        self.get_tool_input_schema = None
+        # Without it the SDK lists all tools again for each call that has arguments.
+        self.get_tool_input_schema = server.input_schema
 
     def get_capabilities(
         self, *_: Any, protocol_version: str | None = None, **__: Any

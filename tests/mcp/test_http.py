@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 
 from agent_runtime.access.callers import SCOPES, Caller
+from agent_runtime_mcp.definitions import Asked, ToolDefinition
 from agent_runtime_mcp.http import HttpFace
 from tests.api.daemons import DaemonProcess, serving
 from tests.mcp.conformance.__main__ import PLUGIN
@@ -140,6 +141,33 @@ async def test_the_short_way_answers_as_the_sdk_does() -> None:
         for name in ("mcp-name", "mcp-method"):
             headers = [*twice, (name, "echo")]
             assert await post(short, ECHO, headers) == await post(long, ECHO, headers)
+
+
+class Counting(SmallServer):
+    """Counts how often it is asked for everything it has."""
+
+    listed = 0
+
+    async def tools(self, asked: Asked) -> Sequence[ToolDefinition]:
+        self.listed += 1
+        return await super().tools(asked)
+
+    async def tool(self, name: str, asked: Asked) -> ToolDefinition | None:
+        return next(each for each in self.fixed_tools() if each.name == name)
+
+
+@pytest.mark.anyio
+async def test_a_call_costs_the_same_among_two_tools_and_among_a_hundred() -> None:
+    """The SDK alone would list them all before each call, to see whether headers must agree."""
+    server = Counting()
+    made = HttpFace(server, secret=SECRET, short_way=False)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(made.run)
+        headers = [*PLAIN.items(), ("mcp-method", "tools/call"), ("mcp-name", "echo")]
+        status, said = await post(made, ECHO, headers)
+        assert (status, said["result"]["content"][0]["text"]) == (200, "x")
+        tasks.cancel_scope.cancel()
+    assert server.listed == 0
 
 
 @pytest.mark.anyio

@@ -103,6 +103,11 @@ class ToolsServer(McpServer):
         """By name, at the same cost however many there are. The two are known in both modes."""
         return self._catalogue(asked).by_name.get(name) or self._search_by_name.get(name)
 
+    def input_schema(self, name: str) -> Mapping[str, Json] | None:
+        """As the tool has registered it."""
+        info = self._toolbox.find(name)
+        return info.parameters if info is not None else None
+
     def backed_tasks(self) -> BackedTasks:
         """Calls are steps of their sessions, and live there."""
         return self._tasks

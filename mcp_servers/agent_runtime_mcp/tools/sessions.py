@@ -54,6 +54,8 @@ KEY_SECONDS: Final = 86_400.0
 END_SECONDS: Final = 60.0
 """How long a call waits for the end of a session that takes no more."""
 _WISHES_MAX: Final = 1024
+_ENDED_MAX: Final = 64
+"""Ended sessions of which the calls' names are at hand; those of others are read again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +191,8 @@ class Sessions:
                 if summary.updated_at_us < since_us:
                     return None
                 if task_id not in self._ended:
+                    while len(self._ended) >= _ENDED_MAX:
+                        del self._ended[next(iter(self._ended))]
                     state = await runtime.state(task_id)
                     self._ended[task_id] = state.past | state.steps.keys()
                 if step_id in self._ended[task_id]:

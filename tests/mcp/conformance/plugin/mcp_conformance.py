@@ -88,6 +88,9 @@ class Fixtures(McpServer):
     async def tools(self, asked: Asked) -> Sequence[ToolDefinition]:
         return self._tools
 
+    def input_schema(self, name: str) -> Mapping[str, Any] | None:
+        return next((each.input_schema for each in self._tools if each.name == name), None)
+
     # ---- what comes back -----------------------------------------------------------------
 
     def _contents(self) -> list[ToolDefinition]:
