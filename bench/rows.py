@@ -96,8 +96,13 @@ STARLETTE, FASTAPI = "Starlette, a GET", "FastAPI + aiosqlite"
 SUBMIT, BATCH, STREAMS = "submit", "batch", "streams"
 _HTTP = "bench.http.measure"
 
-MCP, TYPESCRIPT, MCPSERVER, FASTMCP = "ours", "typescript", "mcpserver", "fastmcp"
-TWO_TOOLS, HUNDRED_TOOLS = "tools-2", "tools-100"
+MCP, TYPESCRIPT = "files over MCP", "TypeScript server-filesystem"
+MCPSERVER, FASTMCP = "MCPServer of the SDK", "fastmcp"
+TWO_TOOLS, HUNDRED_TOOLS = "2 tools", "100 tools"
+_WHO = {
+    MCP: "ours", TYPESCRIPT: "typescript", MCPSERVER: "mcpserver", FASTMCP: "fastmcp",
+    TWO_TOOLS: "tools-2", HUNDRED_TOOLS: "tools-100",
+}  # fmt: skip
 
 
 def _mcp(wire: str) -> tuple[Measurement, ...]:
@@ -106,7 +111,7 @@ def _mcp(wire: str) -> tuple[Measurement, ...]:
         names.insert(1, TYPESCRIPT)
     peers = {MCPSERVER: "bench.peers.mcp_measure", FASTMCP: "bench.peers.mcp_measure"}
     return tuple(
-        Measurement(name, peers.get(name, "bench.mcp.measure"), (wire, name, "{directory}"))
+        Measurement(name, peers.get(name, "bench.mcp.measure"), (wire, _WHO[name], "{directory}"))
         for name in names
     )
 

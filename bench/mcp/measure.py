@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def main() -> None:
         told = asyncio.run(over_stdio(command, calls, modern=who != "typescript"))
     else:
         told = _http(who, directory, calls)
+    told["versions"] = _versions(who)
     print(json.dumps(told))
 
 
@@ -53,6 +55,12 @@ _TRIVIAL: dict[str, tuple[str, dict[str, Any]]] = {
     "tools-2": ("tool_1", {}),
     "tools-100": ("tool_99", {}),
 }
+
+
+def _versions(who: str) -> dict[str, str]:
+    if who == "typescript":
+        return dict([TYPESCRIPT])
+    return {"fastmcp": version("fastmcp")} if who == "fastmcp" else {"mcp": version("mcp")}
 
 
 def _command(who: str, directory: Path) -> list[str]:
