@@ -56,6 +56,12 @@ class Past:
     def plan(self, step_id: str) -> int:
         return self.last(e.PlanAdopted, where=lambda x: any(s.id == step_id for s in x.steps))
 
+    def source(self, step_id: str) -> int:
+        """What made the step: a plan, or a client that asked for a call in an open one."""
+        return self.plan(step_id) or self.last(
+            e.CallRequested, where=lambda x: x.step_id == step_id
+        )
+
     def spec(self, step_id: str) -> StepSpec | None:
         adopted = self.plan(step_id)
         steps = self.event(adopted).steps if adopted else []
@@ -105,6 +111,6 @@ class Past:
         return isinstance(event, e.ToolbeltFailed) or self.step_of(event) == step_id
 
     def origin(self, step_id: str, turn: int | None) -> int:
-        """What asked for the next call of a step: a model's turn, or the plan."""
+        """What asked for the next call of a step: a model's turn, the plan, or a client."""
         replied = self.last(e.ModelReplied, where=lambda x: x.step_id == step_id)
-        return replied if turn is not None and replied else self.plan(step_id)
+        return replied if turn is not None and replied else self.source(step_id)

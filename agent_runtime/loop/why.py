@@ -245,7 +245,9 @@ def _step_evaluated(past: Past, event: e.StepEvaluated) -> Grounds:
     }[event.verdict]
     if event.kind == "stuck":
         rule = "the same again and again: it is told so once, and then that is a failure"
-    return Grounds((*past.results(event.step_id), past.plan(event.step_id)), rule, "loop/decide.py")
+    return Grounds(
+        (*past.results(event.step_id), past.source(event.step_id)), rule, "loop/decide.py"
+    )
 
 
 def _step_succeeded(past: Past, event: e.StepSucceeded) -> Grounds:
@@ -255,7 +257,9 @@ def _step_succeeded(past: Past, event: e.StepSucceeded) -> Grounds:
     rule = "the result is what the step expects"
     if _talks(past, event.step_id) is not None:
         rule = "the model asked for no further call"
-    return Grounds((*past.results(event.step_id), past.plan(event.step_id)), rule, "loop/decide.py")
+    return Grounds(
+        (*past.results(event.step_id), past.source(event.step_id)), rule, "loop/decide.py"
+    )
 
 
 def _recovery_chosen(past: Past, event: e.RecoveryChosen) -> Grounds:
@@ -271,20 +275,23 @@ def _recovery_chosen(past: Past, event: e.RecoveryChosen) -> Grounds:
             x.step_id == event.step_id and x.verdict == "failed" and x.kind == event.kind
         ),
     )
-    return Grounds((*counted, past.plan(event.step_id)), rule, "loop/recovery.py")
+    return Grounds((*counted, past.source(event.step_id)), rule, "loop/recovery.py")
 
 
 def _step_skipped(past: Past, event: e.StepSkipped) -> Grounds:
     false = past.last(e.ConditionFalse, where=lambda x: x.step_id == event.step_id)
     if false and event.satisfied:
         return Grounds((false,), "a step whose condition is false is skipped", "loop/decide.py")
+    if gone := past.last(e.CallWithdrawn, where=lambda x: x.step_id == event.step_id):
+        rule = "who asked for the call does not want it any more"
+        return Grounds((gone, past.source(event.step_id)), rule, "loop/decide.py")
     adopted = past.plan(event.step_id)
     steps = past.event(adopted).steps if adopted else []
     owners = past.ends([step.id for step in steps if step.fallback == event.step_id])
     aborted = past.last(e.StepFailed, where=lambda x: not x.fallback)
     if aborted and "aborted" in event.reason:
         rule = "a step failed for good: no other one begins any more"
-        return Grounds((aborted, adopted), rule, "loop/decide.py")
+        return Grounds((aborted, past.source(event.step_id)), rule, "loop/decide.py")
     if owners:
         rule = "a fallback is needed only if its owner fails"
         return Grounds((*owners, adopted), rule, "loop/decide.py")

@@ -301,11 +301,13 @@ def test_what_a_skipped_step_waited_for_comes_too_late(waits_for: str) -> None:
                 if state.conclusion is None:
                     skipped = e.StepSkipped(step_id=step_id, reason="the task is aborted")
                     after = advance(evolve(state, skipped, row.at_us), late, row.at_us)[1]
-                    assert after.steps[step_id].status is StepStatus.SKIPPED
+                    # What a client asked for is kept by its name alone once it has ended.
+                    gone = after.steps.get(step_id)
+                    assert step_id in after.past or gone.status is StepStatus.SKIPPED
                     found += 1
                 elif not state.ended:
                     after = advance(state, late, row.at_us)[1]
-                    assert after.steps[step_id] == waiting
+                    assert after.steps.get(step_id) == waiting
     assert found > 10
 
 
