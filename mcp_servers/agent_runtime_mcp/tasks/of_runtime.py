@@ -100,6 +100,8 @@ class RuntimeTasks:
                 "not have",
             )
         try:
+            if (await self._daemon.runtime.state(TaskId(task_id))).cancel is not None:
+                return  # a client that asks again has decided nothing more
             await self._daemon.runtime.cancel(
                 TaskId(task_id), by=asked.caller.by, reason="cancelled over MCP"
             )
