@@ -271,24 +271,24 @@ def _roles(value: dict[str, str]) -> dict[str, str]:
     return value
 
 
-def _notify(value: object) -> object:
+def _decoded(value: object) -> object:
     """A variable holds it as JSON."""
     if isinstance(value, str):
         try:
-            value = msgspec.json.decode(value)
+            return msgspec.json.decode(value)
         except msgspec.DecodeError:
             raise ValueError("must be a JSON object in a variable") from None
+    return value
+
+
+def _notify(value: object) -> object:
+    value = _decoded(value)
     parse_targets(value)
     return value
 
 
 def _mcp_servers(value: object) -> object:
-    """A variable holds it as JSON."""
-    if isinstance(value, str):
-        try:
-            value = msgspec.json.decode(value)
-        except msgspec.DecodeError:
-            raise ValueError("must be a JSON object in a variable") from None
+    value = _decoded(value)
     parse_servers(value)
     return value
 

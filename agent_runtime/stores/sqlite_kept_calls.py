@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import apsw
 import msgspec
@@ -11,9 +11,7 @@ import msgspec
 from agent_runtime.kept_calls.records import KeptCall
 from agent_runtime.stores.memory_kept_calls import no_call, refuse_too_many
 from agent_runtime.stores.sqlite import SqliteStore
-from agent_runtime.stores.sqlite_writes import Write
-
-T = TypeVar("T")
+from agent_runtime.stores.sqlite_writes import Do
 
 _to_call = msgspec.json.Decoder(KeptCall).decode
 _to_bytes = msgspec.json.Encoder().encode
@@ -44,7 +42,7 @@ class SqliteKeptCalls:
             db.execute("INSERT INTO kept_calls VALUES (?, ?, ?, ?, ?, ?, ?)", values)
             return call
 
-        return await self.store.write(_Do(put, len(data)))
+        return await self.store.write(Do(put, len(data)))
 
     async def call(self, call_id: str) -> KeptCall:
         return await self.store.read(lambda db: _call(db, call_id))
@@ -60,7 +58,7 @@ class SqliteKeptCalls:
                 )
             return call
 
-        return await self.store.write(_Do(put))
+        return await self.store.write(Do(put))
 
     async def of(
         self, server: str, caller: str, *, before: str = "", limit: int = 100
@@ -92,7 +90,7 @@ class SqliteKeptCalls:
         # Nearly always there is none, and a write costs a commit.
         if not await self.store.read(dead):
             return []
-        return await self.store.write(_Do(take))
+        return await self.store.write(Do(take))
 
     async def prune(self, now_us: int, *, limit: int = 500) -> int:
         old = "SELECT call_id FROM kept_calls WHERE expires_at_us BETWEEN 1 AND ? LIMIT ?"
@@ -103,19 +101,7 @@ class SqliteKeptCalls:
             db.execute(f"DELETE FROM kept_calls WHERE call_id IN ({old})", (now_us, limit))
             return db.changes()
 
-        return await self.store.write(_Do(forget))
-
-
-class _Do(Write[T]):
-    """A write that is a function."""
-
-    def __init__(self, do: Callable[[apsw.Connection], T], data_bytes: int = 0) -> None:
-        super().__init__()
-        self._do = do
-        self.data_bytes = data_bytes
-
-    def run(self, db: apsw.Connection) -> T:
-        return self._do(db)
+        return await self.store.write(Do(forget))
 
 
 def _call(db: apsw.Connection, call_id: str) -> KeptCall:

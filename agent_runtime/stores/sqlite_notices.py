@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import apsw
 import msgspec
@@ -27,9 +27,7 @@ from agent_runtime.stores.memory_notices import (
     too_many_webhooks,
 )
 from agent_runtime.stores.sqlite import SqliteStore
-from agent_runtime.stores.sqlite_writes import Write
-
-T = TypeVar("T")
+from agent_runtime.stores.sqlite_writes import Do
 
 _COLUMNS: Final = (
     *("target", "message_id", "type", "body", "made_at_us", "next_at_us", "task_id", "seq"),
@@ -68,7 +66,7 @@ class SqliteNotices:
             db.execute("INSERT INTO webhooks VALUES (?, ?)", values)
             _changed(db)
 
-        await self._store.write(_Do(add))
+        await self._store.write(Do(add))
 
     async def webhook(self, webhook_id: str) -> Webhook:
         return await self._store.read(lambda db: _webhook(db, webhook_id))
@@ -94,7 +92,7 @@ class SqliteNotices:
                 _changed(db)
             return webhook
 
-        return await self._store.write(_Do(put))
+        return await self._store.write(Do(put))
 
     async def delete_webhook(self, webhook_id: str) -> None:
         def delete(db: apsw.Connection) -> None:
@@ -103,7 +101,7 @@ class SqliteNotices:
             db.execute("DELETE FROM deliveries WHERE target = ?", (webhook_id,))
             _changed(db)
 
-        await self._store.write(_Do(delete))
+        await self._store.write(Do(delete))
 
     # ---- hooks ---------------------------------------------------------------------------
 
@@ -115,7 +113,7 @@ class SqliteNotices:
             values = (hook.hook_id, hook.name, msgspec.json.encode(hook))
             db.execute("INSERT INTO hooks VALUES (?, ?, ?)", values)
 
-        await self._store.write(_Do(add))
+        await self._store.write(Do(add))
 
     async def hook(self, hook_id: str) -> Hook:
         return await self._store.read(lambda db: _hook(db, hook_id))
@@ -134,14 +132,14 @@ class SqliteNotices:
             db.execute("UPDATE hooks SET name = ?, data = ? WHERE hook_id = ?", values)
             return hook
 
-        return await self._store.write(_Do(put))
+        return await self._store.write(Do(put))
 
     async def delete_hook(self, hook_id: str) -> None:
         def delete(db: apsw.Connection) -> None:
             _hook(db, hook_id)
             db.execute("DELETE FROM hooks WHERE hook_id = ?", (hook_id,))
 
-        await self._store.write(_Do(delete))
+        await self._store.write(Do(delete))
 
     # ---- what becomes of events ----------------------------------------------------------
 
@@ -164,7 +162,7 @@ class SqliteNotices:
             found: Any = db.execute("SELECT target, since FROM notice_targets").fetchall()
             return dict(found)
 
-        return await self._store.write(_Do(put))
+        return await self._store.write(Do(put))
 
     async def cursor(self) -> int:
         return await self._store.read(lambda db: _state(db)[1])
@@ -178,13 +176,13 @@ class SqliteNotices:
             db.executemany(_ADD, [_values(each) for each in deliveries])
             db.execute("UPDATE notices_state SET position = ?", (position,))
 
-        await self._store.write(_Do(put, sum(len(each.body) for each in deliveries)))
+        await self._store.write(Do(put, sum(len(each.body) for each in deliveries)))
 
     async def add_delivery(self, delivery: Delivery) -> None:
         def add(db: apsw.Connection) -> None:
             db.execute(_ADD, _values(delivery))
 
-        await self._store.write(_Do(add))
+        await self._store.write(Do(add))
 
     # ---- deliveries ----------------------------------------------------------------------
 
@@ -209,7 +207,7 @@ class SqliteNotices:
         def put(db: apsw.Connection) -> None:
             db.execute(_SETTLE, values)
 
-        await self._store.write(_Do(put))
+        await self._store.write(Do(put))
 
     async def delivery(self, target: str, message_id: str) -> Delivery:
         query = f"SELECT {_LISTED} FROM deliveries WHERE target = ? AND message_id = ?"
@@ -245,19 +243,7 @@ class SqliteNotices:
             )
             return db.changes()
 
-        return await self._store.write(_Do(forget))
-
-
-class _Do(Write[T]):
-    """A write that is a function."""
-
-    def __init__(self, do: Callable[[apsw.Connection], T], data_bytes: int = 0) -> None:
-        super().__init__()
-        self._do = do
-        self.data_bytes = data_bytes
-
-    def run(self, db: apsw.Connection) -> T:
-        return self._do(db)
+        return await self._store.write(Do(forget))
 
 
 def _count(db: apsw.Connection, table: str) -> int:

@@ -105,6 +105,18 @@ def _run_log_writes(db: apsw.Connection, writes: Sequence[LogWrite[Any]]) -> Non
     batch.store()
 
 
+class Do(Write[T]):
+    """A write that is a function."""
+
+    def __init__(self, do: Callable[[apsw.Connection], T], data_bytes: int = 0) -> None:
+        super().__init__()
+        self._do = do
+        self.data_bytes = data_bytes
+
+    def run(self, db: apsw.Connection) -> T:
+        return self._do(db)
+
+
 # ---- the log -----------------------------------------------------------------------------
 
 

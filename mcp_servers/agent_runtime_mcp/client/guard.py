@@ -57,6 +57,7 @@ class Guard:
         """Requests that were turned away before anybody read them: the HTTP status."""
         self._open: set[RequestId] = set()
         self._answered: deque[RequestId] = deque(maxlen=ANSWERED_KEPT)
+        self._given_up: deque[RequestId] = deque(maxlen=ANSWERED_KEPT)
         self._room = float(UNASKED_MAX)
         self._room_at = anyio.current_time()
         self._faults = 0
@@ -136,16 +137,19 @@ class Guard:
                 return False
 
     def _answers(self, id_: RequestId) -> bool:
-        # The SDK takes "7" for 7.
-        found = next((each for each in (id_, _other(id_)) if each in self._open), None)
-        if found is not None:
-            self._open.discard(found)
-            self._answered.append(found)
-            return True
-        if id_ in self._answered or _other(id_) in self._answered:
-            self.cut(f"it answered request {id_!r} twice")
-        else:
-            self.no_message(f"an answer to {id_!r}, which nobody has asked")
+        for each in (id_, _other(id_)):  # the SDK takes "7" for 7
+            if each in self._open:
+                self._open.discard(each)
+                self._answered.append(each)
+                return True
+            if each in self._given_up:
+                self._given_up.remove(each)
+                self._answered.append(each)
+                return False
+            if each in self._answered:
+                self.cut(f"it answered request {id_!r} twice")
+                return False
+        self.no_message(f"an answer to {id_!r}, which nobody has asked")
         return False
 
     def _unasked(self, method: str) -> bool:
@@ -170,9 +174,10 @@ class Guard:
                 ids.append(message.id)
 
     def took_back(self, id_: RequestId) -> None:
-        """Nobody waits for this answer any more; it may come all the same."""
-        self._open.discard(id_)
-        self._answered.append(id_)
+        """Nobody waits for this answer any more; it may come all the same, once."""
+        if id_ in self._open:
+            self._open.discard(id_)
+            self._given_up.append(id_)
 
 
 class _Outgoing:

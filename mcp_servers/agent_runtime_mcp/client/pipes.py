@@ -35,6 +35,9 @@ UNASKED_FACTOR: Final = 8
 """So many times the longest message may come between two answers."""
 LEAVE_SECONDS: Final = 2.0
 """From the end of its input to SIGKILL."""
+LAST_WORDS_SECONDS: Final = 1.0
+"""From its end to the end of its pipes, which something that it started may hold; and from the end
+of its output to its own."""
 
 
 _Close = Callable[..., None]
@@ -52,6 +55,28 @@ class Program:
     env: Mapping[str, str]
     home: str
     """A directory that is kept for it."""
+
+
+class _Life:
+    """One run of the program. What it said last is heard before its end cuts the connection."""
+
+    def __init__(self, guard: Guard) -> None:
+        self.guard = guard
+        self.output_ended, self.errors_ended = anyio.Event(), anyio.Event()
+
+    async def ended(self, code: int) -> None:
+        """Its own end."""
+        with anyio.move_on_after(LAST_WORDS_SECONDS):
+            await self.output_ended.wait()
+            await self.errors_ended.wait()
+        self.guard.cut(f"it ended with exit code {code}", breach=False)
+
+    async def silent(self) -> None:
+        """The end of its output."""
+        self.output_ended.set()
+        # Most end with it, and their exit code says more.
+        await anyio.sleep(2 * LAST_WORDS_SECONDS)
+        self.guard.cut("it closed its output", breach=False)
 
 
 class Tail:
@@ -92,12 +117,13 @@ async def running(
     write_in, write_out = anyio.create_memory_object_stream[SessionMessage](0)
     try:
         async with anyio.create_task_group() as tg:
+            life = _Life(guard)
             if program.server.sandbox == "on":
-                tg.start_soon(_sandboxed, program, sandbox, theirs, guard, close)
+                tg.start_soon(_sandboxed, program, sandbox, theirs, life, close)
             else:
-                await tg.start(_bare, program, theirs, guard, close)
-            tg.start_soon(_listen, ours[1], read_in, guard, program.server.result_bytes)
-            tg.start_soon(_keep_tail, ours[2], tail)
+                await tg.start(_bare, program, theirs, life, close)
+            tg.start_soon(_listen, ours[1], read_in, life, program.server.result_bytes)
+            tg.start_soon(_keep_tail, ours[2], tail, life)
             tg.start_soon(_speak, ours[0], write_out, close)
             try:
                 yield read_out, write_in
@@ -116,7 +142,7 @@ async def _sandboxed(
     program: Program,
     sandbox: Sandbox | None,
     theirs: tuple[int, int, int],
-    guard: Guard,
+    life: _Life,
     close: _Close,
 ) -> None:
     chosen = sandbox
@@ -124,10 +150,10 @@ async def _sandboxed(
         try:
             chosen = await choose()
         except AgentRuntimeError as error:
-            guard.cut(f"its sandbox does not start: {error}", breach=False)
+            life.guard.cut(f"its sandbox does not start: {error}", breach=False)
             return
     if not isinstance(chosen, Attaches):
-        guard.cut(
+        life.guard.cut(
             "there is no sandbox that could run it; `sandbox: off` in its declaration runs it with "
             "your own rights",
             breach=False,
@@ -150,9 +176,10 @@ async def _sandboxed(
     try:
         code = await chosen.run_attached(spec, program.argv, stdio=theirs)
     except AgentRuntimeError as error:
-        guard.cut(f"it does not start in the sandbox: {error}", breach=False)
+        life.guard.cut(f"it does not start in the sandbox: {error}", breach=False)
     else:
-        guard.cut(f"it ended with exit code {code}", breach=False)
+        close(*theirs)  # or its pipes would never end
+        await life.ended(code)
     finally:
         close(*theirs)
 
@@ -160,7 +187,7 @@ async def _sandboxed(
 async def _bare(
     program: Program,
     theirs: tuple[int, int, int],
-    guard: Guard,
+    life: _Life,
     close: _Close,
     *,
     task_status: anyio.abc.TaskStatus[None],
@@ -177,14 +204,13 @@ async def _bare(
             start_new_session=True,
         )
     except OSError as error:
-        guard.cut(f"it does not start: {error}", breach=False)
+        life.guard.cut(f"it does not start: {error}", breach=False)
         task_status.started()
         return
     close(*theirs)
     task_status.started()
     try:
-        code = await process.wait()
-        guard.cut(f"it ended with exit code {code}", breach=False)
+        await life.ended(await process.wait())
     finally:
         with anyio.CancelScope(shield=True):
             # `_speak` is cancelled beside us and closes its input: most programs leave then.
@@ -198,37 +224,37 @@ async def _bare(
 # ---- bytes ---------------------------------------------------------------------------------
 
 
-async def _listen(fd: int, into: _Into, guard: Guard, line_bytes_max: int) -> None:
-    buffer, unasked = bytearray(), 0
-    with into:
-        while data := await _read(fd):
-            searched = len(buffer)
-            buffer += data
-            while (end := buffer.find(b"\n", searched)) != -1:
-                line, searched = bytes(buffer[:end]).strip(), 0
-                del buffer[: end + 1]
-                if len(line) > line_bytes_max:
-                    break
-                unasked += len(line)
-                if not line:
-                    continue
-                try:
-                    message = jsonrpc_message_adapter.validate_json(line, by_name=False)
-                except ValidationError:
-                    guard.no_message(line[:100].decode(errors="replace"))
-                    continue
-                if isinstance(message, JSONRPCResponse | JSONRPCError):
-                    unasked = 0
-                try:
-                    await into.send(SessionMessage(message))
-                except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-                    return
-            if len(buffer) > line_bytes_max or end != -1:
-                guard.cut(f"it sent a message of more than {line_bytes_max:,} bytes")
+async def _listen(fd: int, into: _Into, life: _Life, line_bytes_max: int) -> None:
+    guard, buffer, unasked = life.guard, bytearray(), 0
+    while data := await _read(fd):
+        searched = len(buffer)
+        buffer += data
+        while (end := buffer.find(b"\n", searched)) != -1:
+            line, searched = bytes(buffer[:end]).strip(), 0
+            del buffer[: end + 1]
+            if len(line) > line_bytes_max:
+                break
+            unasked += len(line)
+            if not line:
+                continue
+            try:
+                message = jsonrpc_message_adapter.validate_json(line, by_name=False)
+            except ValidationError:
+                guard.no_message(line[:100].decode(errors="replace"))
+                continue
+            if isinstance(message, JSONRPCResponse | JSONRPCError):
+                unasked = 0
+            try:
+                await into.send(SessionMessage(message))
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
                 return
-            if unasked > UNASKED_FACTOR * line_bytes_max:
-                guard.cut(f"it floods: {unasked:,} bytes that nobody asked for")
-                return
+        if len(buffer) > line_bytes_max or end != -1:
+            guard.cut(f"it sent a message of more than {line_bytes_max:,} bytes")
+            return
+        if unasked > UNASKED_FACTOR * line_bytes_max:
+            guard.cut(f"it floods: {unasked:,} bytes that nobody asked for")
+            return
+    await life.silent()
 
 
 async def _speak(fd: int, out: _Out, close: _Close) -> None:
@@ -248,9 +274,10 @@ async def _speak(fd: int, out: _Out, close: _Close) -> None:
         close(fd)
 
 
-async def _keep_tail(fd: int, tail: Tail) -> None:
+async def _keep_tail(fd: int, tail: Tail, life: _Life) -> None:
     while data := await _read(fd):
         tail.add(data)
+    life.errors_ended.set()
 
 
 async def _read(fd: int) -> bytes:

@@ -253,8 +253,11 @@ async def test_a_long_task_that_is_asked_for_all_the_time_is_no_silence(peer: Pe
     """Its call comes to its deadline; the server has answered every question about it."""
     patience = Patience(silent_calls_max=1)
     async with peer.used(patience, effects={"long": "task"}) as module:
+        (peer.work / "finish").touch()
+        await peer.call(module, "long")  # now all is loaded, and answers come without delay
+        (peer.work / "finish").unlink()
         with pytest.raises(TimeoutError):
-            await peer.call(module, "long", seconds=1.0)
+            await peer.call(module, "long", seconds=2.0)
         assert module.connected
         assert await module.health() is None
 

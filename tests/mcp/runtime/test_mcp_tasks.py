@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,35 +14,12 @@ from agent_runtime_mcp.definitions import McpFault, TaskView
 from agent_runtime_mcp.runtime import RuntimeServer
 from agent_runtime_mcp.tasks.book import Book, NoTask
 from agent_runtime_mcp.wire import META_KEY
-from tests.e2e.conftest import git
 from tests.mcp.asked import FakeAsked, text_of
-from tests.mcp.runtime.conftest import living
 
 pytestmark = pytest.mark.anyio
 
 ASKABLE = FakeAsked(capabilities=frozenset({"elicitation"}))
 STRANGER = FakeAsked(caller=Caller("bob", frozenset({TASKS_READ, TASKS_WRITE}), "key", "k2"))
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    """SQLite, git and processes are real."""
-    return "asyncio"
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[RuntimeServer]:
-    async with living(tmp_path, roots=(str(tmp_path),)) as made:
-        yield made
-
-
-@pytest.fixture
-def repo(tmp_path: Path) -> Path:
-    where = tmp_path / "repo"
-    where.mkdir()
-    git(where, "init", "-q")
-    git(where, "commit", "-qm", "one", "--allow-empty")
-    return where
 
 
 def a_task(repo: Path, command: str, **policy: Any) -> dict[str, Any]:

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+from mcp.client._transport import TransportStreams
+from mcp.shared.message import SessionMessage
+from mcp_types import JSONRPCRequest, JSONRPCResponse
+
+from agent_runtime_mcp.client.guard import Guard
+
+
+@pytest.mark.anyio
+async def test_an_answer_to_a_request_that_was_given_up_is_no_second_answer() -> None:
+    """It was on its way; the server has done nothing wrong. Answering it once more is a breach."""
+    to_us, read = anyio.create_memory_object_stream[SessionMessage | Exception](9)
+    write, to_them = anyio.create_memory_object_stream[SessionMessage](9)
+
+    @asynccontextmanager
+    async def transport() -> AsyncIterator[TransportStreams]:
+        with to_us, read, write, to_them:
+            yield read, write
+
+    def answer(id_: int) -> SessionMessage:
+        return SessionMessage(JSONRPCResponse(jsonrpc="2.0", id=id_, result={}))
+
+    guard = Guard()
+    async with guard.around(transport()) as (heard, said):
+        for id_ in (1, 2):
+            await said.send(SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=id_, method="ping")))
+        guard.took_back(1)
+        for id_ in (1, 2):
+            await to_us.send(answer(id_))
+        first = await heard.receive()
+        assert isinstance(first, SessionMessage)
+        assert isinstance(first.message, JSONRPCResponse)
+        assert first.message.id == 2, "nobody waits for the other"
+        assert not guard.ended.is_set()
+        await to_us.send(answer(1))
+        await guard.ended.wait()
+        assert guard.breach
+        assert guard.reason == "it answered request 1 twice"
