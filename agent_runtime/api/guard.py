@@ -18,6 +18,7 @@ import anyio
 from agent_runtime.access.callers import NOBODY, Caller
 from agent_runtime.access.gate import Gate, Refused
 from agent_runtime.api.answers import Message, Receive, Scope, Send
+from agent_runtime.api.lines import STREAMS
 from agent_runtime.api.problems import problem
 from agent_runtime.errors import AgentRuntimeError
 
@@ -37,8 +38,6 @@ BODY_BYTES_MAX: Final = 16 << 20
 LET_IN_SECONDS: Final = 1.0
 """How often the credentials of an open stream are looked at, when it has something to say."""
 
-_STREAMS: Final = "/events"
-"""How paths end whose answers may last."""
 MOUNTED: Final = "/mcp/"
 """Answers below may last too, and clients learn from a refusal where credentials come from."""
 METADATA: Final = "/.well-known/oauth-protected-resource"
@@ -61,6 +60,23 @@ class Journal(Protocol):
     """Hears of refusals; must neither wait nor fail. `access.auditor` is one."""
 
     def refused(self, reason: str, *, peer: str, key_id: str = "", by: str = "") -> None: ...
+
+
+class LetIn:
+    """Whose stream it is was looked at; `scope["let_in"]` of what may last."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._looked_at = monotonic()
+        self.has_ended = False
+
+    def look(self) -> None:
+        """It is being looked at now."""
+        self._looked_at = self._monotonic()
+
+    def counts(self) -> bool:
+        """Need it not be looked at again?"""
+        return self._monotonic() - self._looked_at < LET_IN_SECONDS and not self.has_ended
 
 
 class Guard:
@@ -169,7 +185,7 @@ class Guard:
                 )
                 return
         scope["caller"] = caller
-        lasting = kind == "websocket" or path.endswith(_STREAMS) or path.startswith(MOUNTED)
+        lasting = kind == "websocket" or path.endswith(STREAMS) or path.startswith(MOUNTED)
         if lasting and caller is not NOBODY:
             receive, send = self._while_let_in(scope, receive, send, found[b"authorization"])
 
@@ -264,26 +280,24 @@ class Guard:
     ) -> tuple[Receive, Send]:
         """Let a stream end, to both sides, when its credentials count no more."""
         is_http = scope["type"] == "http"
-        looked_at, ended = self._monotonic(), False
+        let_in = scope["let_in"] = LetIn(self._monotonic)
 
         async def counts(*, is_order: bool = False) -> bool:
-            nonlocal looked_at, ended
-            now = self._monotonic()
-            if ended or (now - looked_at < LET_IN_SECONDS and not is_order):
-                return not ended
-            looked_at = now
+            if let_in.has_ended or (let_in.counts() and not is_order):
+                return not let_in.has_ended
+            let_in.look()
             try:
                 if self._gate.known(authorization) is None:
                     await self._gate.admit(authorization)
             except Refused:
-                ended = True
+                let_in.has_ended = True
                 if is_http:
                     await send({"type": "http.response.body", "body": b""})
                 else:
                     await send({"type": "websocket.close", "code": 1008, "reason": "key ended"})
             except AgentRuntimeError:
                 pass  # nobody can say just now: what was let in may stay until somebody can
-            return not ended
+            return not let_in.has_ended
 
         async def heard() -> Message:
             message = await receive()

@@ -3,7 +3,8 @@
 A follower is a cursor into a topic (one task, or all of them) and nothing else: no queue. A topic
 keeps the newest events, encoded once for all its followers; whoever is further behind reads the
 store, so nobody loses anything and nobody slow costs memory. One pump reads the store for all of
-them, and only while somebody follows.
+them, and only while somebody follows. It tells those who have seen everything itself (`Live`): to
+wake a task for each of a thousand readers costs more than all the rest.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import anyio
 import msgspec
 
+from agent_runtime.api.lines import chunked
 from agent_runtime.errors import AgentRuntimeError
 from agent_runtime.ports import Store
 from agent_runtime.types import Row, TaskId
@@ -82,6 +84,18 @@ def encoded(cursor: int, row: Row) -> Encoded:
     return Encoded(cursor, row.type, frame, row.task_id)
 
 
+class Live(Protocol):
+    """A follower who has seen all that there is, and is told what comes without being woken."""
+
+    def take(self, events: Sequence[Encoded], chunk: bytes) -> bool:
+        """The next events, and all of them as a chunk; False: let it look for itself."""
+        ...
+
+    def wake(self) -> None:
+        """Look for yourself."""
+        ...
+
+
 class Topic:
     """The newest events of one task, or of all."""
 
@@ -92,6 +106,8 @@ class Topic:
         """Set when there is something new, and then replaced. Take it before you look."""
         self.beats = 0
         """Counts heartbeats: proxies end connections on which nothing is said."""
+        self.live: set[Live] = set()
+        """Who joins has taken everything up to now, and leaves when it is woken."""
         self._ring: deque[Encoded] = deque()
         self._ring_bytes = 0
         self._floor = 0
@@ -109,8 +125,31 @@ class Topic:
             self._ring_bytes -= len(oldest.frame)
             self._floor = oldest.cursor
 
+    def tell(self, events: Sequence[Encoded]) -> None:
+        """These were added just now."""
+        frames = b"".join([event.frame for event in events])
+        if len(frames) <= PAGE_BYTES:
+            chunk = chunked(frames)
+            for reader in [each for each in self.live if not each.take(events, chunk)]:
+                self._wake(reader)
+        else:
+            self._wake_all()
+        self._wake_others()
+
     def wake(self) -> None:
         """Everybody who waits looks again."""
+        self._wake_all()
+        self._wake_others()
+
+    def _wake(self, reader: Live) -> None:
+        self.live.discard(reader)
+        reader.wake()
+
+    def _wake_all(self) -> None:
+        for reader in tuple(self.live):
+            self._wake(reader)
+
+    def _wake_others(self) -> None:
         grown, self.grown = self.grown, anyio.Event()
         grown.set()
 
@@ -212,17 +251,19 @@ class Hub:
 
     def _hand_out(self, found: Sequence[tuple[int, Row]]) -> None:
         everything = self._topics.get(EVERYTHING)
-        grown: set[Topic] = set()
+        grown: dict[Topic, list[Encoded]] = {}
         for position, row in found:
             if everything is not None:
-                everything.add(encoded(position, row), floor=self._position)
-                grown.add(everything)
+                event = encoded(position, row)
+                everything.add(event, floor=self._position)
+                grown.setdefault(everything, []).append(event)
             if (topic := self._topics.get(TaskId(row.task_id))) is not None:
-                topic.add(encoded(row.seq, row), floor=row.seq - 1)
-                grown.add(topic)
+                event = encoded(row.seq, row)
+                topic.add(event, floor=row.seq - 1)
+                grown.setdefault(topic, []).append(event)
             self._position = position
-        for topic in grown:
-            topic.wake()
+        for topic, events in grown.items():
+            topic.tell(events)
 
     async def _beat(self) -> None:
         """One clock for all streams: a timer for each would cost as much as an event."""

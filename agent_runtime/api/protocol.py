@@ -14,7 +14,9 @@ from typing import Any, Final
 
 import httptools
 import msgspec
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from agent_runtime.api.lines import STREAMS
 
 HEAD_SECONDS_MAX: Final = 15.0
 """For a request's head, from its first byte; and for the first byte of a connection."""
@@ -37,6 +39,22 @@ def connections_max() -> int:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return max(64, min(CONNECTIONS_MAX, soft - FILES_KEPT))
+
+
+class CycleLine:
+    """A `lines.Line` of a request of uvicorn's."""
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._write = cycle.transport.write
+
+    def write(self, chunk: bytes) -> bool:
+        """See `lines.Line`."""
+        cycle = self._cycle
+        if cycle.disconnected or cycle.flow.write_paused or not cycle.chunked_encoding:
+            return False
+        self._write(chunk)
+        return True
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -101,6 +119,9 @@ class GuardedProtocol(HttpToolsProtocol):
         """A head has come whole."""
         self._head_since = None
         super().on_headers_complete()
+        cycle = self.cycle  # its task has not begun yet; a WebSocket has none
+        if cycle is not None and cycle.scope is self.scope and self.scope["path"].endswith(STREAMS):
+            self.scope["line"] = CycleLine(cycle)  # type: ignore[typeddict-unknown-key]
 
     def _look(self) -> None:
         """One timer a connection, not one a request."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Final
 
 import anyio
@@ -10,7 +10,9 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from agent_runtime.api.answers import Answer, Receive, Reply, Scope, Send, json_answer
+from agent_runtime.api.guard import LetIn
 from agent_runtime.api.hub import EVERYTHING, PAGE_EVENTS, Encoded, Hub, StoredEvent, Topic, stored
+from agent_runtime.api.lines import Line
 from agent_runtime.api.operations import Refused, Request, operation
 from agent_runtime.api.problems import problem
 from agent_runtime.api.views import view_of
@@ -35,6 +37,8 @@ _HEADERS: Final = [
 
 _TYPE_NAME: Final = "|".join(EVENT_TYPES)
 _TYPE_LIST: Final = rf"^(({_TYPE_NAME})(,({_TYPE_NAME}))*)?$"
+
+_END: Final = e.TaskEnded.__name__
 
 Cursor = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
@@ -198,11 +202,11 @@ class EventStream:
             tg.start_soon(leave)
             if self._output:
                 tg.start_soon(self._say, send)
-            await self._follow(send)
+            await self._follow(send, scope)
             tg.cancel_scope.cancel()
         await send({"type": "http.response.body", "body": b""})
 
-    async def _follow(self, send: Send) -> None:
+    async def _follow(self, send: Send, scope: Scope) -> None:
         if self._snapshot:
             try:
                 summary = await self._daemon.runtime.ports.store.summary(self._name)
@@ -235,7 +239,21 @@ class EventStream:
                     # An id alone moves the reader's Last-Event-ID over what was filtered out.
                     await _send(send, b": \nid: %d\n\n" % self._cursor)
                 else:
-                    await grown.wait()
+                    await self._wait(topic, grown, scope)
+
+    async def _wait(self, topic: Topic, grown: anyio.Event, scope: Scope) -> None:
+        """Until there is something to look at. All was seen when `grown` was not set."""
+        line: Line | None = scope.get("line")
+        if line is None or self._types or grown.is_set():
+            await grown.wait()
+            return
+        live = _Live(line, scope.get("let_in"), self._cursor, self._name != EVERYTHING)
+        topic.live.add(live)
+        try:
+            await live.woken.wait()
+        finally:
+            topic.live.discard(live)
+            self._cursor = live.cursor
 
     def _frames(self, news: list[Encoded]) -> bytes:
         if not self._types:
@@ -251,7 +269,7 @@ class EventStream:
     def _ended(self, news: Iterable[Encoded]) -> bool:
         """The last of them is an end."""
         *_, last = news
-        return self._name != EVERYTHING and last.type == e.TaskEnded.__name__
+        return self._name != EVERYTHING and last.type == _END
 
     async def _say(self, send: Send) -> None:
         words: list[str] = []
@@ -273,6 +291,27 @@ class EventStream:
                 await _send(send, b"event: output\ndata: %b\n\n" % data)
         finally:
             stop()
+
+
+class _Live:
+    """A stream while it has seen everything: see `hub.Live`."""
+
+    def __init__(self, line: Line, let_in: LetIn | None, cursor: int, ends: bool) -> None:
+        self._line, self._let_in, self._ends = line, let_in, ends
+        self.cursor = cursor
+        self.woken = anyio.Event()
+
+    def take(self, events: Sequence[Encoded], chunk: bytes) -> bool:
+        if events[0].cursor <= self.cursor or not (self._let_in is None or self._let_in.counts()):
+            return False
+        last = events[-1]
+        if (self._ends and last.type == _END) or not self._line.write(chunk):
+            return False
+        self.cursor = last.cursor
+        return True
+
+    def wake(self) -> None:
+        self.woken.set()
 
 
 def _snapshot(summary: TaskSummary) -> bytes:

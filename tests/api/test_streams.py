@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
+import threading
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from websockets.sync.client import connect as connect_websocket
 
 from tests.api.daemons import DaemonProcess, Frame, frames, serving
 from tests.api.test_tasks import IDLE
+
+CHOSEN = "Steered,TaskEnded"
 
 
 def follow(
@@ -165,3 +169,37 @@ def test_a_websocket_shows_events_and_takes_what_a_person_says(daemon: DaemonPro
         assert list(line) == []
     steered = [e["data"] for e in daemon.events(task_id) if e["type"] == "Steered"]
     assert [(each["by"], each["message"]) for each in steered] == [("token:local", "be quick")]
+
+
+def test_readers_who_are_told_at_once_who_choose_and_who_are_slow_see_the_same(
+    daemon: DaemonProcess,
+) -> None:
+    """Who has seen everything is written to by the pump; all others by a task of their own."""
+    task_id = str(daemon.idle()["id"])
+    path = f"/v1/tasks/{task_id}/events"
+    steers, readers = 70, {"at once": path, "slow": path, "choosing": f"{path}?types={CHOSEN}"}
+    opened = {name: follow(daemon, where, last_id="1") for name, where in readers.items()}
+    opened["slow"][0].sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    seen: dict[str, list[Frame]] = {}
+
+    def read(name: str) -> None:
+        seen[name] = list(frames(opened[name][1]))
+
+    threads = {name: threading.Thread(target=read, args=[name]) for name in readers}
+    threads["at once"].start()
+    threads["choosing"].start()
+    for number in range(steers):  # more than all buffers on the way take
+        body = {"message": f"{number} " + "x" * 90_000}
+        assert daemon.ask("POST", f"/v1/tasks/{task_id}/steer", body).status == 202
+    daemon.ask("POST", f"/v1/tasks/{task_id}/cancel")
+    daemon.wait_for(task_id, "cancelled")
+    threads["slow"].start()
+    for name, thread in threads.items():
+        thread.join(40)
+        opened[name][0].close()
+    logged = daemon.events(task_id)[1:]
+    assert [frame.json() for frame in seen["at once"]] == logged
+    assert [frame.json() for frame in seen["slow"]] == logged
+    chosen = [event for event in logged if event["type"] in CHOSEN.split(",")]
+    assert len(chosen) > steers
+    assert [frame.json() for frame in seen["choosing"]] == chosen
