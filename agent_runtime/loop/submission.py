@@ -87,7 +87,7 @@ def new_task_id(at_us: int) -> TaskId:
 
 _RANDOM_BYTES: Final = 2560
 _pool = bytearray()
-_pool_pid = 0
+os.register_at_fork(after_in_child=_pool.clear)  # a fork must not hand out the same again
 
 
 def _random(count: int) -> bytes:
@@ -96,9 +96,7 @@ def _random(count: int) -> bytes:
     Asking the kernel each time gives up the interpreter lock each time, and getting it back took
     most of a submission under load (200 us).
     """
-    global _pool_pid
-    if len(_pool) < count or _pool_pid != os.getpid():  # a fork must not hand out the same again
-        _pool_pid = os.getpid()
+    if len(_pool) < count:
         _pool[:] = os.urandom(_RANDOM_BYTES)
     taken = bytes(_pool[-count:])
     del _pool[-count:]
