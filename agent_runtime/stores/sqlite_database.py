@@ -105,6 +105,9 @@ def open_writer(
             db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_MAX}")
             db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
             _migrate(db, path)
+            # A statement that writes many rows keeps copies of the pages that it changes, to be
+            # undone alone: more than a few go to a file, as many writes again as the log's.
+            db.execute("PRAGMA temp_store = MEMORY")
             if file_bytes_max is not None:
                 page_bytes = db.pragma("page_size")
                 db.execute(f"PRAGMA max_page_count = {file_bytes_max // page_bytes}")
