@@ -25,6 +25,10 @@ from agent_runtime.types import Backlog
 BATCH_WRITES_MAX = 1000
 """Beyond this, a larger transaction saves nothing and the first caller waits for the last."""
 
+HAND_OVER_WRITES = 50
+"""So many are written while the loop's turn goes on. Else loop and thread wait for each other by
+turns: a hundred busy tasks take a fifth longer for a step then, a thousand a third."""
+
 BATCH_BYTES_MAX = 64 << 20
 """Likewise; and the events of one batch are bound as one value, which SQLite limits."""
 
@@ -53,7 +57,7 @@ class Writer:
         self._queue: queue.SimpleQueue[list[AnyWrite] | None] = queue.SimpleQueue()
         self._gathered: list[AnyWrite] = []
         """Of this turn of the loop. They go to the thread together: each hand-over wakes it, and
-        both then fight for the interpreter."""
+        both then fight for the interpreter. Of a long turn they go in parts."""
         self._closed = False
         self._broken: str | None = None
         self._errno = 0
@@ -77,6 +81,8 @@ class Writer:
         if not self._gathered:
             self._call_soon(self._hand_over)
         self._gathered.append(write)
+        if len(self._gathered) >= HAND_OVER_WRITES:
+            self._hand_over()
 
     def _hand_over(self) -> None:
         gathered, self._gathered = self._gathered, []
