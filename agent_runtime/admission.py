@@ -16,7 +16,7 @@ from typing import Final
 import anyio
 
 from agent_runtime.errors import AgentRuntimeError, Overloaded
-from agent_runtime.ports import Store
+from agent_runtime.ports.store import Store
 from agent_runtime.types import Status
 
 log = logging.getLogger(__name__)

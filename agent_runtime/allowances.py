@@ -15,7 +15,8 @@ from typing import Final
 
 from agent_runtime.access.callers import UNBOUNDED, DayBudget
 from agent_runtime.errors import AllowanceSpent
-from agent_runtime.ports import Clock, Store
+from agent_runtime.ports.clock import Clock
+from agent_runtime.ports.store import Store
 from agent_runtime.types import Spent
 
 FRESH_SECONDS: Final = 1.0

@@ -22,15 +22,11 @@ from agent_runtime.models import open_model
 from agent_runtime.notices.ports import NoticeStore
 from agent_runtime.notices.service import Notices
 from agent_runtime.notices.targets import parse_targets
-from agent_runtime.ports import (
-    ArtifactLimits,
-    Installation,
-    Ports,
-    Sandbox,
-    SandboxCeiling,
-    SandboxLimits,
-    Store,
-)
+from agent_runtime.ports.everything import Ports
+from agent_runtime.ports.modules import Installation
+from agent_runtime.ports.sandbox import Sandbox, SandboxCeiling, SandboxLimits
+from agent_runtime.ports.store import Store
+from agent_runtime.ports.workspaces import ArtifactLimits
 from agent_runtime.publishing.hosts import GitHosts
 from agent_runtime.publishing.publisher import GitPublisher
 from agent_runtime.resources import bounded

@@ -21,7 +21,8 @@ from typing import TypeVar
 import msgspec
 
 from agent_runtime.errors import PluginError
-from agent_runtime.ports import Installation, Module, Tool
+from agent_runtime.ports.modules import Installation, Module
+from agent_runtime.ports.tools import Tool
 from agent_runtime.toolkit import NAME_PATTERN
 
 T = TypeVar("T")

@@ -17,7 +17,8 @@ from agent_runtime.loop.asking import judged, visible, without_secrets, without_
 from agent_runtime.loop.conversation import turn_name
 from agent_runtime.loop.state import State, status_of
 from agent_runtime.messages import NO_USAGE, Message, ToolUse
-from agent_runtime.ports import ModelAnswer, ModelFault, Toolbox
+from agent_runtime.ports.model import ModelAnswer, ModelFault
+from agent_runtime.ports.tools import Toolbox
 from agent_runtime.redaction import Redactor
 from agent_runtime.types import Json, ToolInfo
 

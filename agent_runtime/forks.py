@@ -29,7 +29,8 @@ from agent_runtime.loop.journal import summarize
 from agent_runtime.loop.replay import replay
 from agent_runtime.loop.state import NO_BRAIN, State
 from agent_runtime.loop.submission import new_task_id
-from agent_runtime.ports import LeftWork, Ports
+from agent_runtime.ports.everything import Ports
+from agent_runtime.ports.workspaces import LeftWork
 from agent_runtime.resources import disk_quota
 from agent_runtime.types import BlobId, ForkSpec, Once, Phase, Row, TaskId, TaskSpec, TreeId
 

@@ -20,7 +20,7 @@ from agent_runtime import contributions, schema
 from agent_runtime.contributions import Contribution
 from agent_runtime.errors import PluginError
 from agent_runtime.loop import native
-from agent_runtime.ports import Installation
+from agent_runtime.ports.modules import Installation
 
 OWN_DISTRIBUTION: Final = "agent-runtime"
 """Its entry points are the built-ins."""

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from agent_runtime.ports import DiskQuota, SandboxCeiling, SandboxLimits
+from agent_runtime.ports.sandbox import SandboxCeiling, SandboxLimits
+from agent_runtime.ports.workspaces import DiskQuota
 from agent_runtime.types import ResourcesSpec
 
 UNITS: Final[Mapping[str, int]] = {

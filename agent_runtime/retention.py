@@ -19,7 +19,9 @@ import anyio
 import anyio.to_thread
 
 from agent_runtime.errors import AgentRuntimeError
-from agent_runtime.ports import Clock, Store, Uploads
+from agent_runtime.ports.clock import Clock
+from agent_runtime.ports.store import Store
+from agent_runtime.ports.uploads import Uploads
 from agent_runtime.types import TaskId, TaskSummary
 
 log = logging.getLogger(__name__)

@@ -65,7 +65,12 @@ from agent_runtime.loop.submission import Submitted, first_event
 from agent_runtime.loop.supervisor import Supervisor
 from agent_runtime.loop.why import Link, chain, seq_asked
 from agent_runtime.messages import ToolUse
-from agent_runtime.ports import ArtifactLimits, CheckOutcome, NewTask, Ports, Publisher, Toolbox
+from agent_runtime.ports.everything import Ports
+from agent_runtime.ports.publisher import Publisher
+from agent_runtime.ports.store import NewTask
+from agent_runtime.ports.tools import Toolbox
+from agent_runtime.ports.verifier import CheckOutcome
+from agent_runtime.ports.workspaces import ArtifactLimits
 from agent_runtime.redaction import Redactor
 from agent_runtime.report import Report, report_of
 from agent_runtime.resources import above

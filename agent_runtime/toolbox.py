@@ -16,7 +16,7 @@ from agent_runtime.contributions import Contribution
 from agent_runtime.errors import NotFound
 from agent_runtime.modules.registry import ModuleRegistry
 from agent_runtime.plugins import Plugins
-from agent_runtime.ports import Tool
+from agent_runtime.ports.tools import Tool
 from agent_runtime.types import ToolInfo
 
 STANDARD: Final = "standard"

@@ -27,7 +27,8 @@ from agent_runtime.loop import events as e
 from agent_runtime.loop.evolve import fold
 from agent_runtime.loop.journal import summarize
 from agent_runtime.loop.state import State, status_of
-from agent_runtime.ports import Store, Workspaces
+from agent_runtime.ports.store import Store
+from agent_runtime.ports.workspaces import Workspaces
 from agent_runtime.types import BlobId, Row, TaskId, TreeId
 
 FORGET_SECONDS_MAX = 30.0

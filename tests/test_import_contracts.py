@@ -17,6 +17,7 @@ BREAKERS = {
     "pure-core": ("agent_runtime/loop/decide.py", "import time"),
     "layers": ("agent_runtime/loop/driver.py", "import agent_runtime.runtime"),
     "adapters": ("agent_runtime/runtime.py", "import agent_runtime.stores.memory"),
+    "ports": ("agent_runtime/ports/tools.py", "import agent_runtime.ports.sandbox"),
     "siblings": ("agent_runtime/workspaces/trees.py", "import agent_runtime.stores.memory"),
     "tools": ("tools/agent_runtime_tools/files.py", "import agent_runtime_tools.shell"),
     "client": ("agent_runtime/client/asks.py", "import agent_runtime.settings"),

@@ -20,7 +20,7 @@ import msgspec
 
 from agent_runtime.api.lines import chunked
 from agent_runtime.errors import AgentRuntimeError
-from agent_runtime.ports import Store
+from agent_runtime.ports.store import Store
 from agent_runtime.types import Row, TaskId
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from agent_runtime.app import boundary, load_plugins, open_store
 from agent_runtime.documents import decode, load
 from agent_runtime.errors import AgentRuntimeError
 from agent_runtime.locations import FILE_NAME
-from agent_runtime.ports import ConsentingModule
+from agent_runtime.ports.modules import ConsentingModule
 from agent_runtime.sandboxes.ladder import Rung, climb, examine_limits
 from agent_runtime.settings import (
     ENV_PREFIX,

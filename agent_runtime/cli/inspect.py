@@ -16,7 +16,7 @@ from agent_runtime.types import EffectPolicy, Json
 if TYPE_CHECKING:
     from agent_runtime.cli.checkup import Check
     from agent_runtime.plugins import NotLoaded, Plugins
-    from agent_runtime.ports import Tool
+    from agent_runtime.ports.tools import Tool
 
 # What is installed here is looked at where no daemon is asked; that imports all of it.
 

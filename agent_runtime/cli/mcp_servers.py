@@ -24,7 +24,7 @@ from agent_runtime.cli.console import (
     table,
 )
 from agent_runtime.errors import ConfigError, Conflict, NotFound, UsageError
-from agent_runtime.ports import ConsentingModule, OfferedTool, RemoteOffer
+from agent_runtime.ports.modules import ConsentingModule, OfferedTool, RemoteOffer
 from agent_runtime.remote_servers import BadServer, parse_servers
 from agent_runtime.settings import Settings, mcp_servers, mcp_servers_path
 from agent_runtime.types import Json

@@ -13,7 +13,9 @@ from agent_runtime.app import open_sandbox, sandbox_limits
 from agent_runtime.cli.console import note, run_loop, settings_of
 from agent_runtime.egress_rules import NetworkMode
 from agent_runtime.errors import AgentRuntimeError, SandboxUnavailable, UsageError
-from agent_runtime.ports import Attaches, DiskQuota, EgressRecord, Sandbox, SandboxSpec
+from agent_runtime.ports.egress import EgressRecord
+from agent_runtime.ports.sandbox import Attaches, Sandbox, SandboxSpec
+from agent_runtime.ports.workspaces import DiskQuota
 from agent_runtime.resources import (
     DISK_BYTES_MAX,
     DISK_BYTES_MIN,

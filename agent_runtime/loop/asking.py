@@ -24,7 +24,8 @@ from agent_runtime.loop.hands import Hands
 from agent_runtime.loop.outcomes import Outcome
 from agent_runtime.loop.state import State, model_asked
 from agent_runtime.messages import Message, ToolUse
-from agent_runtime.ports import ModelAnswer, ModelFault, ModelRequest, Toolbox
+from agent_runtime.ports.model import ModelAnswer, ModelFault, ModelRequest
+from agent_runtime.ports.tools import Toolbox
 from agent_runtime.redaction import Redactor
 from agent_runtime.types import Effect, EffectPolicy, Json, TaskSpec, ToolInfo
 

@@ -40,7 +40,7 @@ from agent_runtime.loop.hands import Hands
 from agent_runtime.loop.outcomes import CallPrepared, Outcome
 from agent_runtime.loop.recovery import OWNER_DIED
 from agent_runtime.loop.state import CallState, State, StepState
-from agent_runtime.ports import AttachingTool, PreviewingTool, ProbingTool
+from agent_runtime.ports.tools import AttachingTool, PreviewingTool, ProbingTool
 from agent_runtime.redaction import Redactor
 from agent_runtime.toolkit import cap
 from agent_runtime.types import (

@@ -15,7 +15,7 @@ import msgspec
 from agent_runtime import schema
 from agent_runtime.loop import approvals, native, ranking
 from agent_runtime.loop.events import DiscoveredTool, ToolsDiscovered
-from agent_runtime.ports import Toolbox
+from agent_runtime.ports.tools import Toolbox
 from agent_runtime.types import Effect, EffectPolicy, Json, StepSpec, TaskSpec, ToolInfo
 
 SCHEMA_BYTES_MAX: Final = 6000

@@ -17,7 +17,7 @@ from agent_runtime.loop.perform import perform
 from agent_runtime.loop.ready import ready_call, ready_resolution
 from agent_runtime.loop.state import State
 from agent_runtime.loop.stopping import Stop
-from agent_runtime.ports import Ports
+from agent_runtime.ports.everything import Ports
 from agent_runtime.types import Lease, Phase
 
 COMMIT_SECONDS_MAX = 60.0

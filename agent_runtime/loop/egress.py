@@ -18,7 +18,7 @@ import anyio
 
 from agent_runtime.loop.events import EgressEntry, EgressObserved
 from agent_runtime.loop.journal import Journal
-from agent_runtime.ports import EgressFiles, EgressRecord
+from agent_runtime.ports.egress import EgressFiles, EgressRecord
 
 LISTED_MAX = 100
 """Entries of one event about what was opened and closed, and as many about what was not."""

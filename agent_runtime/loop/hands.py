@@ -22,19 +22,10 @@ from agent_runtime.loop.events import WorkspaceOpened
 from agent_runtime.loop.journal import Journal
 from agent_runtime.loop.reached import SETUP
 from agent_runtime.loop.state import State
-from agent_runtime.ports import (
-    DiskQuota,
-    Furnishing,
-    Layer,
-    LeftWork,
-    OpenedWorkspace,
-    Ports,
-    Preparation,
-    Prestarts,
-    SandboxLimits,
-    SandboxSession,
-    SandboxSpec,
-)
+from agent_runtime.ports.environment import Furnishing, Preparation
+from agent_runtime.ports.everything import Ports
+from agent_runtime.ports.sandbox import Layer, Prestarts, SandboxLimits, SandboxSession, SandboxSpec
+from agent_runtime.ports.workspaces import DiskQuota, LeftWork, OpenedWorkspace
 from agent_runtime.redaction import Redactor
 from agent_runtime.resources import bounded, disk_quota, limited
 from agent_runtime.types import SHARED_VARIABLE, PreparedEnvironment, TaskId, TreeId

@@ -22,7 +22,7 @@ from agent_runtime.messages import (
     ModelUsage,
     ToolUse,
 )
-from agent_runtime.ports import ModelAnswer, ModelFault, ModelFaultKind
+from agent_runtime.ports.model import ModelAnswer, ModelFault, ModelFaultKind
 from agent_runtime.toolkit import cap
 from agent_runtime.types import Json
 

@@ -21,7 +21,9 @@ from agent_runtime.loop.decide import advance
 from agent_runtime.loop.evolve import evolve, fold
 from agent_runtime.loop.outcomes import CallPrepared, Outcome, Woken
 from agent_runtime.loop.state import FOLD_VERSION, State, status_of
-from agent_runtime.ports import Bus, Clock, Store
+from agent_runtime.ports.bus import Bus
+from agent_runtime.ports.clock import Clock
+from agent_runtime.ports.store import Store
 from agent_runtime.types import (
     BlobId,
     Epoch,

@@ -36,7 +36,9 @@ from agent_runtime.loop.outcomes import BrainLooked, Outcome
 from agent_runtime.loop.project_notes import is_note, is_skill, opening_block
 from agent_runtime.loop.publishing import PreparePublication, Publish
 from agent_runtime.loop.state import may_think
-from agent_runtime.ports import CheckOutcome, FoundFiles, Probe
+from agent_runtime.ports.sandbox import Probe
+from agent_runtime.ports.verifier import CheckOutcome
+from agent_runtime.ports.workspaces import FoundFiles
 from agent_runtime.resources import described
 from agent_runtime.types import BlobId, TreeId
 from agent_runtime.verdicts import Seen, TestsSeen, stored

@@ -17,7 +17,7 @@ from agent_runtime.loop.calls import Performed
 from agent_runtime.loop.hands import Hands
 from agent_runtime.loop.outcomes import Outcome
 from agent_runtime.loop.publishing import Publish, commit_message, replace
-from agent_runtime.ports import PreparedBranch, Publisher, PublishOrder
+from agent_runtime.ports.publisher import PreparedBranch, Publisher, PublishOrder
 from agent_runtime.report import report_of
 from agent_runtime.report_page import markdown_of
 from agent_runtime.types import BlobId, FailureKind, TreeId

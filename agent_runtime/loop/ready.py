@@ -16,7 +16,7 @@ from agent_runtime.loop.discover import has_template, refusal
 from agent_runtime.loop.outcomes import CallPrepared
 from agent_runtime.loop.recovery import OWNER_DIED
 from agent_runtime.loop.state import State, StepState
-from agent_runtime.ports import Toolbox
+from agent_runtime.ports.tools import Toolbox
 from agent_runtime.types import Effect, EffectPolicy, Phase
 
 

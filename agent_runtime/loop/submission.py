@@ -10,7 +10,8 @@ from typing import Final
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
 from agent_runtime.loop.phases import LOOP_VERSION
-from agent_runtime.ports import Clock, Store
+from agent_runtime.ports.clock import Clock
+from agent_runtime.ports.store import Store
 from agent_runtime.types import Phase, Row, Status, TaskId, TaskSpec, TaskSummary
 
 

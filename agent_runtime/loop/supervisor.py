@@ -27,7 +27,7 @@ from agent_runtime.loop.driver import drive
 from agent_runtime.loop.fairness import Turns
 from agent_runtime.loop.state import State, status_of
 from agent_runtime.loop.stopping import Stop
-from agent_runtime.ports import Ports
+from agent_runtime.ports.everything import Ports
 from agent_runtime.types import Lease, Status, TaskId
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from agent_runtime.models.faults import Failed, from_error
 from agent_runtime.models.http import Http
 from agent_runtime.models.schemas import closed
 from agent_runtime.models.turn import ask_once
-from agent_runtime.ports import ModelAnswer, ModelFault, ModelRequest
+from agent_runtime.ports.model import ModelAnswer, ModelFault, ModelRequest
 from agent_runtime.types import Json
 
 OWN_HOST: Final = "api.anthropic.com"

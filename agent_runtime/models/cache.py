@@ -19,7 +19,7 @@ import msgspec
 
 from agent_runtime.messages import Message, ModelUsage
 from agent_runtime.models import forms
-from agent_runtime.ports import ModelAnswer, ModelRequest
+from agent_runtime.ports.model import ModelAnswer, ModelRequest
 from agent_runtime.types import Json
 
 FORMAT: Final = 1

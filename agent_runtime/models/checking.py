@@ -10,7 +10,7 @@ from agent_runtime.models.anthropic import headers as anthropic_headers
 from agent_runtime.models.faults import Failed
 from agent_runtime.models.http import Http
 from agent_runtime.models.providers import Provider, Providers, Resolved, Unusable
-from agent_runtime.ports import ModelFaultKind
+from agent_runtime.ports.model import ModelFaultKind
 
 CHECK_SECONDS_MAX = 15.0
 

@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 
 from agent_runtime.messages import ModelUsage
-from agent_runtime.ports import ModelFault, ModelFaultKind
+from agent_runtime.ports.model import ModelFault, ModelFaultKind
 from agent_runtime.redaction import Redactor
 from agent_runtime.types import Json
 

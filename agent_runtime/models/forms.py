@@ -14,7 +14,7 @@ import msgspec
 
 from agent_runtime.messages import Message, ModelUsage, ToolUse
 from agent_runtime.models.faults import Failed
-from agent_runtime.ports import ModelRequest
+from agent_runtime.ports.model import ModelRequest
 from agent_runtime.types import Json
 
 INVALID: Final = "INVALID_JSON"

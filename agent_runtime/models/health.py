@@ -13,7 +13,7 @@ from typing import Final
 
 import anyio
 
-from agent_runtime.ports import ModelAnswer, ModelFault
+from agent_runtime.ports.model import ModelAnswer, ModelFault
 
 FAULTS_MAX: Final = 5
 """In a row: more than one request's three tries, so that it takes two tasks that fail."""

@@ -21,7 +21,7 @@ from agent_runtime import model_names
 from agent_runtime.errors import PluginError
 from agent_runtime.messages import ModelChoice
 from agent_runtime.models.endpoints import Endpoint, Wire
-from agent_runtime.ports import ModelAnswer, ModelFault, ModelRequest
+from agent_runtime.ports.model import ModelAnswer, ModelFault, ModelRequest
 from agent_runtime.secret_sources import read_secret
 
 LOCAL_CONTEXT_TOKENS: Final = 32_768

@@ -32,7 +32,7 @@ from agent_runtime.messages import Message, ToolUse
 from agent_runtime.models import forms
 from agent_runtime.models.faults import Failed, from_error
 from agent_runtime.models.faults import retry_after_seconds as wait_of
-from agent_runtime.ports import ModelAnswer, ModelFault, ModelRequest
+from agent_runtime.ports.model import ModelAnswer, ModelFault, ModelRequest
 from agent_runtime.redaction import Redactor
 from agent_runtime.types import Json
 

@@ -15,7 +15,7 @@ import msgspec
 
 from agent_runtime.messages import Brain, ModelChoice, ModelUsage
 from agent_runtime.models.cache import decode_answer, encode_answer, hash_of, request_json
-from agent_runtime.ports import Model, ModelAnswer, ModelFault, ModelRequest
+from agent_runtime.ports.model import Model, ModelAnswer, ModelFault, ModelRequest
 from agent_runtime.types import Json, TaskSpec
 
 _SHOWN_CHARS: Final = 60

@@ -31,7 +31,7 @@ from agent_runtime.models.providers import (
     is_local,
     price_model,
 )
-from agent_runtime.ports import ModelAnswer, ModelFault, ModelRequest
+from agent_runtime.ports.model import ModelAnswer, ModelFault, ModelRequest
 from agent_runtime.types import TaskSpec
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from agent_runtime.models import forms
 from agent_runtime.models.endpoints import Endpoint
 from agent_runtime.models.faults import Failed
 from agent_runtime.models.http import Http
-from agent_runtime.ports import ModelAnswer, ModelFault, ModelRequest
+from agent_runtime.ports.model import ModelAnswer, ModelFault, ModelRequest
 from agent_runtime.types import Json
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from agent_runtime import schema
 from agent_runtime.errors import UsageError
-from agent_runtime.ports import Tool
+from agent_runtime.ports.tools import Tool
 from agent_runtime.toolkit import tool
 from agent_runtime.types import Effect, Json, StepStatus, ToolCall, ToolResult
 

@@ -20,7 +20,7 @@ import anyio.abc
 
 from agent_runtime.contributions import told
 from agent_runtime.errors import PluginError
-from agent_runtime.ports import Module, ModuleContext
+from agent_runtime.ports.modules import Module, ModuleContext
 
 INITIALIZE_SECONDS_MAX: Final = 30.0
 """A first connection may have to wait for a machine to wake up; a task waits as long."""

@@ -16,7 +16,7 @@ from agent_runtime.notices.records import Delivery, Webhook
 from agent_runtime.notices.retries import OLD_SECRET_SECONDS
 from agent_runtime.notices.signing import SECRET_BYTES, secret_of
 from agent_runtime.notices.targets import unknown_names
-from agent_runtime.ports import Store
+from agent_runtime.ports.store import Store
 
 
 class WebhookDesk:

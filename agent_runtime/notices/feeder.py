@@ -23,7 +23,7 @@ from agent_runtime.notices.messages import (
 )
 from agent_runtime.notices.ports import NoticeStore
 from agent_runtime.notices.records import Delivery
-from agent_runtime.ports import Store
+from agent_runtime.ports.store import Store
 from agent_runtime.types import Row, TaskId, TaskSummary
 
 PAGE_EVENTS: Final = 500

@@ -30,7 +30,7 @@ from agent_runtime.notices.records import Delivery, Webhook
 from agent_runtime.notices.retries import DISABLE_SECONDS
 from agent_runtime.notices.sending import Notifier, Outcome
 from agent_runtime.notices.targets import PREFIX, NotifyTarget
-from agent_runtime.ports import Store
+from agent_runtime.ports.store import Store
 
 log = logging.getLogger(__name__)
 

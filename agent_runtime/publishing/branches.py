@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from agent_runtime.errors import DiskFull, PublishFailed, WorkspaceError
-from agent_runtime.ports import PreparedBranch, PublishOrder
+from agent_runtime.ports.publisher import PreparedBranch, PublishOrder
 from agent_runtime.types import TreeId
 from agent_runtime.workspaces.files import directory
 from agent_runtime.workspaces.git import Git, GitFailed, make_git_dir

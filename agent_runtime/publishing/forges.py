@@ -28,7 +28,7 @@ import httpx2
 
 from agent_runtime import __version__
 from agent_runtime.errors import PublishFailed
-from agent_runtime.ports import OpenedRequest, PreparedBranch
+from agent_runtime.ports.publisher import OpenedRequest, PreparedBranch
 from agent_runtime.publishing.addresses import GitAddress
 
 ANSWER_BYTES_MAX: Final = 8 << 20

@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 
 from agent_runtime.errors import DiskFull, PublishFailed, UsageError, WorkspaceError
-from agent_runtime.ports import OpenedRequest, PreparedBranch, PublishOrder
+from agent_runtime.ports.publisher import OpenedRequest, PreparedBranch, PublishOrder
 from agent_runtime.publishing.addresses import GitAddress
 from agent_runtime.publishing.branches import Branches
 from agent_runtime.publishing.hosts import GitHosts

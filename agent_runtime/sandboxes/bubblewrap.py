@@ -23,7 +23,7 @@ import anyio
 import anyio.to_thread
 
 from agent_runtime.errors import SandboxUnavailable, WorkerLost
-from agent_runtime.ports import ExecResult, Probe, SandboxSpec
+from agent_runtime.ports.sandbox import ExecResult, Probe, SandboxSpec
 from agent_runtime.sandboxes import cgroups, diagnosis, disk, mounts, records
 from agent_runtime.sandboxes.becoming import Source
 from agent_runtime.sandboxes.egress import Gate, Outlet

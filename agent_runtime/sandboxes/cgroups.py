@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final
 
-from agent_runtime.ports import SandboxLimits
+from agent_runtime.ports.sandbox import SandboxLimits
 from agent_runtime.sandboxes import groups as kernel_groups
 
 CONTROLLERS: Final = ("memory", "cpu", "pids")

@@ -23,7 +23,7 @@ from typing import Any, Final
 import anyio.to_thread
 
 from agent_runtime.errors import SandboxUnavailable
-from agent_runtime.ports import ExecResult, Probe, SandboxSpec
+from agent_runtime.ports.sandbox import ExecResult, Probe, SandboxSpec
 from agent_runtime.sandboxes import (
     bubblewrap,
     cgroups,

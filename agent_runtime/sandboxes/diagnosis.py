@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from agent_runtime.ports import Probe
+from agent_runtime.ports.sandbox import Probe
 from agent_runtime.sandboxes.surroundings import container_marks
 
 _SWITCHES: Final = {

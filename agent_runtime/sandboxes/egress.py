@@ -33,7 +33,8 @@ from anyio.streams.stapled import StapledByteStream
 
 from agent_runtime.egress_rules import Address, BadHost, Rules, address_of, parse_rules
 from agent_runtime.errors import SandboxUnavailable
-from agent_runtime.ports import EgressRecord, SandboxSpec
+from agent_runtime.ports.egress import EgressRecord
+from agent_runtime.ports.sandbox import SandboxSpec
 from agent_runtime.sandboxes.egress_company import BadProxy, Company, Proxy, company
 from agent_runtime.sandboxes.egress_heads import (
     HEAD_BYTES_MAX,

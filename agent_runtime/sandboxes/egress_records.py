@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from agent_runtime.ports import EgressRecord
+from agent_runtime.ports.egress import EgressRecord
 from agent_runtime.results import EGRESS, ResultFiles
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import anyio.to_thread
 
 from agent_runtime.errors import SandboxUnavailable
-from agent_runtime.ports import Probe, Sandbox
+from agent_runtime.ports.sandbox import Probe, Sandbox
 from agent_runtime.sandboxes.surroundings import Boundary
 
 

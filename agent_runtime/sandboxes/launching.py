@@ -22,7 +22,7 @@ import anyio
 import anyio.to_thread
 
 from agent_runtime.errors import SandboxUnavailable
-from agent_runtime.ports import SandboxLimits
+from agent_runtime.ports.sandbox import SandboxLimits
 from agent_runtime.sandboxes import cgroups, control, groups, keeper, kernel, launcher, records
 from agent_runtime.sandboxes.becoming import Source
 

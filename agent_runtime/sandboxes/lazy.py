@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import anyio
 
-from agent_runtime.ports import ExecResult, Probe, Sandbox, SandboxSession, SandboxSpec
+from agent_runtime.ports.sandbox import ExecResult, Probe, Sandbox, SandboxSession, SandboxSpec
 from agent_runtime.sandboxes.ladder import choose
 from agent_runtime.sandboxes.pool import Pool
 from agent_runtime.sandboxes.surroundings import Boundary

@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from agent_runtime.errors import SandboxUnavailable
-from agent_runtime.ports import SandboxSpec
+from agent_runtime.ports.sandbox import SandboxSpec
 from agent_runtime.sandboxes.becoming import Source
 from agent_runtime.sandboxes.egress import Outlet
 from agent_runtime.sandboxes.egress_company import PORT, sandbox_variables

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 from agent_runtime.errors import AgentRuntimeError, SandboxUnavailable
-from agent_runtime.ports import Sandbox, SandboxSession, SandboxSpec
+from agent_runtime.ports.sandbox import Sandbox, SandboxSession, SandboxSpec
 
 
 class Starting(Protocol):

@@ -25,7 +25,7 @@ from agent_runtime.sandboxes.frames import Answer, Request
 from agent_runtime.types import ToolCall, ToolResult, checked_result
 
 if TYPE_CHECKING:  # every import here costs each sandbox's start
-    from agent_runtime.ports import Tool
+    from agent_runtime.ports.tools import Tool
 
 PR_SET_DUMPABLE: Final = 4
 TRACEBACK_CHARS_MAX: Final = 4000

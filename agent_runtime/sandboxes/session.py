@@ -19,7 +19,7 @@ import anyio
 import msgspec
 
 from agent_runtime.errors import DeadlineExceeded, PreviewFailed, UsageError, WorkerLost
-from agent_runtime.ports import SandboxLimits
+from agent_runtime.ports.sandbox import SandboxLimits
 from agent_runtime.sandboxes import cgroups, disk, frames
 from agent_runtime.sandboxes.egress import Gate
 from agent_runtime.sandboxes.frames import Answer, Request

@@ -14,7 +14,7 @@ from typing import Final
 import anyio.to_thread
 
 from agent_runtime.errors import SandboxUnavailable
-from agent_runtime.ports import ExecResult, Probe, SandboxSpec
+from agent_runtime.ports.sandbox import ExecResult, Probe, SandboxSpec
 from agent_runtime.sandboxes import bubblewrap, cgroups, mounts, records
 from agent_runtime.sandboxes.launching import Launch, Launcher
 from agent_runtime.sandboxes.session import WorkerSession, moved

@@ -24,7 +24,7 @@ from agent_runtime.errors import (
     NotFound,
     StoreUnavailable,
 )
-from agent_runtime.ports import NewTask
+from agent_runtime.ports.store import NewTask
 from agent_runtime.stores.changes import Changes
 from agent_runtime.stores.limits import check_blobs, check_rows, day_of, digest, fits, identify
 from agent_runtime.types import (

@@ -19,7 +19,7 @@ import msgspec
 from anyio import to_thread
 
 from agent_runtime.errors import CorruptLog, NotFound, StoreUnavailable
-from agent_runtime.ports import NewTask
+from agent_runtime.ports.store import NewTask
 from agent_runtime.stores import sqlite_queries as queries
 from agent_runtime.stores.changes import Changes
 from agent_runtime.stores.limits import check_blobs, check_rows, digest, fits, identify

@@ -18,7 +18,7 @@ import apsw
 import msgspec
 
 from agent_runtime.errors import Conflict, LeaseHeld, LeaseLost, NotFound
-from agent_runtime.ports import NewTask
+from agent_runtime.ports.store import NewTask
 from agent_runtime.stores.limits import day_of
 from agent_runtime.stores.owners import Owners
 from agent_runtime.types import (

@@ -28,34 +28,28 @@ from agent_runtime.errors import (
     WorkspaceError,
 )
 from agent_runtime.messages import Brain, Message, ModelChoice, ModelUsage, ToolUse
-from agent_runtime.ports import (
-    ArtifactLimits,
-    Change,
-    CheckOutcome,
-    DiskQuota,
-    EgressRecord,
+from agent_runtime.ports.egress import EgressRecord
+from agent_runtime.ports.environment import Furnishing, Preparation
+from agent_runtime.ports.model import ModelAnswer, ModelFault, ModelRequest
+from agent_runtime.ports.publisher import OpenedRequest, PreparedBranch, PublishOrder
+from agent_runtime.ports.sandbox import (
     ExecResult,
-    FoundFile,
-    FoundFiles,
-    Furnished,
-    Furnishing,
-    LeftWork,
-    ModelAnswer,
-    ModelFault,
-    ModelRequest,
-    OpenedRequest,
-    OpenedWorkspace,
-    Preparation,
-    PreparedBranch,
-    PreviewingTool,
     Probe,
-    PublishOrder,
     Sandbox,
     SandboxLimits,
     SandboxSession,
     SandboxSpec,
-    Tool,
-    Verification,
+)
+from agent_runtime.ports.tools import PreviewingTool, Tool
+from agent_runtime.ports.verifier import CheckOutcome, Furnished, Verification
+from agent_runtime.ports.workspaces import (
+    ArtifactLimits,
+    Change,
+    DiskQuota,
+    FoundFile,
+    FoundFiles,
+    LeftWork,
+    OpenedWorkspace,
 )
 from agent_runtime.types import (
     Json,

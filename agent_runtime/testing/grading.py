@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from agent_runtime.errors import UsageError
-from agent_runtime.ports import ProbingTool, Tool
+from agent_runtime.ports.tools import ProbingTool, Tool
 from agent_runtime.testing.trials import (
     Experiment,
     Observe,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from agent_runtime import model_names
 from agent_runtime.messages import Brain, Message, ModelChoice, ModelUsage
-from agent_runtime.ports import ModelAnswer, ModelFault, ModelFaultKind, ModelRequest
+from agent_runtime.ports.model import ModelAnswer, ModelFault, ModelFaultKind, ModelRequest
 from agent_runtime.testing.fakes import Point, checkpoint
 from agent_runtime.types import TaskSpec
 

@@ -32,7 +32,9 @@ from agent_runtime.loop import events as e
 from agent_runtime.loop.driver import drive
 from agent_runtime.loop.state import State
 from agent_runtime.loop.submission import submit
-from agent_runtime.ports import DiskQuota, LeftWork, OpenedWorkspace, Ports, ProbingTool, Tool
+from agent_runtime.ports.everything import Ports
+from agent_runtime.ports.tools import ProbingTool, Tool
+from agent_runtime.ports.workspaces import DiskQuota, LeftWork, OpenedWorkspace
 from agent_runtime.stores.memory import MemoryStore, SharedMemory
 from agent_runtime.testing.fakes import (
     FakeEnvironment,

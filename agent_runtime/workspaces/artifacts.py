@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 
 from agent_runtime.errors import Conflict, UsageError, WorkspaceError
-from agent_runtime.ports import ArtifactLimits, FoundFile, FoundFiles
+from agent_runtime.ports.workspaces import ArtifactLimits, FoundFile, FoundFiles
 from agent_runtime.protect import glob_regex
 from agent_runtime.types import TreeId
 from agent_runtime.workspaces.files import Walker, directory, open_file, write_entry

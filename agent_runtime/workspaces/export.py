@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from agent_runtime import protect
 from agent_runtime.errors import WorkspaceError
-from agent_runtime.ports import DiskQuota
+from agent_runtime.ports.workspaces import DiskQuota
 from agent_runtime.types import TreeId
 from agent_runtime.workspaces import quota
 from agent_runtime.workspaces.files import directory, make_temporary, remove_path

@@ -31,7 +31,7 @@ import anyio.to_thread
 import msgspec
 
 from agent_runtime.errors import DiskFull, WorkspaceError
-from agent_runtime.ports import (
+from agent_runtime.ports.workspaces import (
     ArtifactLimits,
     Change,
     DiskQuota,

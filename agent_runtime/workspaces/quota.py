@@ -22,7 +22,7 @@ from contextlib import suppress
 from typing import Final
 
 from agent_runtime.errors import WorkspaceError
-from agent_runtime.ports import DiskQuota
+from agent_runtime.ports.workspaces import DiskQuota
 
 MEANS: Final = "a disk of its own (ext4 in a file)"
 IMAGE: Final = ".img"

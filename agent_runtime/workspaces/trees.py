@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from agent_runtime.errors import WorkspaceError
-from agent_runtime.ports import Change
+from agent_runtime.ports.workspaces import Change
 from agent_runtime.types import TreeId
 from agent_runtime.workspaces.files import directory, remove_entry
 from agent_runtime.workspaces.git import Git, write_atomically

@@ -18,15 +18,9 @@ import anyio.to_thread
 
 from agent_runtime import protect
 from agent_runtime.errors import WorkspaceError
-from agent_runtime.ports import (
-    CheckOutcome,
-    Furnished,
-    Layer,
-    Sandbox,
-    SandboxSpec,
-    Verification,
-    Workspaces,
-)
+from agent_runtime.ports.sandbox import Layer, Sandbox, SandboxSpec
+from agent_runtime.ports.verifier import CheckOutcome, Furnished, Verification
+from agent_runtime.ports.workspaces import Workspaces
 from agent_runtime.tampering import SOURCES, reaches_for_runner
 from agent_runtime.types import Check, Objective, TaskId, TreeId
 from agent_runtime.verdicts import Seen, bad, compare, differing, few

@@ -79,7 +79,7 @@ def test_only_packages_go_into_the_worker_never_a_checkout(tmp_path: Path) -> No
     assert binds["/run/agent-runtime/packages/plugin"] == str(package)
     assert binds["/run/agent-runtime/plugins/2"] == str(directory)
     runtime = binds["/run/agent-runtime/packages/agent_runtime"]
-    assert os.path.isfile(os.path.join(runtime, "ports.py"))
+    assert os.path.isfile(os.path.join(runtime, "ports", "tools.py"))
     checkout = os.path.dirname(runtime)
     assert os.path.basename(checkout) == "site-packages" or checkout not in binds.values()
     with pytest.raises(SandboxUnavailable, match="absent"):

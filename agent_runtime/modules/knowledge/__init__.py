@@ -17,7 +17,8 @@ from agent_runtime.modules.knowledge.tools import read_knowledge, search_knowled
 if TYPE_CHECKING:  # the worker imports this file: every import here costs its start
     from agent_runtime.modules.knowledge.folders import Mirror
     from agent_runtime.modules.sharing import Refreshing
-    from agent_runtime.ports import ModuleContext, Tool
+    from agent_runtime.ports.modules import ModuleContext
+    from agent_runtime.ports.tools import Tool
 
 
 def tools() -> Sequence[Tool]:

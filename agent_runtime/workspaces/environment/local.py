@@ -26,16 +26,10 @@ import msgspec
 
 from agent_runtime.errors import ConfigError, SetupFailed, UsageError, WorkspaceError
 from agent_runtime.manifests import is_manifest
-from agent_runtime.ports import (
-    EgressRecord,
-    Furnishing,
-    Layer,
-    OpenedWorkspace,
-    Preparation,
-    Sandbox,
-    SandboxLimits,
-    SandboxSpec,
-)
+from agent_runtime.ports.egress import EgressRecord
+from agent_runtime.ports.environment import Furnishing, Preparation
+from agent_runtime.ports.sandbox import Layer, Sandbox, SandboxLimits, SandboxSpec
+from agent_runtime.ports.workspaces import OpenedWorkspace
 from agent_runtime.redaction import Redactor
 from agent_runtime.secret_sources import read_secret
 from agent_runtime.types import (
