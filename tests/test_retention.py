@@ -12,7 +12,7 @@ import pytest
 
 from agent_runtime.loop.submission import submit
 from agent_runtime.loop.supervisor import Supervisor
-from agent_runtime.results import PATCH
+from agent_runtime.result_files import PATCH
 from agent_runtime.retention import Policy
 from agent_runtime.runtime import Runtime
 from agent_runtime.stores.sqlite import SqliteStore

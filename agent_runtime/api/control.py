@@ -24,8 +24,8 @@ from agent_runtime.api.views import (
 )
 from agent_runtime.errors import Repeated
 from agent_runtime.loop import events as e
-from agent_runtime.runtime import Only
 from agent_runtime.taskfile import read_json
+from agent_runtime.tasks.conditions import Only
 from agent_runtime.types import (
     AnswerSpec,
     ContinuationSpec,

@@ -20,8 +20,8 @@ from agent_runtime.errors import AgentRuntimeError, Fault, Forbidden, UsageError
 from agent_runtime.loop import events as e
 from agent_runtime.loop.continuing import earlier_steps, refuse_unless_ended
 from agent_runtime.loop.submission import Submitted
-from agent_runtime.runtime import Only, refuse_repetition
 from agent_runtime.taskfile import parse_continuation, parse_task_json
+from agent_runtime.tasks.conditions import Only, refuse_repetition
 from agent_runtime.types import (
     TERMINAL_STATUSES,
     ForkSpec,

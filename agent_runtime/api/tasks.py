@@ -18,8 +18,8 @@ from agent_runtime.api.recording import note_submission
 from agent_runtime.api.views import StatusName, TaskPage, TaskView, etag, view_of
 from agent_runtime.errors import Fault, Forbidden, MovedOn, UsageError
 from agent_runtime.loop.submission import Submitted
-from agent_runtime.runtime import Only
 from agent_runtime.taskfile import parse_change, read_json
+from agent_runtime.tasks.conditions import Only
 from agent_runtime.types import ChangeSpec, Once, TaskId, TaskSpec
 
 BATCH_TASKS_MAX: Final = 1000

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import msgspec
 
 from agent_runtime.ports.egress import EgressRecord
-from agent_runtime.results import EGRESS, ResultFiles
+from agent_runtime.result_files import EGRESS, ResultFiles
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from agent_runtime.api.views import TaskView, view_of
 from agent_runtime.errors import Conflict, MovedOn, NotFound, Repeated, UsageError
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
-from agent_runtime.runtime import Only
+from agent_runtime.tasks.conditions import Only
 from agent_runtime.types import ForkSpec, Json, Once, TaskId
 from agent_runtime_mcp.definitions import Asked, ToolAnswer, ToolDefinition
 from agent_runtime_mcp.runtime import wishes
