@@ -69,7 +69,7 @@ async def waiting(
                 found += waits_of(await tasks.state(before), summary)
             else:
                 ended += 1
-                found += _unpublished(summary)
+                found += unpublished(summary)
             if len(found) >= limit:
                 return found, before
         if ended >= ENDED_LOOKED_AT_MAX and not any(each.status in LIVING for each in page):
@@ -115,7 +115,8 @@ def waits_of(state: State, summary: TaskSummary) -> list[InboxItem]:
     return found
 
 
-def _unpublished(summary: TaskSummary) -> Sequence[InboxItem]:
+def unpublished(summary: TaskSummary) -> Sequence[InboxItem]:
+    """The branch of a proven task that did not get out, if that is so."""
     _, mark, why = summary.reason.partition(NOT_PUBLISHED)
     if not mark:
         return ()

@@ -87,7 +87,7 @@ async def run_daemon(
             state_dir=directory,
             access=access,
             workspace_roots=settings.workspace_roots,
-            own_roots=_own_roots(settings),
+            own_roots=own_roots(settings),
             version=__version__,
         )
         mounts = make_mounts(daemon, settings)
@@ -136,7 +136,7 @@ async def run_daemon(
             )
 
 
-def _own_roots(settings: Settings) -> tuple[str, ...] | None:
+def own_roots(settings: Settings) -> tuple[str, ...] | None:
     """Whoever reads the token's file can read what the daemon can: while nothing is said, and only
     this machine is listened to, they name any directory, as they could without a daemon."""
     said = "workspace_roots" in settings.model_fields_set

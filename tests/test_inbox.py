@@ -9,7 +9,7 @@ import pytest
 
 from agent_runtime.api import inbox as served
 from agent_runtime.cli import inbox as printed
-from agent_runtime.inbox import _unpublished, waits_of
+from agent_runtime.inbox import unpublished, waits_of
 from agent_runtime.loop import events as e
 from agent_runtime.loop.state import State
 from agent_runtime.types import Phase, TaskSpec, TaskSummary
@@ -56,9 +56,9 @@ def test_a_paused_task_waits_and_one_that_works_does_not() -> None:
 
 
 def test_a_branch_that_did_not_get_out_waits() -> None:
-    [item] = _unpublished(summary(status="succeeded", reason="; not published: denied"))
+    [item] = unpublished(summary(status="succeeded", reason="; not published: denied"))
     assert (item.kind, item.what) == ("publishing", "its branch is not published: denied")
-    assert not _unpublished(summary(status="succeeded", reason="not needed"))
+    assert not unpublished(summary(status="succeeded", reason="not needed"))
 
 
 def test_the_command_line_has_an_item_as_the_daemon_answers_it() -> None:

@@ -3,8 +3,9 @@
 Reading order: `asks` (every operation as a value: what is sent, and how its answer is read),
 `views` (what comes back), `problems` (what goes wrong, as the runtime's own errors), `patience`
 (what is tried again, and when), `following` with `sse` (a stream that goes on where it was cut),
-`places` (where the daemon is, and the token for it); all of them without a connection. Then
-`blocking` and `waiting`, which are the two clients. docs/client.md has examples that run.
+`places` (where the daemon is, and the token for it), `wire` (what every request says); all of them
+without a connection. Then `blocking` and `waiting`, which are the two clients, each with its own
+wire: `blocking_wire`, `waiting_wire`. docs/client.md has examples that run.
 
 Importing this imports nothing; `AsyncClient` brings httpx2 when it is used.
 """

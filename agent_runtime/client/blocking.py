@@ -1,42 +1,23 @@
-"""`Client`: a daemon's tasks for plain code, on the standard library's HTTP, which starts fast.
+"""`Client`: a daemon's tasks for plain code; how they are asked for is in `blocking_wire`.
 
-One connection is kept between requests, and each stream has one of its own. Not for several threads
-at once: give each its own client. Proxies of the environment are not used.
+Not for several threads at once: give each its own client.
 """
 
 from __future__ import annotations
 
-import http.client
-import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
-from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from agent_runtime import __version__
 from agent_runtime.client import asks, places
 from agent_runtime.client import views as v
-from agent_runtime.client.asks import Ask, Reply, Task
-from agent_runtime.client.following import Broken, Following, Output
-from agent_runtime.client.patience import (
-    ANSWER_SECONDS,
-    PATIENCE_SECONDS,
-    SILENCE_SECONDS,
-    STREAM_SECONDS,
-    Failure,
-    Patience,
-    is_busy,
-)
-from agent_runtime.client.places import Place
-from agent_runtime.client.problems import error_of, problem_in
-from agent_runtime.errors import AgentRuntimeError, DeadlineExceeded, Unreachable, UsageError
+from agent_runtime.client.asks import Task
+from agent_runtime.client.blocking_wire import BlockingWire
+from agent_runtime.client.following import Following, Output
+from agent_runtime.client.patience import PATIENCE_SECONDS
+from agent_runtime.client.wire import new_key
+from agent_runtime.errors import DeadlineExceeded
 from agent_runtime.types import AnswerSpec, ContinuationSpec, Json, Policy, ResultSpec
-
-T = TypeVar("T")
-
-CONNECT_SECONDS = 10.0
-USER_AGENT = f"agent-runtime/{__version__}"
 
 
 def connect(
@@ -60,7 +41,7 @@ def connect(
     return Client(place, patience_seconds=patience_seconds)
 
 
-class Client:
+class Client(BlockingWire):
     """Every operation of a daemon. What it refuses is raised as the runtime's own error.
 
     All methods raise:
@@ -68,38 +49,6 @@ class Client:
         Unauthenticated, Forbidden: the token is not in force, or does not allow this.
         StoreUnavailable, TooManyRequests: it takes nothing just now, for all that time.
     """
-
-    def __init__(
-        self,
-        place: Place | str,
-        token: str | None = None,
-        *,
-        patience_seconds: float = PATIENCE_SECONDS,
-        stream_seconds: float = STREAM_SECONDS,
-    ) -> None:
-        """`stream_seconds`: how long a stream looks for a daemon that is gone."""
-        if isinstance(place, str):
-            places.checked(place)
-            place = Place(place, token)
-        self.place = place
-        self._patience_seconds = patience_seconds
-        self._stream_seconds = stream_seconds
-        self._connection: http.client.HTTPConnection | None = None
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:  # fmt: skip
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection; the next request opens another one."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
 
     # ---- tasks ---------------------------------------------------------------------------
 
@@ -521,199 +470,3 @@ class Client:
     def request(self, method: str, path: str, document: object = None) -> Any:
         """Any other operation, such as `GET /v1/keys`; JSON comes decoded, the rest as bytes."""
         return self.send(asks.request(method, path, document))
-
-    # ---- the wire ------------------------------------------------------------------------
-
-    def send(self, ask: Ask[T]) -> T:
-        """The answer to one request, after as many tries as it takes and may have."""
-        return ask.read(self._reply(ask))
-
-    def _reply(self, ask: Ask[Any], *, refuse: bool = True) -> Reply:
-        patience = Patience(self._patience_seconds, ask.again)
-        while True:
-            retry_after: str | None = None
-            trouble: AgentRuntimeError
-            try:
-                reply = self._once(ask)
-            except _Failed as failed:
-                failure, trouble = failed.failure, self._unreachable(failed)
-            else:
-                if reply.status < 400 or not refuse:
-                    return reply
-                problem = problem_in(reply.status, reply.body)
-                retry_after = reply.headers.get("retry-after")
-                trouble = error_of(problem, retry_after)
-                kind = problem.type.rpartition("/")[2]
-                if self._has_new_token(reply.status):
-                    continue
-                if not is_busy(reply.status, kind, retry_after):
-                    raise trouble
-                failure = Failure.BUSY
-            seconds = patience.wait(failure, time.monotonic(), retry_after)
-            if seconds is None:
-                raise trouble
-            time.sleep(seconds)
-            self.place = places.again(self.place)
-
-    def _once(self, ask: Ask[Any]) -> Reply:
-        # A kept connection may have been closed by the other side, and then it is not known what
-        # became of a request: one that may not be sent twice gets a connection of its own.
-        if not ask.again:
-            self.close()
-        connection = self._connection or self._open(ANSWER_SECONDS)
-        self._connection = None
-        if connection.sock is not None:
-            connection.sock.settimeout(ANSWER_SECONDS + ask.wait_seconds)
-        else:
-            self._dial(connection, ANSWER_SECONDS + ask.wait_seconds)
-        try:
-            path, sent, headers = self._head(ask.path, ask.body, ask.headers)
-            if ask.file is None:
-                connection.request(ask.method, path, sent, headers)
-            else:
-                _send_file(connection, ask.method, path, ask.file, headers)
-            response = connection.getresponse()
-            body = response.read()
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
-            raise _Failed(Failure.LOST, error) from error
-        if response.will_close:
-            connection.close()
-        else:
-            self._connection = connection
-        given = {name.lower(): value for name, value in response.getheaders()}
-        return Reply(response.status, given, body)
-
-    def _follow(self, following: Following) -> Iterator[v.Event | Output | v.TaskView]:
-        for news in self._news(following, None):
-            yield from news or ()
-
-    def _news(
-        self, following: Following, deadline: float | None
-    ) -> Iterator[list[v.Event | Output | v.TaskView] | None]:
-        """What comes, in bursts; None when the deadline has passed."""
-        patience = Patience(self._stream_seconds, again=True)
-        while True:
-            failure, retry_after = Failure.LOST, None
-            trouble: AgentRuntimeError = self._unreachable(None)
-            connection = self._open(SILENCE_SECONDS)
-            try:
-                self._dial(connection, _room(deadline, CONNECT_SECONDS))
-                path, headers = following.ask()
-                connection.request("GET", *self._head(path, None, headers))
-                response = connection.getresponse()
-                if response.status == 204:
-                    return
-                if response.status != 200:
-                    problem = problem_in(response.status, response.read())
-                    retry_after = response.getheader("retry-after")
-                    trouble = error_of(problem, retry_after)
-                    if self._has_new_token(response.status):
-                        continue
-                    if not is_busy(response.status, problem.type.rpartition("/")[2], retry_after):
-                        raise trouble
-                    failure = Failure.BUSY
-                else:
-                    while True:
-                        if connection.sock is not None:
-                            connection.sock.settimeout(_room(deadline, SILENCE_SECONDS))
-                        data = response.read1(1 << 16)
-                        if not data:
-                            break
-                        patience.rest()
-                        if news := following.feed(data):
-                            yield news
-            except _Failed as failed:
-                failure, trouble = failed.failure, self._unreachable(failed)
-            except (OSError, http.client.HTTPException, Broken) as error:
-                trouble = self._unreachable(_Failed(Failure.LOST, error))
-            finally:
-                connection.close()
-            now = time.monotonic()
-            if deadline is not None and now >= deadline:
-                yield None
-                return
-            # A stream that brought something, and was closed, is asked for again at once: it has
-            # ended with its task (204), or the daemon is about to be started anew.
-            seconds = 0.0 if following.moved else patience.wait(failure, now, retry_after)
-            if seconds is None:
-                raise trouble
-            time.sleep(_room(deadline, seconds))
-            self.place = places.again(self.place)
-
-    def _has_new_token(self, status: int) -> bool:
-        """Was the token changed since it was read? A 401 has done nothing, so all can be asked
-        again."""
-        if status != 401 or (fresh := places.with_new_token(self.place)) is None:
-            return False
-        self.place = fresh
-        return True
-
-    def _open(self, seconds: float) -> http.client.HTTPConnection:
-        parts = self.place.parts
-        assert parts.hostname is not None
-        if parts.scheme == "https":
-            return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=seconds)
-        return http.client.HTTPConnection(parts.hostname, parts.port, timeout=seconds)
-
-    def _dial(self, connection: http.client.HTTPConnection, seconds: float) -> None:
-        connection.timeout = min(CONNECT_SECONDS, seconds)
-        try:
-            connection.connect()
-        except OSError as error:
-            connection.close()
-            raise _Failed(Failure.REFUSED, error) from error
-        assert connection.sock is not None
-        connection.sock.settimeout(seconds)
-
-    def _head(
-        self, path: str, body: bytes | None, headers: Mapping[str, str]
-    ) -> tuple[str, bytes | None, dict[str, str]]:
-        sent = {"Accept": "application/json", "User-Agent": USER_AGENT, **headers}
-        if body is not None:
-            sent["Content-Type"] = "application/json"
-        if self.place.token is not None:
-            sent["Authorization"] = f"Bearer {self.place.token}"
-        return self.place.parts.path + path, body, sent
-
-    def _unreachable(self, failed: _Failed | None) -> Unreachable:
-        why = f": {_words(failed.error)}" if failed is not None else ""
-        return Unreachable(f"the daemon at {self.place.url} does not answer{why}")
-
-
-class _Failed(Exception):
-    def __init__(self, failure: Failure, error: Exception) -> None:
-        super().__init__()
-        self.failure = failure
-        self.error = error
-
-
-def _send_file(
-    connection: http.client.HTTPConnection, method: str, path: str, name: str,
-    headers: Mapping[str, str],
-) -> None:  # fmt: skip
-    try:
-        file = open(name, "rb")
-    except OSError as error:
-        raise UsageError(f"{name!r} cannot be read: {error.strerror}") from None
-    with file:
-        length = str(os.fstat(file.fileno()).st_size)
-        # A daemon that refuses it may answer, and close, before it has read all of it.
-        with suppress(ConnectionError):
-            connection.request(method, path, file, {**headers, "Content-Length": length})
-
-
-def new_key() -> str:
-    """An idempotency key that nobody else makes."""
-    return os.urandom(16).hex()
-
-
-def _room(deadline: float | None, seconds: float) -> float:
-    """`seconds`, or what is left of them; never zero, which would mean: do not block."""
-    return seconds if deadline is None else max(0.001, min(seconds, deadline - time.monotonic()))
-
-
-def _words(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__

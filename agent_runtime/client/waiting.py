@@ -1,42 +1,26 @@
-"""`AsyncClient`: as `blocking.Client`, for an event loop (asyncio or trio), on httpx2.
+"""`AsyncClient`: as `blocking.Client`, for an event loop (asyncio or trio).
 
-Any number of requests and streams at once. Proxies and certificates come from the environment, but
-no proxy leads to this machine's own daemon.
+The same operations with the same words, because no type can say "now, or awaited"; a test compares
+them. How they are asked for is in `waiting_wire`.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import aclosing
-from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import anyio
-import httpx2
 
 from agent_runtime.client import asks, places
 from agent_runtime.client import views as v
-from agent_runtime.client.asks import Ask, Reply, Task
-from agent_runtime.client.blocking import CONNECT_SECONDS, USER_AGENT, new_key
-from agent_runtime.client.following import Broken, Following, Output
-from agent_runtime.client.patience import (
-    ANSWER_SECONDS,
-    PATIENCE_SECONDS,
-    SILENCE_SECONDS,
-    STREAM_SECONDS,
-    Failure,
-    Patience,
-    is_busy,
-)
-from agent_runtime.client.places import Place
-from agent_runtime.client.problems import error_of, problem_in
-from agent_runtime.errors import AgentRuntimeError, DeadlineExceeded, Unreachable
+from agent_runtime.client.asks import Task
+from agent_runtime.client.following import Following, Output
+from agent_runtime.client.patience import PATIENCE_SECONDS
+from agent_runtime.client.waiting_wire import WaitingWire
+from agent_runtime.client.wire import new_key
+from agent_runtime.errors import DeadlineExceeded
 from agent_runtime.types import AnswerSpec, ContinuationSpec, Json, Policy, ResultSpec
-
-T = TypeVar("T")
-
-_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 def connect_async(
@@ -51,44 +35,8 @@ def connect_async(
     return AsyncClient(place, patience_seconds=patience_seconds)
 
 
-class AsyncClient:
+class AsyncClient(WaitingWire):
     """Every operation of a daemon; what each raises stands at `blocking.Client`."""
-
-    def __init__(
-        self,
-        place: Place | str,
-        token: str | None = None,
-        *,
-        patience_seconds: float = PATIENCE_SECONDS,
-        stream_seconds: float = STREAM_SECONDS,
-    ) -> None:
-        if isinstance(place, str):
-            places.checked(place)
-            place = Place(place, token)
-        self.place = place
-        self._patience_seconds = patience_seconds
-        self._stream_seconds = stream_seconds
-        for name in ("httpx2", "httpcore2"):
-            # They log headers, and a key is one.
-            logging.getLogger(name).setLevel(logging.WARNING)
-        self._http = httpx2.AsyncClient(
-            follow_redirects=False,
-            mounts={f"all://{host}": None for host in _LOOPBACK},
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20),
-        )
-
-    async def __aenter__(self) -> AsyncClient:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:  # fmt: skip
-        await self.close()
-
-    async def close(self) -> None:
-        """Close every connection. The client is not used after it."""
-        await self._http.aclose()
 
     # ---- tasks ---------------------------------------------------------------------------
 
@@ -513,127 +461,3 @@ class AsyncClient:
     async def request(self, method: str, path: str, document: object = None) -> Any:
         """Any other operation, such as `GET /v1/keys`; JSON comes decoded, the rest as bytes."""
         return await self.send(asks.request(method, path, document))
-
-    # ---- the wire ------------------------------------------------------------------------
-
-    async def send(self, ask: Ask[T]) -> T:
-        """The answer to one request, after as many tries as it takes and may have."""
-        return ask.read(await self._reply(ask))
-
-    async def _reply(self, ask: Ask[Any], *, refuse: bool = True) -> Reply:
-        patience = Patience(self._patience_seconds, ask.again)
-        while True:
-            retry_after: str | None = None
-            trouble: AgentRuntimeError
-            try:
-                response = await self._http.request(
-                    ask.method, self._url(ask.path), content=_content(ask),
-                    headers=self._headers(ask.headers, has_body=ask.body is not None),
-                    timeout=httpx2.Timeout(
-                        ANSWER_SECONDS + ask.wait_seconds, connect=CONNECT_SECONDS
-                    ),
-                )  # fmt: skip
-            except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-                failure, trouble = Failure.REFUSED, self._unreachable(error)
-            except httpx2.TransportError as error:
-                failure, trouble = Failure.LOST, self._unreachable(error)
-            else:
-                if response.status_code < 400 or not refuse:
-                    headers = {name.lower(): value for name, value in response.headers.items()}
-                    return Reply(response.status_code, headers, response.content)
-                if self._has_new_token(response.status_code):
-                    continue
-                trouble, retry_after = self._refusal(response)
-                failure = Failure.BUSY
-            seconds = patience.wait(failure, anyio.current_time(), retry_after)
-            if seconds is None:
-                raise trouble
-            await anyio.sleep(seconds)
-            self.place = places.again(self.place)
-
-    def _refusal(self, response: httpx2.Response) -> tuple[AgentRuntimeError, str | None]:
-        """The error, and when to come back. Raises it if there is no sense in that."""
-        problem = problem_in(response.status_code, response.content)
-        retry_after: str | None = response.headers.get("retry-after")
-        if not is_busy(response.status_code, problem.type.rpartition("/")[2], retry_after):
-            raise error_of(problem, retry_after)
-        return error_of(problem, retry_after), retry_after
-
-    async def _follow(self, following: Following) -> AsyncIterator[v.Event | Output | v.TaskView]:
-        async with aclosing(self._news(following)) as bursts:
-            async for news in bursts:
-                for said in news:
-                    yield said
-
-    async def _news(
-        self, following: Following
-    ) -> AsyncGenerator[list[v.Event | Output | v.TaskView]]:
-        """What comes, in bursts."""
-        patience = Patience(self._stream_seconds, again=True)
-        while True:
-            failure, retry_after = Failure.LOST, None
-            trouble: AgentRuntimeError = self._unreachable(None)
-            path, headers = following.ask()
-            try:
-                async with self._http.stream(
-                    "GET", self._url(path), headers=self._headers(headers, has_body=False),
-                    timeout=httpx2.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS),
-                ) as response:  # fmt: skip
-                    if response.status_code == 204:
-                        return
-                    if response.status_code != 200:
-                        await response.aread()
-                        if self._has_new_token(response.status_code):
-                            continue
-                        trouble, retry_after = self._refusal(response)
-                        failure = Failure.BUSY
-                    else:
-                        async for data in response.aiter_raw():
-                            patience.rest()
-                            if news := following.feed(data):
-                                yield news
-            except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-                failure, trouble = Failure.REFUSED, self._unreachable(error)
-            except (httpx2.TransportError, httpx2.StreamError, Broken) as error:
-                trouble = self._unreachable(error)
-            # See `blocking`: what ended after it brought something is asked for again at once.
-            now = anyio.current_time()
-            seconds = 0.0 if following.moved else patience.wait(failure, now, retry_after)
-            if seconds is None:
-                raise trouble
-            await anyio.sleep(seconds)
-            self.place = places.again(self.place)
-
-    def _has_new_token(self, status: int) -> bool:
-        """See `blocking`."""
-        if status != 401 or (fresh := places.with_new_token(self.place)) is None:
-            return False
-        self.place = fresh
-        return True
-
-    def _url(self, path: str) -> str:
-        return self.place.url.rstrip("/") + path
-
-    def _headers(self, headers: Mapping[str, str], *, has_body: bool) -> dict[str, str]:
-        sent = {"Accept": "application/json", "User-Agent": USER_AGENT, **headers}
-        # What is compressed would be held back until there is enough of it.
-        sent["Accept-Encoding"] = "identity"
-        if has_body:
-            sent["Content-Type"] = "application/json"
-        if self.place.token is not None:
-            sent["Authorization"] = f"Bearer {self.place.token}"
-        return sent
-
-    def _unreachable(self, error: Exception | None) -> Unreachable:
-        why = f": {error or type(error).__name__}" if error is not None else ""
-        return Unreachable(f"the daemon at {self.place.url} does not answer{why}")
-
-
-def _content(ask: Ask[Any]) -> bytes | AsyncIterator[bytes] | None:
-    return ask.body if ask.file is None else _pieces(ask.file)
-
-
-async def _pieces(path: str) -> AsyncIterator[bytes]:
-    async with await anyio.open_file(path, "rb") as file:
-        while piece := await file.read(1 << 18):
-            yield piece

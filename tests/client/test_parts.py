@@ -86,8 +86,8 @@ def test_both_clients_have_the_same_methods() -> None:
     def methods(client: type) -> dict[str, list[str]]:
         return {
             name: [str(each) for each in inspect.signature(method).parameters.values()]
-            for name, method in vars(client).items()
-            if not name.startswith("_") and inspect.isfunction(method)
+            for name, method in inspect.getmembers(client, inspect.isfunction)
+            if not name.startswith("_")
         }
 
     assert methods(Client) == methods(AsyncClient)

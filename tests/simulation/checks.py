@@ -235,7 +235,7 @@ def check_end(life: Life) -> None:
     if life.world.spec.workspace is not None:
         assert TASK in life.world.workspaces.closed, "the working copy is still there"
     for events in runs_of(life):
-        _check_run_end(events)
+        check_run_end(events)
 
 
 def runs_of(life: Life) -> list[list[e.AnyEvent]]:
@@ -249,7 +249,7 @@ def runs_of(life: Life) -> list[list[e.AnyEvent]]:
     return runs
 
 
-def _check_run_end(events: list[e.AnyEvent]) -> None:
+def check_run_end(events: list[e.AnyEvent]) -> None:
     concluded = [x for x in events if isinstance(x, e.TaskConcluded)]
     assert len(concluded) == 1
     opened = any(isinstance(x, e.WorkspaceOpened) and x.path for x in events)

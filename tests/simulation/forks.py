@@ -21,7 +21,7 @@ from agent_runtime.ports import Ports
 from agent_runtime.stores.memory import MemoryStore
 from agent_runtime.testing import deterministic_trio
 from agent_runtime.types import Effect, ForkSpec, Row, TaskId, TaskSpec
-from tests.simulation.checks import _check_run_end, check_approvals, check_budget, runs_of
+from tests.simulation.checks import check_approvals, check_budget, check_run_end, runs_of
 from tests.simulation.world import TASK, Chances, Crash, FaultyStore, Life, World
 
 OWNERS_MAX = 60
@@ -163,7 +163,7 @@ def check_fork(life: Life, at: int, *, crashes: int = 0, model: bool = False) ->
     codec.check_chain(fork.rows, task_id=fork.task_id)
     again = Life(fork.state, fork.rows, fork.events, world)
     for run in runs_of(again):
-        _check_run_end(run)
+        check_run_end(run)
     check_budget(again)
     check_approvals(again)
     _check_effects(life, at, fork, Counter(world.account.runs) - runs)

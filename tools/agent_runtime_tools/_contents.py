@@ -16,9 +16,10 @@ from typing import Final
 
 from agent_runtime import protect
 from agent_runtime.errors import ToolRefused
+from agent_runtime.file_kinds import kind
 from agent_runtime.texts import shown
 from agent_runtime.types import ToolCall
-from agent_runtime_tools._places import Place, kind
+from agent_runtime_tools._places import Place
 
 WHOLE_BYTES_MAX: Final = 64 << 20
 """A larger file is not changed in memory; a shell can stream it."""

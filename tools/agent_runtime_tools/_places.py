@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Final
 
 from agent_runtime.errors import ToolRefused
+from agent_runtime.file_kinds import kind
 from agent_runtime.texts import shown
 
 LINKS_MAX: Final = 40
@@ -128,22 +129,6 @@ def directory(workspace: str, path: str) -> str:
             what = "does not exist" if found is None else "is not a directory"
             raise ToolRefused(f"{path!r} {what} in the workspace")
         return posixpath.join(workspace, place.path) if place.path != "." else workspace
-
-
-def kind(mode: int) -> str:
-    """What a file mode stands for, in a word or two."""
-    for test, word in (
-        (stat.S_ISREG, "file"),
-        (stat.S_ISDIR, "directory"),
-        (stat.S_ISLNK, "symbolic link"),
-        (stat.S_ISFIFO, "named pipe"),
-        (stat.S_ISSOCK, "socket"),
-        (stat.S_ISCHR, "character device"),
-        (stat.S_ISBLK, "block device"),
-    ):
-        if test(mode):
-            return word
-    return "special file"
 
 
 class _Walk:

@@ -16,12 +16,13 @@ from agent_runtime import texts
 from agent_runtime.differences import difference
 from agent_runtime.edits import apply_edits
 from agent_runtime.errors import ToolRefused
+from agent_runtime.file_kinds import kind
 from agent_runtime.texts import shown
 from agent_runtime.toolkit import tool
 from agent_runtime.types import Effect, Json, ToolCall, ToolResult
 from agent_runtime_tools import _contents
 from agent_runtime_tools._patching import apply_patch
-from agent_runtime_tools._places import Place, kind
+from agent_runtime_tools._places import Place
 from agent_runtime_tools._reading import read_file
 from agent_runtime_tools._results import os_errors_as_results
 

@@ -19,11 +19,12 @@ import msgspec
 
 import agent_runtime
 from agent_runtime.errors import ToolRefused
+from agent_runtime.file_kinds import kind
 from agent_runtime.protect import glob_regex
 from agent_runtime.texts import shown
 from agent_runtime.toolkit import OUTPUT_CHARS_MAX, tool
 from agent_runtime.types import Effect, Json, ToolCall, ToolResult
-from agent_runtime_tools._places import Place, kind
+from agent_runtime_tools._places import Place
 from agent_runtime_tools._processes import Kept, Pump, kill_all, mark
 from agent_runtime_tools._results import os_errors_as_results
 

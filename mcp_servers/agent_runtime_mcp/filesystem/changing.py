@@ -13,11 +13,12 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final
 
+from agent_runtime.file_kinds import kind
 from agent_runtime_mcp.definitions import ToolAnswer
 from agent_runtime_mcp.filesystem import kernel
 from agent_runtime_mcp.filesystem.calls import Call, answer
 from agent_runtime_mcp.filesystem.places import Missing, Place, open_regular, refusal
-from agent_runtime_mcp.filesystem.refusals import Refused, Turn, kind, of_os
+from agent_runtime_mcp.filesystem.refusals import Refused, Turn, of_os
 from agent_runtime_mcp.filesystem.staging import (
     Changed,
     Staged,

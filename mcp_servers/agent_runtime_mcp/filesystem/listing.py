@@ -13,13 +13,14 @@ from typing import Final
 
 import msgspec
 
+from agent_runtime.file_kinds import kind
 from agent_runtime.texts import shown
 from agent_runtime_mcp.definitions import ToolAnswer
 from agent_runtime_mcp.filesystem import globs, kernel
 from agent_runtime_mcp.filesystem.calls import Call, answer
 from agent_runtime_mcp.filesystem.places import LISTING, LOOKING, open_regular, opened
 from agent_runtime_mcp.filesystem.reading import digest
-from agent_runtime_mcp.filesystem.refusals import Refused, kind
+from agent_runtime_mcp.filesystem.refusals import Refused
 from agent_runtime_mcp.filesystem.roots import NO_ROOTS
 from agent_runtime_mcp.filesystem.staging import WHOLE_BYTES_MAX
 from agent_runtime_mcp.filesystem.walking import Walk

@@ -12,8 +12,9 @@ import stat
 from types import TracebackType
 from typing import Final
 
+from agent_runtime.file_kinds import kind
 from agent_runtime_mcp.filesystem import kernel, steps
-from agent_runtime_mcp.filesystem.refusals import Refused, kind, of_os
+from agent_runtime_mcp.filesystem.refusals import Refused, of_os
 from agent_runtime_mcp.filesystem.roots import Root, Roots
 
 # Not to wait for the other end of a pipe, nor to become the terminal's owner.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from typing import Final
 
 from agent_runtime.texts import shown
@@ -71,19 +70,3 @@ def of_os(error: OSError, path: str | None = None) -> str:
     named = path if path is not None else error.filename
     where = f": {shown(os.fsdecode(named))!r}" if isinstance(named, (str, bytes)) else ""
     return f"{code}: {reason}{where}"
-
-
-def kind(mode: int) -> str:
-    """What a file mode stands for, in a word or two."""
-    for test, word in (
-        (stat.S_ISREG, "file"),
-        (stat.S_ISDIR, "directory"),
-        (stat.S_ISLNK, "symbolic link"),
-        (stat.S_ISFIFO, "named pipe"),
-        (stat.S_ISSOCK, "socket"),
-        (stat.S_ISCHR, "character device"),
-        (stat.S_ISBLK, "block device"),
-    ):
-        if test(mode):
-            return word
-    return "special file"

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 import agent_runtime
+from agent_runtime.file_kinds import kind
 from agent_runtime.texts import shown
 from agent_runtime_mcp.definitions import ToolAnswer
 from agent_runtime_mcp.filesystem import globs
 from agent_runtime_mcp.filesystem.calls import Call, answer
 from agent_runtime_mcp.filesystem.listing import PATTERNS_MAX
 from agent_runtime_mcp.filesystem.places import LISTING, LOOKING, Place, opened
-from agent_runtime_mcp.filesystem.refusals import NotNow, Refused, Turn, kind
+from agent_runtime_mcp.filesystem.refusals import NotNow, Refused, Turn
 from agent_runtime_mcp.filesystem.walking import Walk
 
 if TYPE_CHECKING:

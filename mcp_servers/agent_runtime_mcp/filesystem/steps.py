@@ -14,9 +14,10 @@ import stat
 from collections import deque
 from typing import Final, NamedTuple
 
+from agent_runtime.file_kinds import kind
 from agent_runtime.texts import shown
 from agent_runtime_mcp.filesystem import kernel
-from agent_runtime_mcp.filesystem.refusals import Refused, kind
+from agent_runtime_mcp.filesystem.refusals import Refused
 from agent_runtime_mcp.filesystem.roots import Root, Roots
 
 LINKS_MAX: Final = 40

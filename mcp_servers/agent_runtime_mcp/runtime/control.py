@@ -25,7 +25,6 @@ from agent_runtime_mcp.runtime import wishes
 from agent_runtime_mcp.runtime.schemas import answer, make_tool
 from agent_runtime_mcp.runtime.telling import TaskTold, line_of, told
 from agent_runtime_mcp.runtime.waiting import at_rest
-from agent_runtime_mcp.wire import META_KEY
 
 
 class ControlTools:
@@ -212,8 +211,8 @@ def _once(verb: str, task_id: TaskId, wish: Json, key: str, asked: Asked) -> Onc
     Raises:
         UsageError: it cannot be one.
     """
-    given = key or asked.meta.get(META_KEY)
-    if not isinstance(given, str) or not given:
+    given = wishes.key_given(key, asked)
+    if given is None:
         return None
     owned_key(asked.caller, given)
     digest = sha256(msgspec.json.encode(("mcp", verb, task_id, wish), order="sorted"))

@@ -23,7 +23,6 @@ from agent_runtime_mcp.runtime.documents import PAGE_CHARS, read_part
 from agent_runtime_mcp.runtime.schemas import answer, make_tool
 from agent_runtime_mcp.runtime.telling import TaskTold, list_text, told
 from agent_runtime_mcp.runtime.waiting import at_rest
-from agent_runtime_mcp.wire import META_KEY
 
 
 class TaskTools:
@@ -84,8 +83,8 @@ class TaskTools:
         return await self.tell(summary)
 
     async def _take_in(self, wish: wishes.Submit, asked: Asked) -> TaskSummary:
-        given = wish.idempotency_key or asked.meta.get(META_KEY)
-        key = owned_key(asked.caller, given) if isinstance(given, str) and given else None
+        given = wishes.key_given(wish.idempotency_key, asked)
+        key = owned_key(asked.caller, given) if given is not None else None
         body = msgspec.json.encode(_task_of(wish))
         taken = await take_in(self._daemon, asked.caller, body, key)
         if taken.is_new:

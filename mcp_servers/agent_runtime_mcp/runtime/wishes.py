@@ -9,7 +9,9 @@ from msgspec import Meta
 
 from agent_runtime.api.views import StatusName
 from agent_runtime.types import Json
+from agent_runtime_mcp.definitions import Asked
 from agent_runtime_mcp.runtime.waiting import WAIT_SECONDS_MAX
+from agent_runtime_mcp.wire import META_KEY
 
 GET_SECONDS = 25.0
 DECIDE_SECONDS = 20.0
@@ -36,6 +38,12 @@ Cursor = Annotated[
     str, Meta(pattern="^(task_[0-9a-f]{32})?$", description="next_cursor of the page before")
 ]
 Text = Annotated[str, Meta(max_length=100_000)]
+
+
+def key_given(key: str, asked: Asked) -> str | None:
+    """The idempotency key of a call, of its arguments or of `_meta`; None: it has none."""
+    given = key or asked.meta.get(META_KEY)
+    return given if isinstance(given, str) and given else None
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
