@@ -33,10 +33,10 @@ from agent_runtime.loop.actions import PrepareCall, ResolveCall, RunCall
 from agent_runtime.loop.answering import answer
 from agent_runtime.loop.approvals import decision_for, trust
 from agent_runtime.loop.asking import effect_of, info_of
-from agent_runtime.loop.decide import call_digest
 from agent_runtime.loop.discover import has_template, refusal
 from agent_runtime.loop.forking import call_key
 from agent_runtime.loop.hands import Hands
+from agent_runtime.loop.intend import call_digest
 from agent_runtime.loop.outcomes import CallPrepared, Outcome
 from agent_runtime.loop.recovery import OWNER_DIED
 from agent_runtime.loop.state import CallState, State, StepState

@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from agent_runtime.loop.conversation import Conversation, tokens_of
+from agent_runtime.loop.events import HistoryCompacted
 from agent_runtime.messages import Message
 
 Level = Literal["outputs", "turns"]
@@ -48,6 +49,15 @@ def choose(conversation: Conversation) -> tuple[Level, Conversation] | None:
         if size(shorter) < before * SHRINK_PART:
             return level, shorter
     return None
+
+
+def event_of(before: Conversation, level: Level, shorter: Conversation) -> HistoryCompacted:
+    """What the log is told of it."""
+    return HistoryCompacted(
+        level=level,
+        tokens_before=before.prompt_tokens(),
+        tokens_after=shorter.prompt_tokens(),
+    )
 
 
 def size(conversation: Conversation) -> int:

@@ -830,3 +830,4 @@ DecisionEvent = (
     | TaskEnded
 )
 AnyEvent = InputEvent | DecisionEvent
+Events = tuple[AnyEvent, ...]

@@ -1,4 +1,4 @@
-"""What error handling does about a failure: one table, one function.
+"""What error handling does about a failure: one table, and what follows from it.
 
 Transient failures are retried, permanent ones are not; where another way was given it is tried
 next. Order: retry, alternative approach, fallback, abort.
@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from agent_runtime.loop import compaction
+from agent_runtime.loop import events as e
 from agent_runtime.loop.events import TRANSIENT_FAULTS, ModelFailed
-from agent_runtime.loop.state import StepState, Trouble
-from agent_runtime.types import Effect, FailureKind, Strategy
+from agent_runtime.loop.state import State, StepState, Trouble
+from agent_runtime.types import Effect, FailureKind, Status, Strategy
 
 REPEAT_SAFE = frozenset({Effect.READ, Effect.WORKSPACE, Effect.IDEMPOTENT})
 """Effects whose call may be made again after a time-out (a workspace is rolled back first)."""
@@ -84,6 +86,58 @@ class Choice:
     delay_ms: int = 0
 
 
+def recover_step(state: State, step: StepState) -> e.Events:
+    """What follows for a step in `recovering`: the same again, another way, or its end."""
+    assert step.failure is not None
+    failure = step.failure
+    compacting: e.Events = ()
+    if step.spec.tool is None and step.fault is not None:
+        choice, compacting = _model_recovery(state, step.fault)
+    else:
+        effect = step.spec.effect or step.effect or step.last_effect
+        choice = choose(step, effect=effect)
+    chosen = e.RecoveryChosen(
+        step_id=step.spec.id,
+        strategy=choice.strategy,
+        kind=failure.kind,
+        reason=failure.reason,
+        delay_ms=choice.delay_ms,
+    )
+    if choice.strategy in (Strategy.RETRY, Strategy.ALTERNATIVE):
+        return (*compacting, chosen)
+    fallback = step.spec.fallback if choice.strategy is Strategy.FALLBACK else None
+    failed = e.StepFailed(
+        step_id=step.spec.id, kind=failure.kind, reason=failure.reason, fallback=fallback or ""
+    )
+    return (chosen, failed)
+
+
+def recover_task(state: State) -> e.Events:
+    """What follows where the task as a whole cannot go on: it is tried again, or given up."""
+    assert state.trouble is not None
+    if state.trouble.timer:
+        return ()
+    fault, failure = state.trouble.fault, state.trouble.failure
+    if fault is not None:
+        choice, compacting = _model_recovery(state, fault)
+        kind: FailureKind = "transient" if fault.error in TRANSIENT_FAULTS else "refused"
+        reason = f"the model gave no answer ({fault.error}): {fault.message}"
+    else:
+        assert failure is not None
+        choice, compacting = choose_for_task(state.trouble), ()
+        kind, reason = failure.kind, failure.message
+    chosen = e.RecoveryChosen(
+        step_id="",
+        strategy=choice.strategy,
+        kind=kind,
+        reason=reason,
+        delay_ms=choice.delay_ms,
+    )
+    if choice.strategy is Strategy.ABORT:
+        return (chosen, e.TaskConcluded(status=Status.FAILED, reason=reason))
+    return (*compacting, chosen)
+
+
 def choose(step: StepState, *, effect: Effect | None) -> Choice:
     """What to do about a step in `recovering`; its failure is counted already."""
     assert step.failure is not None
@@ -120,6 +174,23 @@ def choose_for_model(fault: ModelFailed, *, faults: int, another: bool, shrinks:
     if fault.error == "rate":
         return Choice(Strategy.RETRY, QUEUED_DELAY_MS)
     return Choice(Strategy.ABORT)
+
+
+def _model_recovery(state: State, fault: ModelFailed) -> tuple[Choice, e.Events]:
+    """What follows from a turn without an answer, and the compaction that it may need."""
+    conversation = state.conversation
+    shorter = compaction.choose(conversation) if fault.error == "context" else None
+    models = state.brain.models if state.brain is not None else []
+    choice = choose_for_model(
+        fault,
+        faults=conversation.faults,
+        another=conversation.model + 1 < len(models),
+        # Each time it is a fifth shorter at least, so that this has an end.
+        shrinks=shorter is not None,
+    )
+    if shorter is None or choice.strategy is not Strategy.RETRY:
+        return choice, ()
+    return choice, (compaction.event_of(state.conversation, *shorter),)
 
 
 def _same_way(step: StepState, kind: FailureKind, effect: Effect | None) -> int | None:

@@ -114,16 +114,16 @@ def _decision(past: Past, event: e.DecisionEvent) -> Grounds:
         case e.ApprovalRequested(subject="unknown_effect"):
             unknown = past.last(e.EffectUnknown, where=lambda x: x.step_id == event.step_id)
             rule = "policy.unknown_effect is ask: a person says how to go on"
-            return Grounds((unknown, past.task_file()), rule, "loop/decide.py")
+            return Grounds((unknown, past.task_file()), rule, "loop/evaluate.py")
         case e.ApprovalRequested():
             talks = _talks(past, event.step_id)
             rule = f"policy.approvals says that a person decides about {event.tool!r}"
             because = (past.origin(event.step_id, talks), past.task_file())
-            return Grounds((*because, *past.needs(event.step_id)), rule, "loop/decide.py")
+            return Grounds((*because, *past.needs(event.step_id)), rule, "loop/intend.py")
         case e.ApprovalExpired():
             fired = past.last(e.TimerFired, where=lambda x: x.timer.endswith(event.approval_id))
             rule = "policy.approval_seconds have passed: nobody's answer is a no"
-            return Grounds((past.asked(event.approval_id), fired), rule, "loop/decide.py")
+            return Grounds((past.asked(event.approval_id), fired), rule, "loop/settle.py")
         case e.StepEvaluated():
             return _step_evaluated(past, event)
         case e.RecoveryChosen():
@@ -135,7 +135,7 @@ def _decision(past: Past, event: e.DecisionEvent) -> Grounds:
             rule = "no further try was left, and its fallback stands in" if event.fallback else (
                 "no further try was left, and it has no fallback: the plan is aborted"
             )  # fmt: skip
-            return Grounds((chosen,), rule, "loop/decide.py")
+            return Grounds((chosen,), rule, "loop/recovery.py")
         case e.StepSkipped():
             return _step_skipped(past, event)
         case e.EffectUnknown():
@@ -146,7 +146,7 @@ def _decision(past: Past, event: e.DecisionEvent) -> Grounds:
         case e.WorkerRestarted():
             lost = past.last(e.LeaseTaken, e.CallLost)
             rule = "a worker that had run a call is gone, and what was in its memory with it"
-            return Grounds((lost,), rule, "loop/decide.py")
+            return Grounds((lost,), rule, "loop/settle.py")
         case e.ModelCallStarted():
             return _model_asked(past, event)
         case e.ModelCallSettled():
@@ -156,7 +156,7 @@ def _decision(past: Past, event: e.DecisionEvent) -> Grounds:
             )
             ended = past.last(e.LeaseTaken, e.CancelRequested, e.BudgetExhausted)
             rule = "nobody waits for its answer any more: it is charged as it was reserved"
-            return Grounds((asked, ended), rule, "loop/decide.py")
+            return Grounds((asked, ended), rule, "loop/settle.py")
         case e.HistoryCompacted():
             said = past.back(e.ModelReplied, e.ModelFailed, e.CallReturned, e.Steered)
             rule = "the next prompt would not fit the model: old outputs go first, old turns next"
@@ -171,11 +171,11 @@ def _decision(past: Past, event: e.DecisionEvent) -> Grounds:
             adopted = past.last(e.PlanAdopted)
             steps = [step.id for step in past.event(adopted).steps] if adopted else []
             rule = "every step has ended: the runtime looks at the objectives"
-            return Grounds((adopted, *past.ends(steps)), rule, "loop/decide.py")
+            return Grounds((adopted, *past.ends(steps)), rule, "loop/settle.py")
         case e.ReplanRequested():
             rule = "the checks failed, and a model may plan again (twice at most)"
             found = past.last(e.VerificationEnded)
-            return Grounds((found, past.task_file()), rule, "loop/decide.py")
+            return Grounds((found, past.task_file()), rule, "loop/judge.py")
         case e.TaskConcluded():
             return _concluded(past, event)
         case e.PublicationIntended():
@@ -189,7 +189,7 @@ def _decision(past: Past, event: e.DecisionEvent) -> Grounds:
         case e.TaskEnded():
             rule = "the end was decided, and everything of the task is cleaned up"
             because = (past.last(e.TaskConcluded), past.last(e.CleanedUp))
-            return Grounds(because, rule, "loop/decide.py")
+            return Grounds(because, rule, "loop/settle.py")
         case _:
             assert_never(event)
 
@@ -211,7 +211,7 @@ def _plan_adopted(past: Past, event: e.PlanAdopted) -> Grounds:
     again = past.last(e.ReplanRequested, e.Continued)
     said = past.last(e.ModelReplied) if event.source == "model" else 0
     because = (said, past.last(e.ToolsDiscovered), again, past.task_file())
-    return Grounds(because, rule, "loop/decide.py")
+    return Grounds(because, rule, "loop/settle.py")
 
 
 def _call_intended(past: Past, event: e.CallIntended) -> Grounds:
@@ -230,14 +230,16 @@ def _call_intended(past: Past, event: e.CallIntended) -> Grounds:
     elif event.turn is not None:
         rule = "the model asked for it, the budget has room, and nobody else writes"
     because = (allowed, again, asked, *past.needs(event.step_id), toolbelt)
-    return Grounds(because, rule, "loop/decide.py")
+    return Grounds(because, rule, "loop/intend.py")
 
 
 def _step_evaluated(past: Past, event: e.StepEvaluated) -> Grounds:
     if event.verdict == "toolbelt":
-        asked = past.origin(event.step_id, _talks(past, event.step_id))
+        talks = _talks(past, event.step_id)
+        asked = past.origin(event.step_id, talks)
         rule = f"its tool is one of the toolbelt {event.toolbelt!r}, which is not on yet"
-        return Grounds((past.last(e.ToolsDiscovered), asked), rule, "loop/decide.py")
+        where = "loop/settle.py" if talks is None else "loop/evaluate.py"
+        return Grounds((past.last(e.ToolsDiscovered), asked), rule, where)
     rule = {
         "good": "nobody knows what it came to: a person or the policy said to go on",
         "failed": "the result is not what the step expects",
@@ -246,19 +248,19 @@ def _step_evaluated(past: Past, event: e.StepEvaluated) -> Grounds:
     if event.kind == "stuck":
         rule = "the same again and again: it is told so once, and then that is a failure"
     return Grounds(
-        (*past.results(event.step_id), past.source(event.step_id)), rule, "loop/decide.py"
+        (*past.results(event.step_id), past.source(event.step_id)), rule, "loop/evaluate.py"
     )
 
 
 def _step_succeeded(past: Past, event: e.StepSucceeded) -> Grounds:
     judged = len(past.events)
     if isinstance(past.event(judged), e.StepEvaluated):
-        return Grounds((judged,), "a step that is evaluated as good is done", "loop/decide.py")
+        return Grounds((judged,), "a step that is evaluated as good is done", "loop/evaluate.py")
     rule = "the result is what the step expects"
     if _talks(past, event.step_id) is not None:
         rule = "the model asked for no further call"
     return Grounds(
-        (*past.results(event.step_id), past.source(event.step_id)), rule, "loop/decide.py"
+        (*past.results(event.step_id), past.source(event.step_id)), rule, "loop/evaluate.py"
     )
 
 
@@ -281,23 +283,23 @@ def _recovery_chosen(past: Past, event: e.RecoveryChosen) -> Grounds:
 def _step_skipped(past: Past, event: e.StepSkipped) -> Grounds:
     false = past.last(e.ConditionFalse, where=lambda x: x.step_id == event.step_id)
     if false and event.satisfied:
-        return Grounds((false,), "a step whose condition is false is skipped", "loop/decide.py")
+        return Grounds((false,), "a step whose condition is false is skipped", "loop/settle.py")
     if gone := past.last(e.CallWithdrawn, where=lambda x: x.step_id == event.step_id):
         rule = "who asked for the call does not want it any more"
-        return Grounds((gone, past.source(event.step_id)), rule, "loop/decide.py")
+        return Grounds((gone, past.source(event.step_id)), rule, "loop/settle.py")
     adopted = past.plan(event.step_id)
     steps = past.event(adopted).steps if adopted else []
     owners = past.ends([step.id for step in steps if step.fallback == event.step_id])
     aborted = past.last(e.StepFailed, where=lambda x: not x.fallback)
     if aborted and "aborted" in event.reason:
         rule = "a step failed for good: no other one begins any more"
-        return Grounds((aborted, past.source(event.step_id)), rule, "loop/decide.py")
+        return Grounds((aborted, past.source(event.step_id)), rule, "loop/settle.py")
     if owners:
         rule = "a fallback is needed only if its owner fails"
-        return Grounds((*owners, adopted), rule, "loop/decide.py")
+        return Grounds((*owners, adopted), rule, "loop/settle.py")
     bad = [n for n in past.needs(event.step_id) if n and not _came_out_well(past.event(n))]
     rule = "what it needs has not come out well"
-    return Grounds((*bad, adopted), rule, "loop/decide.py")
+    return Grounds((*bad, adopted), rule, "loop/settle.py")
 
 
 def _came_out_well(ended: Any) -> bool:
@@ -317,11 +319,11 @@ def _model_asked(past: Past, event: e.ModelCallStarted) -> Grounds:
     rule = "the step is the model's, and its reservation fits the budget"
     if not event.step_id:
         rule = "no plan was given and the task is not small: the model is asked for one"
-        return Grounds((past.last(e.BrainFound), *heard, past.task_file()), rule, "loop/decide.py")
+        return Grounds((past.last(e.BrainFound), *heard, past.task_file()), rule, "loop/settle.py")
     if before:
         rule = "what its calls gave is in the history: the model is asked again"
     because = (*heard, past.plan(event.step_id), *(() if before else past.needs(event.step_id)))
-    return Grounds(because, rule, "loop/decide.py")
+    return Grounds(because, rule, "loop/turns.py")
 
 
 def _concluded(past: Past, event: e.TaskConcluded) -> Grounds:
@@ -332,27 +334,27 @@ def _concluded(past: Past, event: e.TaskConcluded) -> Grounds:
 
     if event.status is Status.CANCELLED:
         asked = tuple(past.back(e.CancelRequested, since=began))[-1:]
-        return Grounds(asked, "a cancelled task ends, whatever it has done", "loop/decide.py")
+        return Grounds(asked, "a cancelled task ends, whatever it has done", "loop/settle.py")
     if exhausted := newest(e.BudgetExhausted):
-        return Grounds((exhausted,), "nothing new may start, so it ends", "loop/decide.py")
+        return Grounds((exhausted,), "nothing new may start, so it ends", "loop/settle.py")
     given_up = newest(
         e.RecoveryChosen, where=lambda x: not x.step_id and x.strategy is Strategy.ABORT
     )
     if given_up:
-        return Grounds((given_up,), "the task cannot even begin", "loop/decide.py")
+        return Grounds((given_up,), "the task cannot even begin", "loop/recovery.py")
     found, adopted = newest(e.VerificationEnded), newest(e.PlanAdopted)
     if found > adopted:
         rule = "the runtime's own look at the objectives decides"
         if event.status is Status.SUCCEEDED:
             rule = "every check passed on a clean checkout, with a grade that the task accepts"
-        return Grounds((found, newest(e.WorkKept), began), rule, "loop/decide.py")
+        return Grounds((found, newest(e.WorkKept), began), rule, "loop/judge.py")
     failed = newest(e.StepFailed, where=lambda x: not x.fallback)
     if failed:
-        return Grounds((failed,), "a step failed for good and nothing stands in", "loop/decide.py")
+        return Grounds((failed,), "a step failed for good and nothing stands in", "loop/settle.py")
     if not adopted:
         rule = "the plan does not fit the tools that are there"
-        return Grounds((newest(e.ToolsDiscovered), began), rule, "loop/decide.py")
-    return Grounds((adopted,), "no step of the plan can begin any more", "loop/decide.py")
+        return Grounds((newest(e.ToolsDiscovered), began), rule, "loop/settle.py")
+    return Grounds((adopted,), "no step of the plan can begin any more", "loop/settle.py")
 
 
 # ---- inputs ------------------------------------------------------------------------------

@@ -1,15 +1,18 @@
 """Why: what a decision rests on, for every kind of decision, and the way down to the task file."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import get_args
 
 import pytest
 
+import agent_runtime
 from agent_runtime.loop import events as e
 from agent_runtime.loop.why import BECAUSE_MAX, chain, why
 from tests.loop import recorded
 
 Log = Sequence[e.AnyEvent]
+PACKAGE = Path(agent_runtime.__file__).parent
 
 
 def scene(name: str) -> Log:
@@ -44,7 +47,7 @@ def test_every_decision_rests_on_something_earlier_and_has_a_rule() -> None:
             assert len(found.because) <= BECAUSE_MAX and found.rule
             if isinstance(event, e.DecisionEvent):
                 assert found.because, (seq, event)
-                assert found.file.startswith("loop/")
+                assert type(event).__name__ in (PACKAGE / found.file).read_text(encoding="utf-8")
                 seen.add(type(event))
             else:
                 assert not found.file

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
-from agent_runtime.loop.decide import call_digest
 from agent_runtime.loop.evolve import evolve
+from agent_runtime.loop.intend import call_digest
 from agent_runtime.loop.journal import summarize
 from agent_runtime.loop.outcomes import CallPrepared
 from agent_runtime.loop.replay import replay

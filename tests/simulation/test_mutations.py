@@ -15,9 +15,11 @@ from agent_runtime.loop import (
     decide,
     egress,
     evolve,
+    intend,
     journal,
     perform,
     recovery,
+    settle,
 )
 from agent_runtime.loop import events as e
 from agent_runtime.loop.hands import Hands
@@ -100,7 +102,7 @@ def one_key_for_all(patch: pytest.MonkeyPatch) -> None:
 
 
 def approve_anything(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(decide, "call_digest", lambda prepared, policy: "same")
+    patch.setattr(intend, "call_digest", lambda prepared, policy: "same")
 
 
 def spend_freely(patch: pytest.MonkeyPatch) -> None:
@@ -115,12 +117,12 @@ def talk_freely(patch: pytest.MonkeyPatch) -> None:
 
 
 def forget_the_lane(patch: pytest.MonkeyPatch) -> None:
-    for place in (actions, decide):
+    for place in (actions, intend):
         patch.setattr(place, "lane_is_taken", lambda state: False)
 
 
 def forget_the_conversation(patch: pytest.MonkeyPatch) -> None:
-    for module in (actions, decide):
+    for module in (actions, intend):
         patch.setattr(module, "in_conversation", lambda state: None)
 
 
@@ -137,7 +139,7 @@ def decide_by_chance(patch: pytest.MonkeyPatch) -> None:
 def keep_quiet(patch: pytest.MonkeyPatch) -> None:
     record = decide._record
 
-    def quiet(*args: Any) -> decide.Events:
+    def quiet(*args: Any) -> e.Events:
         return tuple(x for x in record(*args) if not isinstance(x, e.EffectUnknown))
 
     patch.setattr(decide, "_record", quiet)
@@ -145,7 +147,7 @@ def keep_quiet(patch: pytest.MonkeyPatch) -> None:
 
 def believe(patch: pytest.MonkeyPatch) -> None:
     done = e.TaskConcluded(status=Status.SUCCEEDED, reason="the model said so")
-    patch.setattr(decide, "_judge", lambda state: (done,) if state.verification else ())
+    patch.setattr(settle, "judge", lambda state: (done,) if state.verification else ())
 
 
 def wait_for_ever(patch: pytest.MonkeyPatch) -> None:
