@@ -41,7 +41,8 @@ def main() -> None:
     report.write(given.json, json.dumps(_as_json(run, machine), indent=1))
     print(f"{machine}\n{', '.join(f'{k} {v}' for k, v in run.versions.items())}\n")
     print(report.terminal(run))
-    print(f"{time.monotonic() - begun:.0f} s; every figure: {given.json}")
+    print(f"{time.monotonic() - begun:.0f} s; every figure: {given.json}, and as a page beside it")
+    report.write(given.json.with_suffix(".md"), report.section(run))
     if len(groups) == len(GROUPS) and not given.no_page:
         report.write(PAGE, report.markdown(run, machine))
         print(f"written: {PAGE.relative_to(runs.ROOT)}")
@@ -79,7 +80,8 @@ def _versions(told: dict[str, Rounds]) -> dict[str, str]:
             versions: dict[str, str] = dict(figures[0].get("versions", {}))  # type: ignore[call-overload]
             sqlite = versions.pop("SQLite", "")
             for number, (name, version) in enumerate(versions.items()):
-                found[name] = version if number else f"{version} on SQLite {sqlite}"
+                named = sqlite and not number
+                found[name] = f"{version} on SQLite {sqlite}" if named else version
     return found
 
 

@@ -59,8 +59,8 @@ class Target:
         return f"{sign} {short(bound)} {unit}".rstrip()
 
 
-def ratios(rounds: Rounds, ours: str, peer: str, figure: str) -> list[float]:
-    """`figure` of `ours` by that of `peer`, round by round.
+def ratios(rounds: Rounds, ours: str, peer: str, figure: str, peer_figure: str = "") -> list[float]:
+    """`figure` of `ours` by that of `peer` (or its `peer_figure`), round by round.
 
     Raises:
         ValueError: the two were not measured equally often, or never.
@@ -70,7 +70,7 @@ def ratios(rounds: Rounds, ours: str, peer: str, figure: str) -> list[float]:
         raise ValueError(
             f"{ours!r} was measured {len(mine)} times and {peer!r} {len(theirs)} times: no pairs"
         )
-    return [a[figure] / b[figure] for a, b in zip(mine, theirs, strict=True)]
+    return [a[figure] / b[peer_figure or figure] for a, b in zip(mine, theirs, strict=True)]
 
 
 def short(figure: float) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench import runs
 from bench.figures import Rounds, short
+from bench.http.works import CONNECTIONS
 from bench.rows import EXTRAS, GROUPS, Judged, median
 
 HEAD = """# Benchmarks
@@ -27,6 +28,10 @@ Work: agents that call a no-op tool with a result of 500 bytes one step after th
 asyncio process, each step durable before the next one begins (SQLite, `synchronous=FULL`,
 write-ahead log). A step is the time from one call to the next of the same agent. Ours stores an
 intent before and a result after each call; the peers store a step's result.
+
+Over HTTP: one server process, {connections} connections, tasks of some 500 bytes. Processor time is
+that of the server's whole process tree, for each task or answer. Requests a second and latencies
+are of a server that shares this machine's cores with the load.
 """
 
 SETTINGS = """## Settings of the peers
@@ -38,6 +43,13 @@ SETTINGS = """## Settings of the peers
   SQLite's default, which is slower). Its documentation recommends PostgreSQL for production.
 - **aiosqlite**: one connection, `synchronous=FULL`, WAL, one insert and one commit a step, no
   orchestration: what most people write themselves, and the floor for the bare log.
+- **langgraph dev**: `--no-reload --no-browser --allow-blocking --n-jobs-per-worker 0`, tracing and
+  its log of requests off; a graph of one node that does nothing. A submit is a background run on a
+  thread that the same request makes (`if_not_exists: create`); nothing runs it, as nothing runs the
+  daemon's tasks. It is LangGraph's server for development (Elastic License 2.0). The durable one is
+  a container with PostgreSQL and Redis that checks a licence: not measured.
+- **FastAPI**: uvloop and httptools, one aiosqlite connection with `synchronous=FULL` and WAL; a
+  task, its first event and its key in one commit for each request.
 """
 
 FIGURES = {
@@ -48,6 +60,13 @@ FIGURES = {
     "live_kib_per_agent": "KiB a live agent",
     "seconds": "seconds",
     "cpu_seconds": "CPU seconds",
+    "cpu_ms": "CPU ms",
+    "cpu_us": "CPU us",
+    "loop_cpu_us": "of it in the loop's thread",
+    "per_second": "a second",
+    "answer_bytes": "bytes of an answer",
+    "kept": "kept of 100",
+    "start_ms": "ms to start",
 }
 
 
@@ -109,28 +128,41 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def markdown(run: Run, machine: str) -> str:
     """The page in the docs."""
+    head = HEAD.format(machine=machine, pairs=run.pairs, connections=CONNECTIONS)
+    return "\n".join((head, section(run), SETTINGS))
+
+
+def section(run: Run) -> str:
+    """What was found, of however many groups."""
     missed = [judged for judged in run.judged if not judged.met]
-    parts = [HEAD.format(machine=machine, pairs=run.pairs)]
     versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
-    parts.append(f"Versions: {versions}.\n")
+    parts = [f"Versions: {versions}.\n"]
     parts.append(f"**{len(run.judged) - len(missed)} of {len(run.judged)} rows are met.**\n")
     heads = ("what", "beside", "target", "figure", "")
     parts.append(table(heads, [row_cells(judged) for judged in run.judged]))
     parts.append("## What each engine told\n\nMedians of all runs.\n")
+    noted: set[str] = set()
     for name, rounds in run.groups.items():
-        figures = [
-            key for key in FIGURES if any(key in t for told in rounds.values() for t in told)
-        ]
-        if figures:
-            heads = (GROUPS[name].title, *(FIGURES[key] for key in figures))
-            rows = [
-                [engine, *(median(rounds, engine, key) for key in figures)] for engine in rounds
-            ]
-            parts.append(table(heads, rows))
-    told = {engine for rounds in run.groups.values() for engine in rounds}
-    parts += [f"{text}\n" for engine, text in EXTRAS.items() if engine in told]
-    parts.append(SETTINGS)
+        if lines := engine_lines(rounds):
+            figures = [figure for figure in FIGURES if any(figure in told for _, told in lines)]
+            heads = (GROUPS[name].title, *(FIGURES[figure] for figure in figures))
+            cells = [[who, *(told.get(figure, "") for figure in figures)] for who, told in lines]
+            parts.append(table(heads, cells))
+        parts += [f"{EXTRAS[engine]}\n" for engine in EXTRAS if engine in rounds.keys() - noted]
+        noted |= rounds.keys()
     return "\n".join(parts)
+
+
+def engine_lines(rounds: Rounds) -> list[tuple[str, dict[str, str]]]:
+    """A line for each engine, or for each of its works where figures are called `WORK FIGURE`."""
+    lines: dict[str, dict[str, str]] = {}
+    for engine, told in rounds.items():
+        for key in dict.fromkeys(key for figures in told for key in figures):
+            work, _, figure = key.rpartition(" ")
+            if figure in FIGURES:
+                line = lines.setdefault(f"{engine}: {work}" if work else engine, {})
+                line[figure] = median(rounds, engine, key)
+    return list(lines.items())
 
 
 def terminal(run: Run) -> str:

@@ -1,8 +1,7 @@
-"""The least that Starlette costs: a GET with a small JSON body (`-m bench.http.baseline`)."""
+"""The least that Starlette costs: a GET with a small JSON body (`-m bench.http.baseline PORT`)."""
 
 from __future__ import annotations
 
-import socket
 import sys
 
 import uvicorn
@@ -18,10 +17,7 @@ async def hello(request: Request) -> Response:
 
 
 if __name__ == "__main__":
-    sock = socket.create_server(("127.0.0.1", 0))
-    print(sock.getsockname()[1], flush=True)
-    config = uvicorn.Config(
-        Starlette(routes=[Route("/", hello)]), log_config=None, access_log=False, loop="uvloop",
-        http="httptools", server_header=False,
+    uvicorn.run(
+        Starlette(routes=[Route("/", hello)]), port=int(sys.argv[1]), log_config=None,
+        access_log=False, loop="uvloop", http="httptools", server_header=False,
     )  # fmt: skip
-    sys.exit(uvicorn.Server(config).run(sockets=[sock]))

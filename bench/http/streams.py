@@ -12,7 +12,7 @@ import json
 import sys
 import time
 
-from bench.http.load import cpu_seconds
+from bench.http.processes import cpu_seconds
 
 RATE = 10
 SECONDS = 8

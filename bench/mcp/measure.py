@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bench.http.measure import daemon
+from bench.http.processes import daemon
 from bench.mcp.load import over_http, over_stdio
 
 ROOT = Path(__file__).parents[2]

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import json
 import os
-import socket
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import aiosqlite
 import uvicorn
-from fastapi import FastAPI, Header
+from fastapi import FastAPI, Header, HTTPException
 from pydantic import BaseModel, Field
 
 PATH = os.path.join(os.environ["BENCH_DIRECTORY"], "tasks.db")
@@ -27,6 +28,7 @@ CREATE TABLE IF NOT EXISTS tasks (id TEXT PRIMARY KEY, status TEXT, body TEXT, c
 CREATE TABLE IF NOT EXISTS events (task TEXT, seq INTEGER, data TEXT, PRIMARY KEY (task, seq));
 CREATE TABLE IF NOT EXISTS keys (key TEXT PRIMARY KEY, task TEXT);
 """
+SELECT = "SELECT id, status, body FROM tasks"
 
 
 class Task(BaseModel):
@@ -71,10 +73,30 @@ async def submit(task: Task, idempotency_key: str = Header()) -> dict[str, objec
     return {"id": task_id, "status": "pending", **task.model_dump()}
 
 
+@app.get("/v1/tasks/{task_id}")
+async def get(task_id: str) -> dict[str, object]:
+    """One task."""
+    async with State.db.execute(f"{SELECT} WHERE id = ?", (task_id,)) as found:
+        row = await found.fetchone()
+    if row is None:
+        raise HTTPException(404)
+    return shown(row)
+
+
+@app.get("/v1/tasks")
+async def newest(limit: int = 50) -> list[dict[str, object]]:
+    """The newest ones."""
+    async with State.db.execute(f"{SELECT} ORDER BY rowid DESC LIMIT ?", (limit,)) as found:
+        return [shown(row) async for row in found]
+
+
+def shown(row: Any) -> dict[str, object]:
+    """As `submit` tells it."""
+    return {"id": row[0], "status": row[1], **json.loads(row[2])}
+
+
 if __name__ == "__main__":
-    sock = socket.create_server(("127.0.0.1", 0))
-    print(sock.getsockname()[1], flush=True)
-    config = uvicorn.Config(
-        app, log_config=None, access_log=False, loop="uvloop", http="httptools"
+    uvicorn.run(
+        app, port=int(sys.argv[1]), log_config=None, access_log=False, loop="uvloop",
+        http="httptools",
     )  # fmt: skip
-    uvicorn.Server(config).run(sockets=[sock])

@@ -96,6 +96,22 @@ def test_the_page_says_what_is_met_what_is_not_and_what_is_missing() -> None:
     assert report.terminal(run).splitlines()[-1] == "1 of 2 rows are NOT MET"
 
 
+def test_an_engine_with_several_works_has_a_line_for_each() -> None:
+    """With figures that differ, the others' cells are empty."""
+    rounds = {
+        "daemon": [{"submit cpu_us": 200.0, "submit kept": 100.0, "get cpu_us": 90.0}] * 2,
+        "streams": [{"cpu_us": 30.0, "readers": 1000.0}] * 2,
+    }
+    page = report.section(report.Run(2, {"http": rounds}, [], {}))
+    assert "| The daemon over HTTP | CPU us | kept of 100 |" in page
+    for line in (
+        "| daemon: submit | 200 | 100 |",
+        "| daemon: get | 90 |  |",
+        "| streams | 30 |  |",
+    ):
+        assert line in page
+
+
 async def _agents(meter: Meter, agents: int) -> None:
     async def agent(name: str) -> None:
         for number in range(meter.calls):
