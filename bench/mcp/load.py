@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
+
+from bench.http.processes import cpu_seconds
 
 OPEN_CALLS = 8
 WARM_SECONDS, SECONDS = 0.5, 2.0
@@ -45,16 +45,6 @@ def call(name: str, arguments: dict[str, Any], number: int, *, modern: bool) -> 
         params["_meta"] = META
     message = {"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params}
     return json.dumps(message).encode()
-
-
-def cpu_seconds(pid: int) -> float:
-    """Of a process and its threads, to the nanosecond."""
-    total = 0
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        with suppress(OSError):
-            text = Path(f"/proc/{pid}/task/{thread}/schedstat").read_text(encoding="ascii")
-            total += int(text.split()[0])
-    return total / 1e9
 
 
 class Tally:

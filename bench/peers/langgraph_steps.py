@@ -41,12 +41,14 @@ async def compiled(directory: str, heard: Heard) -> tuple[Any, AsyncSqliteSaver]
         result = {"ok": True, "exit": 0, "output": OUTPUT}
         return {"number": state["number"] + 1, "last": result}
 
+    # A condition that is no coroutine would go through a thread at each step.
+    async def onwards(state: Carried) -> str:
+        return "step" if state["number"] < state["calls"] else END
+
     graph = StateGraph(Carried)
     graph.add_node("step", step)
     graph.add_edge(START, "step")
-    graph.add_conditional_edges(
-        "step", lambda state: "step" if state["number"] < state["calls"] else END
-    )
+    graph.add_conditional_edges("step", onwards)
     saver = AsyncSqliteSaver(await aiosqlite.connect(os.path.join(directory, "langgraph.db")))
     await saver.setup()
     return graph.compile(checkpointer=saver), saver
