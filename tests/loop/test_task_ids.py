@@ -16,7 +16,7 @@ from agent_runtime.loop.submission import new_task_id
 
 new_task_id(0)  # the pool is filled before
 child = os.fork()
-print(new_task_id(0), flush=True)
+os.write(1, f"{new_task_id(0)}\\n".encode())  # in one piece: both write to the same pipe
 if child:
     os.waitpid(child, 0)
 """
