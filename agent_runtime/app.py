@@ -30,6 +30,7 @@ from agent_runtime.ports.workspaces import ArtifactLimits
 from agent_runtime.publishing.hosts import GitHosts
 from agent_runtime.publishing.publisher import GitPublisher
 from agent_runtime.resources import bounded
+from agent_runtime.retention import Policy
 from agent_runtime.runtime import Runtime
 from agent_runtime.sandboxes.egress_records import EgressFiles
 from agent_runtime.sandboxes.lazy import LazySandbox
@@ -247,6 +248,14 @@ def open_notices(
         notify=parse_targets(settings.notify),
         link=f"{(settings.public_url or address).rstrip('/')}/v1/tasks/", environ=os.environ,
         now_us=runtime.ports.clock.now_us, monotonic=monotonic, count=count,
+    )  # fmt: skip
+
+
+def retention_policy(settings: Settings) -> Policy:
+    """What is kept, as the settings say it."""
+    return Policy(
+        settings.retention_days, settings.retention_bytes, settings.upload_hours,
+        settings.retention_audit_days,
     )  # fmt: skip
 
 

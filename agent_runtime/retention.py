@@ -3,7 +3,8 @@
 The daemon sweeps now and then, and `gc` once. By age: whatever ended `days` ago. By size: while the
 store and the files of ended tasks take more than `bytes_max`, whatever ended first. A task is
 forgotten as a whole, in one transaction; what is kept is not touched, so it verifies as before.
-Sent repositories that no task works on go too. Afterwards free room goes back to the disk, a little
+Sent repositories that no task works on go too, and old entries of the audit record: an entry of its
+own says which, before they are gone. Afterwards free room goes back to the disk, a little
 at a time.
 """
 
@@ -18,6 +19,8 @@ from typing import Final
 import anyio
 import anyio.to_thread
 
+from agent_runtime.access.audit import FORGET, Entry
+from agent_runtime.access.ports import AccessStore
 from agent_runtime.errors import AgentRuntimeError
 from agent_runtime.ports.clock import Clock
 from agent_runtime.ports.store import Store
@@ -32,8 +35,12 @@ PAUSE_SECONDS: Final = 0.02
 """After each task: others write in between. 10,000 tasks take some minutes."""
 BITE_TASKS: Final = 50
 PAGE_TASKS: Final = 500
+BITE_ENTRIES: Final = 500
+"""Of the audit record, in one write: some milliseconds."""
 BITE_BYTES: Final = 1 << 20
 """Given back to the disk in one write: a millisecond or two."""
+BY: Final = "runtime:retention"
+"""Who forgets entries of the audit record: a setting, not a caller."""
 _DAY_US: Final = 86_400_000_000
 _NEVER_US: Final = 1 << 62
 
@@ -47,6 +54,9 @@ class Policy:
     """The store and the files of ended tasks together; None: no bound."""
     upload_hours: float = 24.0
     """How long a sent repository stays that no task works on."""
+    audit_days: float = 365.0
+    """Of the audit record. Entries go by whole days (UTC), so that the record is not full of
+    entries about what was forgotten."""
 
 
 @dataclass(slots=True)
@@ -57,6 +67,8 @@ class Swept:
     problems: list[str] = field(default_factory=list)
     given_back_bytes: int = 0
     uploads: list[str] = field(default_factory=list)
+    audit_entries: int = 0
+    """Of the audit record that were removed; in a dry run, that would be."""
 
 
 class Retention:
@@ -71,6 +83,7 @@ class Retention:
         state_dir: str,
         forget: Callable[[TaskId], Awaitable[None]],
         uploads: Uploads | None = None,
+        audit: AccessStore | None = None,
         pause_seconds: float = PAUSE_SECONDS,
     ) -> None:
         """`forget` removes one ended task and everything of it."""
@@ -79,6 +92,7 @@ class Retention:
         self._places = [os.path.join(state_dir, family) for family in families]
         self._forget = forget
         self._uploads = uploads
+        self._audit = audit
         self._pause_seconds = pause_seconds
         self.may_sweep: Callable[[], bool] = lambda: True
         """Asked before each sweep of `run`: whether ages can be believed."""
@@ -102,6 +116,8 @@ class Retention:
                 )  # fmt: skip
             if swept.uploads:
                 log.info("removed %d uploads that no task works on", len(swept.uploads))
+            if swept.audit_entries:
+                log.info("forgot %d entries of the audit record", swept.audit_entries)
             for problem in swept.problems:
                 log.warning("not removed: %s", problem)
 
@@ -125,6 +141,7 @@ class Retention:
                 files_bytes -= await anyio.to_thread.run_sync(self._bytes_of, task.task_id)
                 files_bytes -= await self._let_go(task, swept, dry_run=dry_run, files=False)
         await self._let_uploads_go(swept, dry_run=dry_run)
+        await self._let_audit_go(swept, dry_run=dry_run)
         if not dry_run:
             await self._give_back(swept)
         return swept
@@ -150,6 +167,26 @@ class Retention:
                 swept.problems.append(f"{name}: {error}")
             else:
                 swept.uploads.append(name)
+
+    async def _let_audit_go(self, swept: Swept, *, dry_run: bool) -> None:
+        """Remove the oldest entries of the audit record; the record itself says which."""
+        if self._audit is None:
+            return
+        now_us = self._clock.now_us()
+        before_us = now_us - int(self._policy.audit_days * _DAY_US)
+        old = await self._audit.audit_before(before_us - before_us % _DAY_US)
+        if dry_run or not old:
+            swept.audit_entries = len(old)
+            return
+        # Announced before: after a crash the record shows that its beginning may have gone.
+        told = Entry(
+            at_us=now_us, by=BY, action=FORGET, target=str(old[-1]), count=len(old),
+            detail=f"entries {old[0]} to {old[-1]} are older than {self._policy.audit_days:g} days",
+        )  # fmt: skip
+        await self._audit.record([told])
+        while removed := await self._audit.forget_audit(old[-1], limit=BITE_ENTRIES):
+            swept.audit_entries += removed
+            await anyio.sleep(self._pause_seconds)
 
     async def _let_go(
         self, task: TaskSummary, swept: Swept, *, dry_run: bool, files: bool = True

@@ -29,10 +29,10 @@ from agent_runtime.app import (
     open_notices,
     open_notices_store,
     open_runtime,
+    retention_policy,
 )
 from agent_runtime.notices.hooks import Hooks
 from agent_runtime.notify_socket import NotifySocket
-from agent_runtime.retention import Policy
 from agent_runtime.settings import Settings, state_dir
 from agent_runtime.toolbox import PluginToolbox
 
@@ -67,7 +67,8 @@ async def run_daemon(
         clock = runtime.ports.clock
         toolbox = runtime.ports.toolbox
         assert isinstance(toolbox, PluginToolbox)
-        access = make_access(settings, open_access(runtime.ports.store), now_us=clock.now_us)
+        access_store = open_access(runtime.ports.store)
+        access = make_access(settings, access_store, now_us=clock.now_us)
         port = sockets[0].getsockname()[1]
         scheme = "https" if settings.tls_cert else "http"
         address = f"{scheme}://{_shown_host(settings.host)}:{port}"
@@ -104,9 +105,7 @@ async def run_daemon(
             systemd.ready()
             on_ready(f"agent-runtime {__version__} serves at {address}")
 
-        retention = runtime.retention(
-            Policy(settings.retention_days, settings.retention_bytes, settings.upload_hours)
-        )
+        retention = runtime.retention(retention_policy(settings), audit=access_store)
         retention.may_sweep = lambda: daemon.clock.is_trusted
         with daemon_file(directory, address):
             idling = Idling(Measured(guarded, daemon.metrics, monotonic), monotonic)

@@ -388,6 +388,8 @@ class Settings(BaseSettings):
         Annotated[int, BeforeValidator(_no_boolean), Field(ge=1 << 20, le=1 << 50)] | None
     ) = None
     """Of the store and all ended tasks' files; beyond it the oldest go first. None: no bound."""
+    retention_audit_days: Annotated[Number, Field(gt=0, le=36_500, allow_inf_nan=False)] = 365
+    """How long entries of the audit record are kept."""
     mcp_short_way: bool = True
     """Answer MCP's hot methods without the SDK; off: every message goes through it."""
     mcp_prompts: AbsolutePath | None = None

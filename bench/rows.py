@@ -96,6 +96,7 @@ def _regain(name: str) -> Measurement:
 
 STARLETTE, FASTAPI, LANGGRAPH_DEV = "Starlette", "FastAPI + aiosqlite", "langgraph dev"
 PARTS, BATCH, STREAMS = "agent-runtime, parts", "agent-runtime, batch", "agent-runtime, streams"
+HOSTILE, HIBERNATED = "10,200 idle and slow connections", "100,000 hibernated, 1,000 live"
 _HTTP, _HTTP_PEERS = "bench.http.measure", "bench.peers.http_measure"
 
 MCP, TYPESCRIPT = "files over MCP", "TypeScript server-filesystem"
@@ -166,6 +167,8 @@ GROUPS: Mapping[str, Group] = {
                     (PARTS, _HTTP, "parts"),
                     (BATCH, _HTTP, "batch"),
                     (STREAMS, _HTTP, "streams"),
+                    (HOSTILE, _HTTP, "hostile"),
+                    (HIBERNATED, "bench.http.hibernated", "100000"),
                 )
             ),
         ),
@@ -233,6 +236,18 @@ ROWS: tuple[Row, ...] = (
         figure="cpu_us", target=Target(at_most=20), unit="us"),
     Row(group="http", what="an event to one of 1000 readers: p99", ours=STREAMS, figure="p99_ms",
         target=Target(at_most=100), unit="ms"),
+    Row(group="http", what="beside 10,200 idle and slow connections: others that are refused",
+        ours=HOSTILE, figure="beside_refused", target=Target(at_most=0), unit=""),
+    Row(group="http", what="beside 10,200 idle and slow connections: p99 of the others",
+        ours=HOSTILE, figure="beside_p99_ms", target=Target(at_most=250), unit="ms"),
+    Row(group="http", what="memory of an idle connection", ours=HOSTILE,
+        figure="kib_a_connection", target=Target(at_most=16), unit="KiB"),
+    Row(group="http", what="100,000 hibernated and 1,000 live tasks: resident memory",
+        ours=HIBERNATED, figure="rss_mib", target=Target(at_most=256), unit="MiB"),
+    Row(group="http", what="100,000 hibernated and 1,000 live: a submit, beside an empty daemon",
+        ours=HIBERNATED, figure="submit_time_ratio", target=Target(at_most=1.2)),
+    Row(group="http", what="100,000 hibernated and 1,000 live: the slowest of six lists, likewise",
+        ours=HIBERNATED, figure="lists_time_ratio", target=Target(at_most=1.2)),
     Row(group="stdio", what="MCP over stdio, trivial call: processor time", ours=MCP,
         peer=TYPESCRIPT, figure="trivial cpu_us", target=Target(at_most=1)),
     Row(group="stdio", what="MCP over stdio, trivial call: calls a second", ours=MCP,

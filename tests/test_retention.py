@@ -10,12 +10,15 @@ import anyio
 import msgspec
 import pytest
 
+from agent_runtime import retention
+from agent_runtime.access.audit import Entry
 from agent_runtime.loop.submission import submit
 from agent_runtime.loop.supervisor import Supervisor
 from agent_runtime.result_files import PATCH
 from agent_runtime.retention import Policy
 from agent_runtime.runtime import Runtime
 from agent_runtime.stores.sqlite import SqliteStore
+from agent_runtime.stores.sqlite_access import SqliteAccess
 from agent_runtime.types import TaskId, WorkspaceSpec
 from agent_runtime.workspaces.uploads import LocalUploads, make_bundle
 from bench.ours.world import playbook, ports
@@ -181,6 +184,31 @@ async def test_what_publishing_keeps_counts_however_deep_it_is(
     assert ended[0] in [task.task_id for task in swept.forgotten]
     for level in reversed(levels):
         os.rmdir(level)
+
+
+async def test_old_entries_of_the_audit_record_go_and_the_record_says_so(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "BITE_ENTRIES", 40)
+    store = runtime.ports.store
+    assert isinstance(store, SqliteStore)
+    access, now_us = SqliteAccess(store), runtime.ports.clock.now_us()
+    ages = [9.5] * 100 + [4.5] * 7  # of seven days, as whole days are counted
+    entries = [
+        Entry(at_us=now_us - int(days * 86_400_000_000), by="key:ci", action="task.submit")
+        for days in ages
+    ]
+    await access.record(entries)
+    week = runtime.retention(Policy(days=1, audit_days=7), audit=access, pause_seconds=0)
+    assert (await week.sweep(dry_run=True)).audit_entries == 100
+    assert len(await access.audit(limit=1000)) == 107, "a dry run touches nothing"
+    assert (await week.sweep()).audit_entries == 100
+    told, *left = await access.audit(limit=1000)
+    assert [record.seq for record in left] == list(range(107, 100, -1))
+    assert (told.entry.action, told.entry.target, told.entry.count) == ("audit.forget", "100", 100)
+    assert await access.audit_fault() is None
+    assert (await week.sweep()).audit_entries == 0
+    assert len(await access.audit(limit=1000)) == 8, "and nothing is said where nothing goes"
 
 
 @pytest.mark.long

@@ -17,6 +17,10 @@ ZERO: Final = "0" * 64
 
 DETAIL_CHARS_MAX: Final = 500
 
+FORGET: Final = "audit.forget"
+"""The action of the entry that tells which entries are forgotten, before they are: `target` is the
+number of the last of them."""
+
 Outcome = Literal["done", "refused"]
 
 
@@ -75,13 +79,21 @@ def chain(
     return links
 
 
-def fault_in(links: Iterable[tuple[int, bytes, str, str]]) -> int | None:
+def at_us(data: bytes) -> int:
+    """When a stored entry's decision was made."""
+    return _MOMENT_DECODER.decode(data).at_us
+
+
+def fault_in(links: Iterable[tuple[int, bytes, str, str]], forgotten: int = 0) -> int | None:
     """The number of the first entry that is not what was written; None if all are.
 
-    The first one given is believed to follow on what stood before it, which may have been dropped.
+    What stood before the first one given must have been forgotten: entries up to number
+    `forgotten` may have been.
     """
     before: tuple[int, str] | None = None
     for seq, data, prev_hash, hash_ in links:
+        if before is None and seq - 1 > forgotten:
+            return seq
         if before is not None and (seq, prev_hash) != (before[0] + 1, before[1]):
             return seq
         if link(prev_hash, seq, data) != hash_:
@@ -90,5 +102,10 @@ def fault_in(links: Iterable[tuple[int, bytes, str, str]]) -> int | None:
     return None
 
 
+class _Moment(msgspec.Struct, frozen=True):
+    at_us: int
+
+
 _ENCODER = msgspec.json.Encoder()
+_MOMENT_DECODER = msgspec.json.Decoder(_Moment)
 _DECODER = msgspec.json.Decoder(Entry)

@@ -13,7 +13,7 @@ from agent_runtime.access.keys import Key
 
 
 class AccessStore(Protocol):
-    """Keys, and an append-only record. All methods raise as those of `ports.Store`."""
+    """Keys, and a record that grows at its end. All methods raise as those of `ports.Store`."""
 
     async def add_key(self, key: Key, entry: Entry) -> None:
         """Keep `key` and record `entry`, both or neither, durable.
@@ -55,6 +55,19 @@ class AccessStore(Protocol):
         self, *, before: int | None = None, limit: int = 100, by: str = "", action: str = ""
     ) -> list[Record]:
         """Newest first, those numbered below `before`; empty filters take everything."""
+
+    async def audit_before(self, at_us: int) -> range:
+        """The numbers of the oldest entries, up to the first of `at_us` or later.
+
+        The newest entry is never among them. Reads no further than that.
+        """
+
+    async def forget_audit(self, through: int, *, limit: int) -> int:
+        """Remove at most `limit` of the entries numbered up to `through`, the oldest first.
+
+        Returns how many, durable. The newest entry stays. An entry `audit.forget` that names
+        `through` must stand in the record before: what went without one is a fault.
+        """
 
     async def audit_fault(self) -> int | None:
         """The number of the first entry that is not what was written, or that its head does not

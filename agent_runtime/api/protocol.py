@@ -1,15 +1,14 @@
 """uvicorn's HTTP protocol with what it leaves to a proxy: heads that never end, and their number.
 
 A daemon must stand without a proxy before it, and one line of netcat must not cost it a connection
-for ever. A head has a time and a size; connections have a number.
+for ever. A head has a time and a size; connections have a number, and beyond it those that wait
+for a request make room (`lobby`).
 """
 
 from __future__ import annotations
 
 import asyncio  # noqa: TID251 - a protocol of uvicorn's, which knows nothing else
 import logging
-import resource
-from functools import lru_cache
 from typing import Any, Final
 
 import httptools
@@ -17,28 +16,16 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from agent_runtime.api.lines import STREAMS
+from agent_runtime.api.lobby import Lobby, connections_max
 
 HEAD_SECONDS_MAX: Final = 15.0
 """For a request's head, from its first byte; and for the first byte of a connection."""
 HEAD_BYTES_MAX: Final = 64 << 10
 LINGER_SECONDS: Final = 1.0
-CONNECTIONS_MAX: Final = 20_000
-"""Some 10 KB each. Beyond, a connection is closed before it says anything."""
-FILES_KEPT: Final = 512
-"""Of the files that a process may open: for the store, the sandboxes and their pipes."""
+LINGERING_MAX: Final = 64
+"""Connections that may be there beyond the number, until they have read that they are refused."""
 
 log = logging.getLogger(__name__)
-
-
-@lru_cache(maxsize=1)
-def connections_max() -> int:
-    """How many connections may be open at once; raises the process's limit of files first."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = CONNECTIONS_MAX + FILES_KEPT
-    if soft < wanted and (hard == resource.RLIM_INFINITY or hard > soft):
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(64, min(CONNECTIONS_MAX, soft - FILES_KEPT))
 
 
 class CycleLine:
@@ -60,8 +47,9 @@ class CycleLine:
 class GuardedProtocol(HttpToolsProtocol):
     """One connection."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, lobby: Lobby, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._lobby = lobby
         self._head_since: float | None = None
         """When the head that is coming began; None: none is."""
         self._head_bytes = 0
@@ -71,14 +59,20 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Somebody is there."""
         super().connection_made(transport)
-        if len(self.connections) > connections_max():
-            self.transport.abort()
+        beyond = len(self.connections) - connections_max()
+        if beyond > 0 and not self._lobby.make_room():
+            if beyond > LINGERING_MAX:
+                self.transport.abort()
+            else:
+                self._refuse(503, "Service Unavailable", "all connections are in use", b"2")
             return
+        self._lobby.enter(self)
         self._head_since = self.loop.time()
         self._looking = self.loop.call_later(HEAD_SECONDS_MAX, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nobody is there any more."""
+        self._lobby.leave(self)
         self._stop_looking()
         super().connection_lost(exc)
 
@@ -117,11 +111,23 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """A head has come whole."""
+        self._lobby.leave(self)
         self._head_since = None
         super().on_headers_complete()
         cycle = self.cycle  # its task has not begun yet; a WebSocket has none
         if cycle is not None and cycle.scope is self.scope and self.scope["path"].endswith(STREAMS):
             self.scope["line"] = CycleLine(cycle)  # type: ignore[typeddict-unknown-key]
+
+    def on_response_complete(self) -> None:
+        """It waits for the next request, if that is not there yet."""
+        super().on_response_complete()
+        if self.cycle.response_complete:
+            self._lobby.enter(self)
+
+    def dismiss(self) -> None:
+        """Others need the connection."""
+        self._stop_looking()
+        self.transport.close()
 
     def _look(self) -> None:
         """One timer a connection, not one a request."""
@@ -134,19 +140,21 @@ class GuardedProtocol(HttpToolsProtocol):
         """As every other refusal: a problem."""
         self._refuse(400, "Bad Request", msg)
 
-    def _refuse(self, status: int, phrase: str, detail: str) -> None:
+    def _refuse(self, status: int, phrase: str, detail: str, retry_after: bytes = b"") -> None:
         if self.transport.is_closing():
             return
+        kind = "overloaded" if status == 503 else "malformed"
         body = msgspec.json.encode(
-            {"type": "/problems/malformed", "title": phrase, "status": status, "detail": detail}
+            {"type": f"/problems/{kind}", "title": phrase, "status": status, "detail": detail}
         )
         head = (
             f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/problem+json\r\n"
-            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        )
+            f"content-length: {len(body)}\r\nconnection: close\r\n"
+        ).encode() + (b"retry-after: %b\r\n" % retry_after if retry_after else b"")
+        self._lobby.leave(self)
         self._stop_looking()
         self._is_refused = True
-        self.transport.write(head.encode() + body)
+        self.transport.write(head + b"\r\n" + body)
         # Closing at once would reset the connection while data come, and the answer with it
         # (RFC 9112, 9.6).
         if self.transport.can_write_eof():

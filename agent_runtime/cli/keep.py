@@ -6,10 +6,12 @@ import os
 import shutil
 import time
 from collections.abc import Awaitable, Iterator
+from dataclasses import replace
 
 import anyio.to_thread
 import click
 
+from agent_runtime.app import open_access, retention_policy
 from agent_runtime.cli.console import (
     command,
     emit,
@@ -23,7 +25,7 @@ from agent_runtime.cli.console import (
 )
 from agent_runtime.errors import AgentRuntimeError, Conflict, NotFound, UsageError
 from agent_runtime.loop.analyze import TEST_COMMANDS
-from agent_runtime.retention import Policy, Swept
+from agent_runtime.retention import Swept
 from agent_runtime.runtime import Runtime
 from agent_runtime.settings import state_dir, store_path
 from agent_runtime.types import TERMINAL_STATUSES, Json, Status, TaskId
@@ -146,8 +148,9 @@ def gc(ctx: click.Context, older_than: float | None, dry_run: bool, as_json: boo
 
     An ended task is forgotten with its log, its versions of the workspace, its patch and its
     certificate: when it is old enough, and, beyond the setting retention_bytes, those that ended
-    first. Environments that nobody has used for as long go too. Leftovers are files of tasks that
-    the store does not know. A task that has not ended is never touched.
+    first. Environments that nobody has used for as long go too, and entries of the audit record
+    that are older than the setting retention_audit_days. Leftovers are files of tasks that the
+    store does not know. A task that has not ended is never touched.
     """
     settings = settings_of(ctx)
     days = settings.retention_days if older_than is None else older_than
@@ -155,8 +158,9 @@ def gc(ctx: click.Context, older_than: float | None, dry_run: bool, as_json: boo
 
     async def do(runtime: Runtime) -> int:
         before_us = time.time_ns() // 1000 - int(days * DAY_SECONDS * 1e6)
-        policy = Policy(days, settings.retention_bytes, settings.upload_hours)
-        retention = runtime.retention(policy, pause_seconds=0)
+        policy = replace(retention_policy(settings), days=days)
+        audit = open_access(runtime.ports.store)
+        retention = runtime.retention(policy, audit=audit, pause_seconds=0)
         leftovers, problems = await _leftovers(runtime, directory, store_path(settings) or "")
         entries = Entries(os.path.join(directory, "environments"))
         unused = await _unused(runtime, entries, before_us / 1e6)
@@ -190,6 +194,7 @@ def _tell(
             "leftovers": leftovers,
             "environments": unused,
             "uploads": swept.uploads,
+            "audit_entries": swept.audit_entries,
             "problems": problems,
         }
         emit(value)
@@ -207,11 +212,13 @@ def _tell(
     if swept.uploads:
         what = "would remove" if dry_run else "removed"
         say(f"{what} {len(swept.uploads)} uploads that no task works on")
+    if swept.audit_entries:
+        say(f"{verb} {swept.audit_entries:,} entries of the audit record")
     for problem in problems:
         note(f"! {problem}")
     if swept.given_back_bytes:
         say(f"gave {swept.given_back_bytes:,} bytes of the store back to the disk")
-    if not (swept.forgotten or leftovers or unused or swept.uploads):
+    if not (swept.forgotten or leftovers or unused or swept.uploads or swept.audit_entries):
         say("nothing to remove")
 
 

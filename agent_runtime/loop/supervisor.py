@@ -9,7 +9,7 @@ the store then, and comes back when its answer, or the time that it waits for, i
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import anyio
 import anyio.lowlevel
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 0.03
 """Between two looks for what other processes have appended."""
+MOVES_MIN = 16
+"""Events up to which a look at them costs less than one at every driven task."""
 IDLE_SECONDS = 1.0
 """How long an idle supervisor waits for a change before it looks for tasks anyway."""
 RELEASE_SECONDS_MAX = 10.0
@@ -320,18 +322,38 @@ class Supervisor:
         A busy store changes a thousand times a second, hence the pause between two looks.
         """
         store = self._ports.store
+        position, all_at = 0, anyio.current_time()
         while True:
             await store.wait_changed(IDLE_SECONDS)
             self._ports.bus.publish(_WORK, 0)
             if self._driven:
+                heads: Mapping[TaskId, int] | None = None
                 try:
-                    heads = await store.heads(list(self._driven))
+                    if anyio.current_time() < all_at:
+                        position, heads = await self._moved(position)
+                    if heads is None:
+                        # Now and then all, so that whoever missed something hears of it.
+                        position = await store.position()
+                        heads = await store.heads(list(self._driven))
+                        all_at = anyio.current_time() + IDLE_SECONDS
                 except AgentRuntimeError as error:
                     log.warning("cannot look for new facts: %s", error)
-                    heads = {}
-                for task_id, seq in heads.items():
+                for task_id, seq in (heads or {}).items():
                     self._ports.bus.publish(task_id, seq)
             await anyio.sleep(WATCH_SECONDS)
+
+    async def _moved(self, position: int) -> tuple[int, Mapping[TaskId, int] | None]:
+        """The newest position, and the heads of tasks that have moved on since `position`; None:
+        so many events came that it costs less to look at every driven task.
+
+        A store into which somebody submits changes at each look, and hardly ever a driven task.
+        """
+        limit = max(MOVES_MIN, len(self._driven) // 8)
+        found = await self._ports.store.tail(position, limit)
+        if len(found) == limit:
+            return position, None
+        heads = {TaskId(row.task_id): row.seq for _, row in found if row.task_id in self._driven}
+        return found[-1][0] if found else position, heads
 
 
 async def _forget_moved(tried: dict[TaskId, int], ports: Ports) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 
 import anyio.lowlevel
 import msgspec
 
-from agent_runtime.access.audit import ZERO, Entry, Record, chain, decode, encode, fault_in
+from agent_runtime.access.audit import FORGET, ZERO, Entry, Record, chain, decode, encode, fault_in
+from agent_runtime.access.audit import at_us as moment
 from agent_runtime.access.keys import Key
 from agent_runtime.errors import Conflict, NotFound
 
@@ -92,7 +94,23 @@ class MemoryAccess:
 
     async def audit_fault(self) -> int | None:
         await anyio.lowlevel.checkpoint()
-        return fault_in(self._shared.links)
+        entries = (decode(data) for _, data, _, _ in self._shared.links)
+        forgotten = (int(entry.target) for entry in entries if entry.action == FORGET)
+        return fault_in(self._shared.links, max(forgotten, default=0))
+
+    async def audit_before(self, at_us: int) -> range:
+        await anyio.lowlevel.checkpoint()
+        links = self._shared.links
+        first = links[0][0] if links else 0
+        older = takewhile(lambda link: moment(link[1]) < at_us, links[:-1])
+        return range(first, first + sum(1 for _ in older))
+
+    async def forget_audit(self, through: int, *, limit: int) -> int:
+        await anyio.lowlevel.checkpoint()
+        links = self._shared.links
+        count = min(limit, sum(link[0] <= through for link in links[:-1]))
+        del links[:count]
+        return count
 
     def _key(self, key_id: str) -> Key:
         try:

@@ -7,12 +7,13 @@ commit as the tasks of that moment.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import apsw
 import msgspec
 
-from agent_runtime.access.audit import ZERO, Entry, Record, chain, decode, encode, fault_in
+from agent_runtime.access.audit import FORGET, ZERO, Entry, Record, chain, decode, encode, fault_in
+from agent_runtime.access.audit import at_us as moment
 from agent_runtime.access.keys import Key
 from agent_runtime.stores.memory_access import name_taken, no_key
 from agent_runtime.stores.sqlite import SqliteStore
@@ -93,6 +94,12 @@ class SqliteAccess:
     async def audit_fault(self) -> int | None:
         return await self._store.read(_fault, far=True)
 
+    async def audit_before(self, at_us: int) -> range:
+        return await self._store.read(lambda db: _before(db, at_us), far=True)
+
+    async def forget_audit(self, through: int, *, limit: int) -> int:
+        return await self._store.write(_Forget(through, limit))
+
 
 def _revision(db: apsw.Connection) -> int:
     found: Any = db.execute("SELECT revision FROM access_state").get
@@ -125,10 +132,27 @@ def _fault(db: apsw.Connection) -> int | None:
     with db:
         head = db.execute("SELECT audit_seq, audit_hash FROM access_state").fetchone()
         found = db.execute("SELECT seq, data, prev_hash, hash FROM audit ORDER BY seq")
-        fault = fault_in(links(found))
+        fault = fault_in(links(found), _forgotten(db))
     if fault is None and (last[0], last[3]) != head:
         return int(last[0]) + 1  # its end was cut
     return fault
+
+
+def _forgotten(db: apsw.Connection) -> int:
+    told = db.execute("SELECT data FROM audit WHERE action = ?", (FORGET,))
+    return max((int(decode(data).target) for (data,) in cast(Any, told)), default=0)
+
+
+def _before(db: apsw.Connection, at_us: int) -> range:
+    first = count = 0
+    with db:
+        head: Any = db.execute("SELECT audit_seq FROM access_state").get
+        found: Any = db.execute("SELECT seq, data FROM audit WHERE seq < ? ORDER BY seq", (head,))
+        for seq, data in found:
+            if moment(data) >= at_us:
+                break
+            first, count = first or seq, count + 1
+    return range(first, first + count)
 
 
 # ---- writing -----------------------------------------------------------------------------
@@ -196,6 +220,21 @@ class _Record(Write[None]):
 
     def run(self, db: apsw.Connection) -> None:
         _add(db, self._entries)
+
+
+class _Forget(Write[int]):
+    def __init__(self, through: int, limit: int) -> None:
+        super().__init__()
+        self._through, self._limit = through, limit
+
+    def run(self, db: apsw.Connection) -> int:
+        # Of a range: the numbers have no holes.
+        db.execute(
+            """DELETE FROM audit WHERE seq <= ?1 AND seq < (SELECT min(seq) FROM audit) + ?2
+            AND seq < (SELECT audit_seq FROM access_state)""",
+            (self._through, self._limit),
+        )
+        return db.changes()
 
 
 def _add(db: apsw.Connection, entries: Sequence[Entry]) -> None:

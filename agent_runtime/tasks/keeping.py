@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable
 
+from agent_runtime.access.ports import AccessStore
 from agent_runtime.errors import ConfigError, Conflict
 from agent_runtime.retention import Policy, Retention
 from agent_runtime.tasks.reads import Reads
@@ -56,8 +57,10 @@ class Keeping(Reads):
             await self.ports.publisher.forget(task_id)
         await self._files.remove(task_id)
 
-    def retention(self, policy: Policy, **more: float) -> Retention:
-        """Forgets ended tasks by age and by size; see `retention`."""
+    def retention(
+        self, policy: Policy, *, audit: AccessStore | None = None, **more: float
+    ) -> Retention:
+        """Forgets ended tasks by age and by size, and old entries of `audit`; see `retention`."""
         return Retention(
             self.ports.store,
             self.ports.clock,
@@ -65,5 +68,6 @@ class Keeping(Reads):
             state_dir=self._state_dir,
             forget=self.forget,
             uploads=self.ports.uploads,
+            audit=audit,
             **more,
         )

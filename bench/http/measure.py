@@ -2,9 +2,10 @@
 
 KIND: `starlette` (a small GET: the least that anything costs), `daemon`, `parts` and `batch` (the
 daemon, driving nothing, with an API key, idempotency keys and a rate limit), `streams` (the daemon,
-1000 readers of one task), `fastapi` (FastAPI and aiosqlite, a commit for each task: the common
-way), `langgraph` (`langgraph dev`, driving nothing). What each is asked is in `works`. Prints one
-JSON object: figures as `WORK FIGURE`, and the versions.
+1000 readers of one task), `hostile` (the daemon, beside ten thousand that want nothing), `fastapi`
+(FastAPI and aiosqlite, a commit for each task: the common way), `langgraph` (`langgraph dev`,
+driving nothing). What each is asked is in `works`, `streams` and `hostile`. Prints one JSON object:
+figures as `WORK FIGURE`, and the versions.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ def main() -> None:
     kind, directory = sys.argv[1], Path(sys.argv[2])
     if kind == "streams":
         _streams(directory)
+        return
+    if kind == "hostile":
+        _hostile(directory)
         return
     try:
         told = _kept(kind, directory) | _loaded(kind, directory)
@@ -92,6 +96,13 @@ def _streams(directory: Path) -> None:
         task = post(port, token, "/v1/tasks", {"goal": "be read"})["id"]
         words = map(str, (port, process.pid, task, token, READERS))
         module = "bench.http.streams"
+        subprocess.run([sys.executable, "-m", module, *words], check=True, cwd=ROOT, env=os.environ)
+
+
+def _hostile(directory: Path) -> None:
+    with daemon(directory) as (process, port, key, _):
+        words = map(str, (port, process.pid, key))
+        module = "bench.http.hostile"
         subprocess.run([sys.executable, "-m", module, *words], check=True, cwd=ROOT, env=os.environ)
 
 

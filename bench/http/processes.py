@@ -89,16 +89,18 @@ def _listens(port: int) -> bool:
 
 @contextmanager
 def daemon(
-    directory: Path, path: Sequence[Path] = (ROOT,)
+    directory: Path, path: Sequence[Path] = (ROOT,), settings: Mapping[str, str] = {}
 ) -> Iterator[tuple[subprocess.Popen[bytes], int, str, str]]:
-    """The daemon, driving nothing: its process, its port, a key of which the rate is no bound, and
-    the local token."""
+    """The daemon: its process, its port, a key of which the rate is no bound, and the local token.
+
+    It drives nothing, unless `settings` (of the environment) say so.
+    """
     port = free_port()
     argv = [
         *(sys.executable, "-m", "agent_runtime", "--store", f"sqlite:///{directory}/store.db"),
         *("serve", "--port", str(port), "--unsafe-no-sandbox"),
     ]
-    env = {"AGENT_RUNTIME_TASKS_MAX": "0"}
+    env = {"AGENT_RUNTIME_TASKS_MAX": "0", **settings}
     with serving(argv, directory, port=port, env=env, path=path) as process:
         _until_ready(port)
         token = (directory / "token").read_text(encoding="utf-8").strip()

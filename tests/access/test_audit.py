@@ -32,7 +32,7 @@ CI = Caller("ci", frozenset(), "key", "k1")
         ("DELETE FROM audit WHERE seq = 2", 3),
         ("DELETE FROM audit WHERE seq = 4", 4),
         ("DELETE FROM audit", 1),
-        ("DELETE FROM audit WHERE seq = 1", None),  # retention drops from the beginning
+        ("DELETE FROM audit WHERE seq = 1", 2),  # nothing in the record says so
     ],
 )
 async def test_a_record_that_was_changed_says_where(

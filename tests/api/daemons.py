@@ -41,11 +41,18 @@ class DaemonProcess:
     settings: Mapping[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ("--unsafe-no-sandbox",)
     port: int = 0
+    files_max: int | None = None
+    """That it may open."""
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def store(self) -> str:
         return f"sqlite:///{self.directory}/store.db"
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
 
     @property
     def token(self) -> str:
@@ -63,6 +70,7 @@ class DaemonProcess:
         with log.open("ab") as out:
             self.process = subprocess.Popen(
                 [
+                    *(self._bounded() if self.files_max else ()),
                     *(sys.executable, "-m", "agent_runtime", "--store", self.store),
                     *("serve", "--port", str(self.port), *self.arguments),
                 ],
@@ -77,6 +85,9 @@ class DaemonProcess:
             assert time.monotonic() < deadline, self.log[-4000:]
             time.sleep(0.02)
         self.port = int(found[1])
+
+    def _bounded(self) -> tuple[str, ...]:
+        return ("sh", "-c", f'ulimit -n {self.files_max}; exec "$@"', "sh")
 
     def kill(self) -> None:
         """As a machine that dies."""

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import socket
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
-from agent_runtime.api.protocol import HEAD_BYTES_MAX, HEAD_SECONDS_MAX
-from tests.api.daemons import DaemonProcess
+from agent_runtime.api.lobby import FILES_KEPT
+from agent_runtime.api.protocol import HEAD_BYTES_MAX
+from tests.api.daemons import DaemonProcess, serving
 
 
 @contextmanager
@@ -88,25 +94,91 @@ def test_a_body_of_100_mb_is_refused_before_it_came(daemon: DaemonProcess) -> No
 
 
 @pytest.mark.long
-def test_slow_heads_and_idle_connections_cost_nobody_else_anything(daemon: DaemonProcess) -> None:
-    idle: list[socket.socket] = []
+def test_ten_thousand_that_want_nothing_keep_nobody_else_out(daemon: DaemonProcess) -> None:
+    """Issue 5, row 8: silent ones, half heads, kept ones, and 200 that drip heads and bodies."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "bench.http.hostile", str(daemon.port), str(daemon.pid)),
+            *(daemon.token, "--alone", "5", "--beside", "20"),
+        ],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    print(figures)
+    assert figures["beside_files"] > 10_000
+    assert [figures[f"{when}_refused"] for when in ("alone", "beside", "after")] == [0, 0, 0]
+    assert set(figures["crowd"]) == {"200", "408"}, "answered and let go; nobody was cut off"
+
+
+@contextmanager
+def idle(daemon: DaemonProcess, count: int) -> Iterator[list[socket.socket]]:
+    """Connections that say nothing."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(line(daemon)) for _ in range(count)]
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def closed(lines: list[socket.socket]) -> list[bool]:
+    return [is_closed(each) for each in lines]
+
+
+def is_closed(sock: socket.socket) -> bool:
+    sock.setblocking(False)
     try:
-        for number in range(2000):
-            sock = socket.create_connection(("127.0.0.1", daemon.port), timeout=30)
-            if number % 2:
-                sock.sendall(b"GET /livez HTTP/1.1\r\nHost: loc")
-            idle.append(sock)
-        begun = time.monotonic()
-        for _ in range(50):
+        while sock.recv(65_536):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        pass
+    return True
+
+
+@pytest.mark.long
+def test_beyond_the_number_of_connections_the_oldest_idle_ones_make_room(tmp_path: Path) -> None:
+    with serving(tmp_path / "state", files_max=FILES_KEPT + 88) as daemon:
+        stream = (
+            "GET /v1/events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n"
+            f"Authorization: Bearer {daemon.token}\r\n\r\n"
+        ).encode()
+        with idle(daemon, 1) as busy:
+            busy[0].sendall(stream)
+            assert busy[0].recv(4096).startswith(b"HTTP/1.1 200")
+            with idle(daemon, 120) as lines:
+                assert daemon.ask("GET", "/livez", token=None).status == 200
+                assert closed(lines) == [True] * 34 + [False] * 86
+            with idle(daemon, 87) as lines:
+                for each in lines:
+                    each.sendall(stream)
+                    assert each.recv(4096).startswith(b"HTTP/1.1 200")
+                # Where none is idle, who comes is told so.
+                with line(daemon) as late:
+                    assert answer(late).startswith(b"HTTP/1.1 503")
+                assert not any(closed([*busy, *lines]))
+        until(lambda: "that waited for a request" in daemon.log)
+
+
+def test_where_files_run_out_idle_connections_make_room(daemon: DaemonProcess) -> None:
+    """The kernel's refusals alone would keep everybody out for as long as they stay."""
+    before = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+    used = len(os.listdir(f"/proc/{daemon.pid}/fd"))
+    with idle(daemon, 150) as lines:
+        until(lambda: len(os.listdir(f"/proc/{daemon.pid}/fd")) >= used + 150)
+        try:
+            resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (used + 170, before[1]))
+            until(lambda: closed(lines)[0])
             assert daemon.ask("GET", "/livez", token=None).status == 200
-        # Those that began a head, and those that said nothing, are let go.
-        first, last = idle[0], idle[-1]
-        assert answer(last).startswith(b"HTTP/1.1 408")
-        assert answer(first).startswith(b"HTTP/1.1 408")
-        assert time.monotonic() - begun >= HEAD_SECONDS_MAX / 2
-    finally:
-        for sock in idle:
-            sock.close()
+            assert closed(lines)[0] and not closed(lines)[-1], "those that waited longest"
+        finally:
+            resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
+    assert "more files can be opened): closed" in daemon.log
 
 
 @pytest.mark.long

@@ -6,11 +6,15 @@ import sys
 import time
 from pathlib import Path
 
+import anyio
 import pytest
 
+from agent_runtime.access.audit import Entry
 from agent_runtime.cli.logs import JsonFormatter
 from agent_runtime.loop.submission import new_task_id
 from agent_runtime.sandboxes import cgroups
+from agent_runtime.stores.sqlite import SqliteStore
+from agent_runtime.stores.sqlite_access import SqliteAccess
 from agent_runtime.taskfile import read_task_file
 from tests.cli.conftest import FIX, WriteTask
 from tests.cli.helpers import UNSAFE, Cli
@@ -108,6 +112,12 @@ def test_init_writes_a_task_file_that_is_one(cli: Cli, repository: Path) -> None
     assert again.code == 6 and (repository / "task.yaml").read_bytes() == before
 
 
+async def record_of_long_ago(path: Path) -> None:
+    store = await SqliteStore.open(path)
+    await SqliteAccess(store).record([Entry(at_us=n, by="key:ci", action="a") for n in range(3)])
+    await store.close()
+
+
 @pytest.mark.long
 def test_gc_forgets_what_ended_and_keeps_the_rest(cli: Cli, repository: Path) -> None:
     (cli.home / "task.yaml").write_text(FIX, encoding="utf-8")
@@ -117,8 +127,10 @@ def test_gc_forgets_what_ended_and_keeps_the_rest(cli: Cli, repository: Path) ->
     fresh.mkdir(parents=True, exist_ok=True)
     leftover = cli.state / "workspaces" / "task_ffffffffffffffffffffffffffffffff"
     leftover.mkdir()
+    anyio.run(record_of_long_ago, cli.state / "store.db")
     nothing = cli("gc", "--json").json()
     assert nothing["forgotten"] == [], "not old enough"
+    assert nothing["audit_entries"] == 2, "the newest stays"
     assert nothing["leftovers"] == [leftover.name] and not leftover.exists() and fresh.exists()
     planned = cli("gc", "--older-than", "0", "--dry-run", "--json").json()
     assert planned["forgotten"] == [ended] and cli("show", ended).code == 0

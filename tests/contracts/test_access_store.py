@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agent_runtime.access.audit import ZERO, Entry, link
+from agent_runtime.access.audit import FORGET, ZERO, Entry, link
 from agent_runtime.access.audit import encode as encoded
 from agent_runtime.access.keys import Key, NewKey, make
 from agent_runtime.access.ports import AccessStore
@@ -156,3 +156,32 @@ async def test_the_record_is_read_in_pages_and_by_filter(world: World) -> None:
     assert [record.seq for record in await store.audit(before=5, limit=3)] == [4, 3, 2]
     assert [record.seq for record in await store.audit(by="key:1")] == [7, 6, 4, 2]
     assert [record.seq for record in await store.audit(by="key:1", action="task.cancel")] == [7]
+
+
+async def test_the_beginning_is_forgotten_in_bites_once_the_record_says_so(world: World) -> None:
+    store, other = await world.open(), await world.open()
+    times = [10, 20, 30, 25, 50, 60]
+    await store.record([Entry(at_us=at, by="key:ci", action="task.submit") for at in times])
+    assert await store.audit_before(10) == range(1, 1)
+    assert await store.audit_before(29) == range(1, 3), "only what stands before all others"
+    assert await store.audit_before(99) == range(1, 6), "the newest stays"
+    await store.record([entry(FORGET, target="4")])
+    assert [await other.forget_audit(4, limit=3) for _ in range(3)] == [3, 1, 0]
+    assert [record.seq for record in await store.audit()] == [7, 6, 5]
+    assert await store.audit_fault() is None
+    assert await store.audit_before(60) == range(5, 6)
+    # More than was announced is no retention.
+    await store.forget_audit(5, limit=1)
+    assert await store.audit_fault() == 6
+
+
+async def test_a_record_is_never_forgotten_to_its_end(world: World) -> None:
+    """Its head would have nothing to stand on."""
+    store = await world.open()
+    assert await store.audit_before(99) == range(0)
+    assert await store.forget_audit(9, limit=9) == 0
+    await store.record([entry("task.submit"), entry(FORGET, target="2")])
+    assert await store.forget_audit(2, limit=9) == 1
+    assert await store.audit_fault() is None
+    await store.record([entry("task.submit")])
+    assert [record.seq for record in await store.audit()] == [3, 2]
