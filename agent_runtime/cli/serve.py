@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import gc
-from typing import Final
-
 import click
 from click import Context
 
 from agent_runtime.cli.console import note, settings_of, unsafe_option
 from agent_runtime.settings import Settings
-
-YOUNG_OBJECTS: Final = 50_000
-"""Between two collections: a few MB."""
 
 
 @click.command(
@@ -86,28 +80,12 @@ def serve(
 async def _serve(settings: Settings, unsafe_no_sandbox: bool, idle_exit: float | None) -> None:
     from agent_runtime.serving import run_daemon
 
-    def ready(text: str) -> None:
-        collect_seldom()
-        note(text)
-
     await run_daemon(
         settings,
         unsafe_no_sandbox=unsafe_no_sandbox,
         idle_seconds=None if idle_exit is None else idle_exit * 60,
-        on_ready=ready,
+        on_ready=note,
     )
-
-
-def collect_seldom() -> None:
-    """Set the garbage collector up for a process that lives long, once all is loaded.
-
-    By default each 700 new objects start a look at the young ones, which takes a tenth of a
-    submission's time, and now and then one at all that the modules have made, which never goes.
-    Nearly all that a request makes is freed by its reference counts.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS, 20, 50)
 
 
 def _has_uvloop() -> bool:
