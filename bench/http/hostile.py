@@ -149,11 +149,13 @@ async def main(given: argparse.Namespace) -> None:
     begun = time.perf_counter()
     with crowd(port, given.token, given.idle, given.slow, told):
         figures["came_in_seconds"] = time.perf_counter() - begun
+        # All are there now; later some have been let go, and are on their way back.
+        figures["beside_files"] = files(pid)
         used, begun = cpu_seconds(pid), time.perf_counter()
         await others.ask(given.beside)
         figures |= others.figures("beside")
         share = (cpu_seconds(pid) - used) / (time.perf_counter() - begun)
-        figures |= {"beside_rss_mib": rss_mib(pid), "beside_files": files(pid)}
+        figures["beside_rss_mib"] = rss_mib(pid)
         figures |= {"beside_cpu_share": share}
     figures["crowd"] = dict(told)
     deadline = time.perf_counter() + GONE_SECONDS_MAX

@@ -1,7 +1,7 @@
 """A daemon under load that is killed again and again, and the account of it, taken from outside.
 
-`python -m tests.api.kills 50` does it for minutes and prints the account (row 2 of issue 5: fifty
-kills, one every two seconds).
+`python -m tests.api.kills 50` does it for minutes and prints the account: fifty kills, one
+every two seconds.
 """
 
 from __future__ import annotations

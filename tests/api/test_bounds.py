@@ -17,7 +17,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
 
 
 def test_more_tasks_than_may_wait_are_refused_as_a_whole_with_a_time(daemon: DaemonProcess) -> None:
-    """Issue 5: 503 with Retry-After before memory grows."""
+    """503 with Retry-After, before memory grows."""
     refused = daemon.ask("POST", "/v1/tasks:batch", {"tasks": [TASK] * 4})
     assert (refused.status, refused.headers["retry-after"]) == (503, "10")
     assert refused.json()["type"] == "/problems/overloaded"

@@ -17,7 +17,7 @@ import pytest
 from tests.api.daemons import DaemonProcess, serving
 
 SECONDS_MAX = 5.0
-"""Row 7 of issue 5."""
+"""From the order to the end of the last process."""
 
 DETACHED = """
 import os, signal, sys, time

@@ -95,7 +95,7 @@ def test_a_body_of_100_mb_is_refused_before_it_came(daemon: DaemonProcess) -> No
 
 @pytest.mark.long
 def test_ten_thousand_that_want_nothing_keep_nobody_else_out(daemon: DaemonProcess) -> None:
-    """Issue 5, row 8: silent ones, half heads, kept ones, and 200 that drip heads and bodies."""
+    """Silent ones, half heads, kept ones, and 200 that drip heads and bodies."""
     done = subprocess.run(
         [
             *(sys.executable, "-m", "bench.http.hostile", str(daemon.port), str(daemon.pid)),

@@ -20,7 +20,7 @@ def test_what_was_accepted_ends_and_happens_once_however_often_the_daemon_is_kil
 
 @pytest.mark.long
 def test_fifty_kills_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
-    """Row 2 of issue 5."""
+    """One every two seconds; the short version kills twice."""
     account = kill_under_load(tmp_path, kills=50)
     assert account.clean, account
     assert len(account.accepted) > 100

@@ -32,7 +32,7 @@ def _attack(daemon: DaemonProcess, seconds: int, *options: str) -> None:
 
 @pytest.mark.long
 def test_schemathesis_finds_nothing_with_credentials(daemon: DaemonProcess) -> None:
-    """Row 1 of issue 5: all checks, all phases."""
+    """All checks, all phases."""
     bearer = f"Authorization: Bearer {daemon.token}"
     _attack(daemon, 90, "-H", bearer, "-n", "40", "-w", "2")
 

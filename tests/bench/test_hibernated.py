@@ -23,7 +23,7 @@ def test_beside_two_thousand_that_wait_every_live_task_is_driven(tmp_path: Path)
 
 @pytest.mark.long
 def test_a_hundred_thousand_that_wait_cost_no_memory_and_nobodys_time(tmp_path: Path) -> None:
-    """Issue 5, row 6. What they cost the others is in `make bench`'s figures, and printed here."""
+    """What they cost the others is in `make bench`'s figures, and printed here."""
     figures = measured(tmp_path, "--rounds", "20")
     print(figures)
     assert figures["driven_at_once"] == 1000
