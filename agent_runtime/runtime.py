@@ -52,10 +52,20 @@ class Runtime(Sessions, Runs, Results, Proofs, Hindsight, Keeping):
         """For whoever takes tasks of others in: ask it first."""
 
     async def submit(
-        self, spec: TaskSpec, *, submitted_by: str, idempotency_key: str | None = None
+        self,
+        spec: TaskSpec,
+        *,
+        submitted_by: str,
+        idempotency_key: str | None = None,
+        held: bool = False,
     ) -> TaskId:
-        """Store a task; durable when it returns. Nothing of it runs yet. Errors as `take_in`."""
-        taken = await self.take_in(spec, submitted_by=submitted_by, idempotency_key=idempotency_key)
+        """Store a task; durable when it returns. Nothing of it runs yet. Errors as `take_in`.
+
+        With `held` it is for `drive` of this runtime: no daemon takes it while this one is open.
+        """
+        taken = await self.take_in(
+            spec, submitted_by=submitted_by, idempotency_key=idempotency_key, held=held
+        )
         return taken.task_id
 
     async def take_in(
@@ -65,6 +75,7 @@ class Runtime(Sessions, Runs, Results, Proofs, Hindsight, Keeping):
         submitted_by: str,
         idempotency_key: str | None = None,
         budget: DayBudget = UNBOUNDED,
+        held: bool = False,
     ) -> Submitted:
         """As `submit`, and the task as it was stored; `is_new` is false if the key was known.
 
@@ -80,9 +91,9 @@ class Runtime(Sessions, Runs, Results, Proofs, Hindsight, Keeping):
         """
         try:
             if budget == UNBOUNDED:
-                return await self._take_in(spec, submitted_by, idempotency_key)
+                return await self._take_in(spec, submitted_by, idempotency_key, held)
             async with self.allowances.taking(submitted_by, budget):
-                return await self._take_in(spec, submitted_by, idempotency_key)
+                return await self._take_in(spec, submitted_by, idempotency_key, held)
         except (UsageError, ConfigError, AllowanceSpent):
             stored = idempotency_key and await self.ports.store.made_by(idempotency_key)
             if not stored:
@@ -91,12 +102,12 @@ class Runtime(Sessions, Runs, Results, Proofs, Hindsight, Keeping):
             return await self._as_taken(made, stored, spec)
 
     async def _take_in(
-        self, spec: TaskSpec, submitted_by: str, idempotency_key: str | None
+        self, spec: TaskSpec, submitted_by: str, idempotency_key: str | None, held: bool
     ) -> Submitted:
         await self.refuse_what_cannot_run(spec)
         made = self._first_event(spec, submitted_by, idempotency_key)
         task_id = await self.ports.store.create(
-            made.summary, made.rows, idempotency_key=idempotency_key
+            made.summary, made.rows, idempotency_key=idempotency_key, held=held
         )
         return await self._as_taken(made, task_id, spec)
 

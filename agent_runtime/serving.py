@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -19,7 +20,7 @@ from agent_runtime.api.idling import Idling
 from agent_runtime.api.metrics import Measured, Metrics
 from agent_runtime.api.mounts import make_mounts, run_all
 from agent_runtime.api.mounts import paths as mount_paths
-from agent_runtime.api.presence import daemon_file
+from agent_runtime.api.presence import daemon_file, find_daemon
 from agent_runtime.api.routes import application
 from agent_runtime.api.server import listen, serve
 from agent_runtime.api.tls import tls_options
@@ -35,6 +36,8 @@ from agent_runtime.notices.hooks import Hooks
 from agent_runtime.notify_socket import NotifySocket
 from agent_runtime.settings import Settings, state_dir
 from agent_runtime.toolbox import PluginToolbox
+
+_log = logging.getLogger(__name__)
 
 HOOK_PREFIXES: Final = ("/hooks/",)
 """Requests of other programs, which look at signatures of their own."""
@@ -101,9 +104,17 @@ async def run_daemon(
             open_prefixes=(*HOOK_PREFIXES, METADATA),
         )  # fmt: skip
 
+        earlier = find_daemon(directory)
+
         def ready() -> None:
             systemd.ready()
             on_ready(f"agent-runtime {__version__} serves at {address}")
+            if earlier is not None:
+                _log.warning(
+                    "another daemon serves this store, at %s (pid %d): each drives what it takes "
+                    "first, and the verbs ask the one that was started last; end one of them",
+                    *earlier,
+                )
 
         retention = runtime.retention(retention_policy(settings), audit=access_store)
         retention.may_sweep = lambda: daemon.clock.is_trusted

@@ -103,8 +103,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 def read_task_file(path: str, *, repo: str | None = None, model: str | None = None) -> TaskSpec:
     """The task in a YAML or JSON file; `-` is standard input.
 
-    Relative paths in it start at its directory. `repo` (relative to the working directory) and
-    `model` are the command line's and replace the file's.
+    Relative paths in it start at its directory, a pipe's at the working directory. `repo`
+    (relative to the working directory) and `model` are the command line's and replace the file's.
 
     Raises:
         UsageError: everything that is wrong, a line a problem. Mend the file and try again.
@@ -112,7 +112,8 @@ def read_task_file(path: str, *, repo: str | None = None, model: str | None = No
     name = _STDIN_NAME if path == STDIN else path
     document = load(decode(_read(path), name=name), name=name)
     here = _working_directory()
-    base_dir = here if path == STDIN else os.path.dirname(os.path.join(here, path))
+    is_pipe = path == STDIN or (os.path.exists(path) and not os.path.isfile(path))
+    base_dir = here if is_pipe else os.path.dirname(os.path.join(here, path))
     value = document.value
     if isinstance(value, dict):
         if repo is not None:

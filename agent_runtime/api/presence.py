@@ -26,34 +26,60 @@ class Presence(NamedTuple):
 def daemon_file(state_dir: str, address: str) -> Iterator[None]:
     """Say that a daemon serves at `address`, until the block ends.
 
-    Of two daemons on one state directory the later one is found.
+    Of two daemons on one state directory the later one is found, and when that one ends the other:
+    each keeps a file of its own name, too.
     """
     import fcntl  # here: only a daemon needs POSIX, whoever looks for one may live without
 
     path = os.path.join(state_dir, NAME)
-    partial = f"{path}.{os.getpid()}"
-    with open(partial, "wb") as file:
+    own = f"{path}.{os.urandom(6).hex()}"
+    partial = f"{own}.new"
+    for name in _others(state_dir):
+        left = os.path.join(state_dir, name)
+        with suppress(OSError):
+            # What is empty, its daemon is about to lock or to fill.
+            if os.path.getsize(left) and _look(left) is None:
+                os.unlink(left)
+    with open(own, "wb") as file:
         os.fchmod(file.fileno(), 0o600)
+        fcntl.flock(file, fcntl.LOCK_EX)
         file.write(json.dumps({"address": address, "pid": os.getpid()}).encode())
         file.flush()
-        fcntl.flock(file, fcntl.LOCK_EX)
+        os.link(own, partial)
         os.replace(partial, path)
         try:
             yield
         finally:
             with suppress(OSError):
+                os.unlink(own)
                 if os.stat(path).st_ino == os.fstat(file.fileno()).st_ino:
                     os.unlink(path)
 
 
 def find_daemon(state_dir: str) -> Presence | None:
-    """The daemon that serves this state directory now; None: there is none."""
+    """The daemon that serves this state directory now, the latest of several; None: none does."""
+    if found := _look(os.path.join(state_dir, NAME)):
+        return found
+    looks = (_look(os.path.join(state_dir, name)) for name in _others(state_dir))
+    return next((found for found in looks if found), None)
+
+
+def _others(state_dir: str) -> list[str]:
+    """The files that daemons keep beside the one of the latest."""
+    try:
+        return [name for name in os.listdir(state_dir) if name.startswith(f"{NAME}.")]
+    except OSError:
+        return []
+
+
+def _look(path: str) -> Presence | None:
+    """The daemon that holds this file; None: nobody does, or it is no such file."""
     try:
         import fcntl
     except ImportError:
         return None  # where there is none, no daemon runs
     try:
-        with open(os.path.join(state_dir, NAME), "rb") as file:
+        with open(path, "rb") as file:
             try:
                 # Shared: two who look at once must not take each other for the daemon.
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

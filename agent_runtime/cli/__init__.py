@@ -13,6 +13,7 @@ share: `reach` (a daemon's tasks or those of the local store), `remote` (a daemo
 
 from __future__ import annotations
 
+import errno
 import importlib
 import keyword
 import os
@@ -24,7 +25,7 @@ from typing import Any, Final
 import click
 
 from agent_runtime import __version__
-from agent_runtime.errors import AgentRuntimeError
+from agent_runtime.errors import AgentRuntimeError, DiskFull
 
 FAMILIES: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
     "Work on a task": {
@@ -142,6 +143,8 @@ class Verbs(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:  # noqa: BLE001 - the outermost border, and it is told
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                ctx.exit(_tell_no_room(ctx, error))
             _tell(
                 f"unexpected {type(error).__name__}: {error or 'no message'}\n"
                 "This is a defect. `agent-runtime --log-level debug …` shows where it happened; "
@@ -152,6 +155,18 @@ class Verbs(click.Group):
         ctx.exit(code if isinstance(code, int) else 0)
 
 
+def _tell_no_room(ctx: click.Context, error: OSError) -> int:
+    """The exit code. What could not be written stays in the buffer, and must not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    what = repr(error.filename) if error.filename else "the output"
+    _tell(
+        f"{what} cannot be written: {error.strerror}; free some room and try again. A task that "
+        "was begun is stored: `agent-runtime ps`"
+    )
+    _show_traceback(ctx)
+    return DiskFull.exit_code
+
+
 @click.group(
     cls=Verbs,
     epilog=EPILOG,
@@ -160,8 +175,8 @@ class Verbs(click.Group):
 @click.option(
     "--store",
     metavar="URL",
-    help="Where tasks are kept, such as sqlite:///home/me/store.db. Default: $AGENT_RUNTIME_STORE, "
-    "the settings files, else below $XDG_STATE_HOME.",
+    help="Where tasks are kept, such as sqlite:////home/me/store.db. Default: "
+    "$AGENT_RUNTIME_STORE, the settings files, else below $XDG_STATE_HOME.",
 )
 @click.option(
     "--url",

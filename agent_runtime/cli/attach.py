@@ -9,6 +9,7 @@ import click
 from agent_runtime.cli.console import (
     command,
     emit_line,
+    first_cause,
     is_terminal,
     note,
     say,
@@ -40,13 +41,15 @@ def attach(ctx: click.Context, task: str, as_json: bool) -> int:
     """Watch a task live, whoever drives it, and talk to it, until its end or Ctrl-C.
 
     A line that is typed is told to its brain; y or n decides what it asks; /approve [ID],
-    /deny [ID] [WHY], /pause, /resume [MODEL], /cancel [WHY], /detach and /help are commands. A
-    daemon that is started anew meanwhile is not noticed. Ctrl-C only detaches: the task goes on.
-    Ends as `run` does.
+    /deny [ID] [WHY], /pause, /resume [MODEL], /cancel [WHY], /detach and /help are commands.
+    Ctrl-C only detaches: the task goes on. Ends as `run` does.
     """
     remote = remote_of(ctx)
     if remote is None:
-        return _attach_here(ctx, task, as_json=as_json)
+        try:
+            return _attach_here(ctx, task, as_json=as_json)
+        except BaseExceptionGroup as group:  # the open runtime's tasks wrap what goes through them
+            raise first_cause(group) from group
 
     async def look(remote: Remote) -> int:
         task_id = await remote.find(task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -110,7 +111,7 @@ def run(
         spec = read_spec(task, repo)
         if model is not None:
             spec = msgspec.structs.replace(spec, model=model)
-        task_id = await runtime.submit(spec, submitted_by=who())
+        task_id = await runtime.submit(spec, submitted_by=who(), held=True)
         if not as_json:
             say(task_id)
         return await drive_here(ctx, runtime, task_id, as_json=as_json, wait_seconds=wait_seconds)
@@ -293,9 +294,15 @@ def read_spec(task: str, repo: str | None) -> TaskSpec:
     """The task that the arguments mean.
 
     Raises:
-        UsageError: not a task file, or a goal and no repository for it.
+        UsageError: not a task file, a directory, or a goal and no repository for it.
     """
-    is_file = task == "-" or os.path.isfile(task) or task.endswith(_TASK_FILES)
+    if os.path.isdir(task):
+        raise UsageError(
+            f"{task!r} is a directory: name a task file in it, or say in words what is to be done "
+            f"and give the directory as --repo {shlex.quote(task)}"
+        )
+    # Whatever can be read: `run <(make-task)` names a pipe.
+    is_file = task == "-" or os.path.exists(task) or task.endswith(_TASK_FILES)
     if not is_file:
         return goal_task(task, _checkout(repo or "."))
     return read_task_file(task, repo=None if repo is None else _checkout(repo))

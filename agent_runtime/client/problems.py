@@ -27,9 +27,14 @@ from agent_runtime.errors import (
     StoreUnavailable,
     TooManyRequests,
     Unauthenticated,
+    Unreachable,
     UsageError,
     WorkspaceError,
 )
+
+_NOT_OURS: Final = "not-ours"
+_UNKNOWN_PATH: Final = frozenset({404, 405, 501})
+"""What another program says to requests that it has never heard of."""
 
 _BY_NAME: Final[Mapping[str, type[AgentRuntimeError]]] = {
     "idempotency-mismatch": IdempotencyMismatch,
@@ -45,6 +50,7 @@ _BY_NAME: Final[Mapping[str, type[AgentRuntimeError]]] = {
     "time-out": DeadlineExceeded,
     "not-configured": ConfigError,
     "workspace": WorkspaceError,
+    _NOT_OURS: Unreachable,
 }
 """The last part of a problem's type, where it says more than the status."""
 
@@ -67,12 +73,18 @@ HOW_TO_SIGN_IN: Final = (
 
 
 def problem_in(status: int, body: bytes) -> Problem:
-    """The problem in an answer; one is made up where a proxy answers in words of its own."""
+    """The problem in an answer; one is made up where a proxy, or another program that listens at
+    the daemon's address, answers in words of its own."""
     try:
         found = msgspec.json.decode(body, type=Problem)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        said = body[:200].decode("utf-8", "replace").strip()
-        return Problem(status=status, title=f"HTTP {status}", detail=said)
+        said = " ".join(body[:200].decode("utf-8", "replace").split())
+        who = "what answers at the daemon's address is no agent-runtime, or a proxy before it"
+        type_ = _NOT_OURS if status in _UNKNOWN_PATH else "about:blank"
+        return Problem(
+            type=type_, status=status, title=f"HTTP {status}",
+            detail=f"{who} (HTTP {status}): {said}" if said else f"{who} (HTTP {status})",
+        )  # fmt: skip
     return msgspec.structs.replace(found, status=status)
 
 

@@ -42,6 +42,7 @@ class Store(Protocol):
         *,
         blobs: Mapping[BlobId, bytes] = {},
         idempotency_key: str | None = None,
+        held: bool = False,
     ) -> TaskId:
         """Store a new task with its first rows and return its id, durable.
 
@@ -49,6 +50,9 @@ class Store(Protocol):
         and priority until an append with `relabel`.
 
         A known `idempotency_key` stores nothing and returns the id of the task it made.
+
+        A task that is `held` can be claimed by this store alone, as long as its process lives: a
+        daemon beside it would otherwise be faster than whoever means to drive it itself.
 
         Raises:
             Conflict: the task id exists.

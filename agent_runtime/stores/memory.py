@@ -120,6 +120,7 @@ class MemoryStore:
         *,
         blobs: Mapping[BlobId, bytes] = {},
         idempotency_key: str | None = None,
+        held: bool = False,
     ) -> TaskId:
         task_id = TaskId(summary.task_id)
         check_rows(task_id, Seq(0), rows, summary)
@@ -133,6 +134,7 @@ class MemoryStore:
                     return task_id
                 raise Conflict(f"task {task_id!r} exists already, with other events")
             task = _Task(summary, list(rows), idempotency_key)
+            task.owner = self._number if held else None
             shared.tasks[task_id] = task
             shared.order += rows
             self._keep_blobs(task, blobs)
@@ -314,7 +316,8 @@ class MemoryStore:
     def _free(self, task_id: TaskId) -> _Task:
         task = self._shared.task(task_id)
         holder = self._shared.holder(task)
-        if holder is not None:
+        is_kept = holder == self._number and task.epoch == 0  # held since it was made
+        if holder is not None and not is_kept:
             raise LeaseHeld(
                 f"task {task_id!r} is driven by {_name(holder)}: wait, or stop that one"
             )

@@ -125,10 +125,12 @@ class SqliteStore:
         *,
         blobs: Mapping[BlobId, bytes] = {},
         idempotency_key: str | None = None,
+        held: bool = False,
     ) -> TaskId:
         check_rows(TaskId(summary.task_id), Seq(0), rows, summary)
         await _check_blobs(blobs)
-        return await self._write(Create(rows, summary, blobs, idempotency_key))
+        holder = self._owners.owner_id if held else ""
+        return await self._write(Create(rows, summary, blobs, idempotency_key, holder))
 
     async def create_all(self, tasks: Sequence[NewTask]) -> list[TaskId]:
         for new in tasks:

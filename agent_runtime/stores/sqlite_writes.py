@@ -151,9 +151,11 @@ class Create(LogWrite[TaskId]):
         summary: TaskSummary,
         blobs: Mapping[BlobId, bytes],
         idempotency_key: str | None,
+        holder: str = "",
     ) -> None:
         super().__init__(rows, summary, blobs)
         self.idempotency_key = idempotency_key
+        self.holder = holder
 
     def join(self, batch: _LogBatch) -> TaskId:
         if self.idempotency_key is not None and self.idempotency_key in batch.keys:
@@ -347,6 +349,13 @@ class _LogBatch:
             ]
             if labelled:
                 self._db.execute(_ADD_LABELS, (_json(labelled),))
+            held = [
+                (write.holder, write.task_id)
+                for write in self._added
+                if isinstance(write, Create) and write.holder
+            ]
+            if held:
+                self._db.executemany("UPDATE tasks SET owner = ? WHERE task_id = ?", held)
         if moved:
             self._db.execute(_PROJECT, (_json(list(moved.values())),))
         for write in self._added:
@@ -432,12 +441,13 @@ def _no_task(task_id: str) -> NotFound:
 
 
 def _free_task(db: apsw.Connection, owners: Owners, task_id: TaskId) -> int:
-    """The epoch of a task that nobody alive drives."""
+    """The epoch of a task that nobody alive drives, or that was made to be driven by this store."""
     found = db.execute("SELECT epoch, owner FROM tasks WHERE task_id = ?", (task_id,)).fetchone()
     if found is None:
         raise _no_task(task_id)
     epoch, owner = found
-    if owner and owners.is_alive(owner):
+    is_kept = owner == owners.owner_id and epoch == 0  # held since it was made
+    if owner and not is_kept and owners.is_alive(owner):
         raise LeaseHeld(
             f"task {task_id!r} is driven by {owners.describe(owner)}: wait, or stop that process"
         )

@@ -193,6 +193,15 @@ def test_code_goes_in_and_a_branch_comes_out(there: There, tmp_path: Path) -> No
 
 
 @pytest.mark.long
+def test_run_drives_its_task_itself_although_a_daemon_serves_the_store(there: There) -> None:
+    """Found as a user: the daemon was faster as often as not, and `run` ended with 6."""
+    for _ in range(5):
+        done = there.cli("run", "task.yaml", "--json")
+        assert done.code == 0, done
+        assert [row["type"] for row in done.lines()].count("LeaseTaken") == 1
+
+
+@pytest.mark.long
 def test_a_daemon_that_is_not_there_is_7(tmp_path: Path) -> None:
     done = Cli(tmp_path, {"AGENT_RUNTIME_URL": "http://127.0.0.1:1"})("ps")
     assert done.code == 7 and "does not answer" in done.err

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from agent_runtime.cli.run import read_spec
+from agent_runtime.errors import UsageError
 from agent_runtime.loop import codec
 from agent_runtime.workspaces import quota
 from tests.cli.conftest import FIX, Fixed, WriteTask, git
@@ -102,6 +105,42 @@ def test_a_goal_without_a_brain_waits_with_9_and_says_what_can_be_done(
     assert "waiting for a brain" in done.err and "`plan`" in done.err
     [task] = cli("ps", "--json").json()
     assert task["repo"] == str(repository)
+
+
+def test_a_task_file_comes_from_a_pipe_and_a_directory_is_no_goal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found as a user: `run <(make)` and `run .` made tasks of the goals `/dev/fd/63` and `.`"""
+    monkeypatch.chdir(tmp_path)
+    reads, writes = os.pipe()
+    os.write(writes, b"goal: Mend it\nworkspace: {repo: ./repo}\n")
+    os.close(writes)
+    try:
+        spec = read_spec(f"/dev/fd/{reads}", None)
+    finally:
+        os.close(reads)
+    assert spec.goal == "Mend it" and spec.workspace is not None
+    assert spec.workspace.repo == str(tmp_path / "repo")
+    with pytest.raises(UsageError, match=r"'\.' is a directory.* --repo \."):
+        read_spec(".", None)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_output_for_which_there_is_no_room_is_no_defect(cli: Cli) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "agent_runtime", "ps", "--json"],
+            stdout=full, stderr=subprocess.PIPE, env=cli.environment(), text=True,
+        )  # fmt: skip
+    assert done.returncode == 7, done
+    assert done.stderr.startswith("error: the output cannot be written: No space left on device")
+
+
+def test_attach_to_no_task_ends_with_5(cli: Cli) -> None:
+    """Found as a user: it was called a defect."""
+    done = cli("attach", "deadbeef")
+    assert done.code == 5 and "no task is called 'deadbeef'" in done.err
 
 
 def test_a_goal_outside_of_a_checkout_asks_for_a_repository(cli: Cli) -> None:

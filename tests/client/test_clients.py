@@ -295,6 +295,34 @@ def test_who_looks_for_a_daemon_is_not_taken_for_one(tmp_path: Path) -> None:
     assert said.stdout.strip() == "None"
 
 
+def test_a_daemon_is_found_again_when_a_later_one_on_its_store_has_gone(tmp_path: Path) -> None:
+    """Found as a user: the later one took the file with it, and the earlier one was not found."""
+    held = "from agent_runtime.api.presence import daemon_file\n" + (
+        f"with daemon_file({str(tmp_path)!r}, 'http://127.0.0.1:2'): print(1, flush=True); input()"
+    )
+
+    def found() -> str | None:
+        presence = find_daemon(str(tmp_path))
+        return presence and presence.address
+
+    with daemon_file(str(tmp_path), "http://127.0.0.1:1"):
+        for is_killed in (False, True):
+            with subprocess.Popen(
+                [sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            ) as later:
+                assert later.stdout is not None and later.stdout.readline() == b"1\n"
+                assert found() == "http://127.0.0.1:2"
+                if is_killed:
+                    later.kill()
+                else:
+                    later.communicate(b"\n")
+            assert found() == "http://127.0.0.1:1"
+    assert found() is None
+    with daemon_file(str(tmp_path), "http://127.0.0.1:3"):
+        assert found() == "http://127.0.0.1:3"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_importing_the_client_brings_no_server_and_no_event_loop() -> None:
     script = "import sys, agent_runtime.client; print(*sorted(sys.modules))"
     done = subprocess.run(

@@ -39,6 +39,7 @@ from agent_runtime.errors import (
     StoreUnavailable,
     TooManyRequests,
     Unauthenticated,
+    Unreachable,
     UsageError,
 )
 from agent_runtime.taskfile import parse_task_json
@@ -273,3 +274,10 @@ def test_faults_come_with_their_places() -> None:
 
 def test_what_a_proxy_says_is_told_as_it_is() -> None:
     assert "Bad Gateway" in str(error_of(problem_in(502, b"<h1>Bad Gateway</h1>")))
+
+
+def test_another_program_at_the_daemon_s_address_is_not_taken_for_one_without_that_task() -> None:
+    """Found as a user: `ps` at a wrong port printed a page of HTML and ended with 5."""
+    error = error_of(problem_in(404, b"<!DOCTYPE HTML>\n<html>\n  <h1>Error response</h1>"))
+    assert type(error) is Unreachable and error.exit_code == 7
+    assert "is no agent-runtime" in str(error) and "\n" not in str(error)

@@ -72,6 +72,7 @@ async def create(
     wake_at_us: int = 0,
     blobs: Sequence[bytes] = (),
     idempotency_key: str | None = None,
+    held: bool = False,
 ) -> TaskId:
     rows = log(task_id, 1, 1)
     return await store.create(
@@ -86,6 +87,7 @@ async def create(
         rows,
         blobs={digest(data): data for data in blobs},
         idempotency_key=idempotency_key,
+        held=held,
     )
 
 

@@ -352,6 +352,28 @@ async def test_a_task_has_one_driver_and_each_lease_a_new_epoch(world: World) ->
     assert (await other.claim(TASK)).epoch == 2
 
 
+async def test_a_held_task_is_claimed_by_its_maker_alone_while_that_one_lives(world: World) -> None:
+    """Found as a user: a daemon took the tasks of `run` beside it, which then ended with 6."""
+    maker, daemon = await world.open(), await world.open()
+    await create(maker, held=True)
+    assert await daemon.ready(now_us=0) == []
+    with pytest.raises(LeaseHeld):
+        await daemon.claim(TASK)
+    lease = await maker.claim(TASK)
+    with pytest.raises(LeaseHeld):
+        await maker.claim(TASK)
+    await maker.release(lease)
+    assert (await daemon.claim(TASK)).epoch == 2
+
+
+async def test_a_held_task_is_free_when_its_maker_has_gone(world: World) -> None:
+    maker, daemon = await world.open(), await world.open()
+    await create(maker, status="pending", held=True)
+    await maker.close()
+    assert [task.task_id for task in await daemon.ready(now_us=0)] == [TASK]
+    assert (await daemon.claim(TASK)).epoch == 1
+
+
 async def test_a_lease_is_dead_with_its_process(world: World) -> None:
     dying, heir = await world.open(), await world.open()
     await create(dying)
