@@ -219,6 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _unknown_verb(word: str) -> str:
     if os.path.isfile(word):
         return f"no verb is called {word!r}; to run this task file: agent-runtime run {word}"
+    if word == "help":
+        return "help is an option: agent-runtime --help, or agent-runtime VERB --help"
     # difflib costs milliseconds to import, and only a mistake needs it.
     import difflib
 

@@ -124,6 +124,11 @@ def clean(text: str) -> str:
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def one_line(text: str, chars_max: int = 200) -> str:
     """`text` as one line of at most `chars_max`."""
     line = " ".join(clean(text).split())

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import click
 
+from agent_runtime.api.presence import find_daemon
 from agent_runtime.cli.console import (
     clean,
+    counted,
     emit,
     json_option,
     note,
@@ -26,7 +29,7 @@ from agent_runtime.cli.console import (
 from agent_runtime.errors import ConfigError, Conflict, NotFound, UsageError
 from agent_runtime.ports.modules import ConsentingModule, OfferedTool, RemoteOffer
 from agent_runtime.remote_servers import BadServer, parse_servers
-from agent_runtime.settings import Settings, mcp_servers, mcp_servers_path
+from agent_runtime.settings import Settings, mcp_servers, mcp_servers_path, state_dir
 from agent_runtime.types import Json
 
 
@@ -137,7 +140,31 @@ def add(
     with _added() as found:
         found[name] = declared
     note(f"declared; look at its tools with: agent-runtime mcp consent {name}")
+    if sandbox != "off":
+        for path in _unseen(argv[1:], declared):
+            note(
+                f"{path} is there, but the program will not see it: its sandbox shows no files of "
+                f"yours but those that --read and --cwd name, at their own paths; "
+                f"`agent-runtime mcp remove {name}`, and add it again with --read {path}"
+            )
+    if find_daemon(state_dir(settings)) is not None:
+        note("the daemon that runs now will know it when it is started again")
     return 0
+
+
+def _unseen(arguments: Sequence[str], declared: Mapping[str, Json]) -> list[str]:
+    """The files of yours that a program is told of and may not read; of `--x=PATH` the PATH."""
+    allowed = [*cast(list[str], declared.get("read", [])), cast(str, declared.get("cwd", ""))]
+    found = []
+    for argument in arguments:
+        path = argument.partition("=")[2] if argument.startswith("-") else argument
+        named = os.path.abspath(path)
+        looks_like_one = "/" in path or "." in path
+        if not looks_like_one or "${" in path or not os.path.exists(named):
+            continue
+        if not any(each and Path(named).is_relative_to(each) for each in allowed):
+            found.append(named)
+    return found
 
 
 @click.command(
@@ -216,7 +243,7 @@ def consent(ctx: click.Context, name: str, yes: bool, withdraw: bool) -> int:
         note("nothing is allowed")
         return 1
     module.consent(offer)
-    note(f"allowed: {sum(tool.change != 'gone' for tool in offer.tools)} tools")
+    note(f"allowed: {counted(sum(tool.change != 'gone' for tool in offer.tools), 'tool')}")
     return 0
 
 

@@ -15,6 +15,7 @@ from agent_runtime.certificate import VerifyReport
 from agent_runtime.cli.compare import comparison_lines
 from agent_runtime.cli.console import (
     command,
+    counted,
     emit,
     emit_line,
     json_option,
@@ -310,7 +311,11 @@ def apply(
         for path in changed:
             say(path)
         done = "would change" if check else "changed"
-        note(f"{target}: {done} {len(changed)} files" if changed else f"{target}: nothing to do")
+        note(
+            f"{target}: {done} {counted(len(changed), 'file')}"
+            if changed
+            else f"{target}: nothing to do"
+        )
 
     return with_tasks(ctx, do, needs_loop=True)
 

@@ -11,7 +11,7 @@ from typing import assert_never
 
 import msgspec
 
-from agent_runtime.cli.console import lasted, one_line
+from agent_runtime.cli.console import counted, lasted, one_line
 from agent_runtime.loop import events as e
 from agent_runtime.loop.phases import EXECUTING
 from agent_runtime.types import Command, Json
@@ -363,7 +363,7 @@ def _workspace(event: e.WorkspaceOpened) -> str:
         return "no workspace"
     parts = [f"workspace at {event.base_commit[:12] or 'no commit'}"]
     if event.carried:
-        parts.append(f"{len(event.carried)} uncommitted files carried over")
+        parts.append(f"{counted(len(event.carried), 'uncommitted file')} carried over")
     if event.sandbox not in ("", USUAL_SANDBOX):
         parts.append(f"sandbox {event.sandbox}")
     return "; ".join([*parts, *(one_line(text) for text in event.notes)])

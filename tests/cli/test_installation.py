@@ -8,8 +8,10 @@ from pathlib import Path
 
 import anyio
 import pytest
+from click.testing import CliRunner
 
 from agent_runtime.access.audit import Entry
+from agent_runtime.cli import cli as command_line
 from agent_runtime.cli.logs import JsonFormatter
 from agent_runtime.loop.submission import new_task_id
 from agent_runtime.sandboxes import cgroups
@@ -140,3 +142,29 @@ def test_gc_forgets_what_ended_and_keeps_the_rest(cli: Cli, repository: Path) ->
     assert not (cli.state / "workspaces" / ended).exists()
     assert not (cli.state / "results" / ended).exists()
     assert cli("show", waiting["task_id"]).code == 0
+
+
+def test_mcp_add_names_the_files_that_the_program_will_not_see(tmp_path: Path) -> None:
+    """Found as a user: `mcp add clock -- python server.py`, and then "No such file"."""
+    script = tmp_path / "server.py"
+    script.touch()
+    env = {"XDG_CONFIG_HOME": str(tmp_path / "config"), "XDG_STATE_HOME": str(tmp_path / "state")}
+
+    def add(name: str, *options: str) -> str:
+        words = ["mcp", "add", name, *options, "--", "python3", str(script), "run"]
+        done = CliRunner().invoke(command_line, words, env=env)
+        assert done.exit_code == 0, done.output
+        return done.stderr
+
+    assert f"add it again with --read {script}" in add("clock")
+    for name, options in [
+        ("a", ["--read", str(script)]),
+        ("b", ["--cwd", str(tmp_path)]),
+        ("c", ["--sandbox", "off"]),
+    ]:
+        assert "--read" not in add(name, *options)
+
+
+def test_help_as_a_verb_says_what_it_is() -> None:
+    done = CliRunner().invoke(command_line, ["help"])
+    assert done.exit_code == 2 and "agent-runtime --help" in done.stderr

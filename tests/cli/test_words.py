@@ -5,7 +5,7 @@ from typing import Any, cast
 import pytest
 from msgspec import inspect as kinds
 
-from agent_runtime.cli.console import clean, lasted, one_line, short_ids
+from agent_runtime.cli.console import clean, counted, lasted, one_line, short_ids
 from agent_runtime.cli.words import asked_words, call_words, warns, words, worth_telling
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
@@ -82,3 +82,7 @@ def test_short_ids_grow_until_they_differ() -> None:
 def test_one_line_is_one_line() -> None:
     assert one_line("a\n  b\tc") == "a b c"
     assert one_line("x" * 50, 10) == "x" * 9 + "…"
+
+
+def test_one_of_something_is_no_plural() -> None:
+    assert [counted(n, "file") for n in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
