@@ -45,7 +45,10 @@ class Poster:
         if self._rules is None:
             return ""
         if parts.scheme == "http" and not self._names(host, port):
-            return "must begin with https://, unless the setting webhook_allow names its host"
+            return (
+                "must begin with https://, unless the setting webhook_allow names its host and "
+                f"port: {self._rules.way_out(host, port)}"
+            )
         if why := self._rules.refuse_target(host, port):
             return f"leads where none may: {why}; {self._rules.way_out(host, port)}"
         return ""

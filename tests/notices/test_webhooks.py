@@ -318,3 +318,10 @@ def test_a_delivery_keeps_the_newest_tries() -> None:
         delivery = after(replace(delivery, state="pending"), Outcome(f"no {at}"), at, 0.1, at)
     assert delivery.state == "failed" and delivery.attempts == 12
     assert [each.error for each in delivery.tries] == [f"no {at}" for at in range(2, 12)]
+
+
+def test_an_unencrypted_address_is_refused_with_the_rule_that_would_allow_it() -> None:
+    """Found as a user: `webhook_allow: 127.0.0.1`, as the refusal said, names another port."""
+    url = "http://127.0.0.1:8124/x"
+    assert "add '127.0.0.1:8124' to" in Poster(parse_rules("full", ["127.0.0.1"]), {}).fault_of(url)
+    assert Poster(parse_rules("full", ["127.0.0.1:8124"]), {}).fault_of(url) == ""
