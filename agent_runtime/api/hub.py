@@ -96,6 +96,15 @@ class Live(Protocol):
         ...
 
 
+def _takes(reader: Live, events: Sequence[Encoded], chunk: bytes) -> bool:
+    try:
+        return reader.take(events, chunk)
+    except Exception:
+        # The border of one reader: the pump writes for all of them, and must not end with one.
+        log.exception("a stream could not be written to")
+        return False
+
+
 class Topic:
     """The newest events of one task, or of all."""
 
@@ -125,12 +134,17 @@ class Topic:
             self._ring_bytes -= len(oldest.frame)
             self._floor = oldest.cursor
 
+    def forget(self) -> None:
+        """What comes next may not follow upon what is kept: only the store knows."""
+        self._ring.clear()
+        self._ring_bytes = 0
+
     def tell(self, events: Sequence[Encoded]) -> None:
         """These were added just now."""
         frames = b"".join([event.frame for event in events])
         if len(frames) <= PAGE_BYTES:
             chunk = chunked(frames)
-            for reader in [each for each in self.live if not each.take(events, chunk)]:
+            for reader in [each for each in self.live if not _takes(each, events, chunk)]:
                 self._wake(reader)
         else:
             self._wake_all()
@@ -239,8 +253,10 @@ class Hub:
             self._followed = anyio.Event()
             await self._followed.wait()
         self._position = await self._store.position()
-        # What was stored between a follower's first look and this moment is in no ring.
+        # What was stored between a follower's first look, or the last time that the store could be
+        # read, and this moment is in no ring.
         for topic in self._topics.values():
+            topic.forget()
             topic.wake()
         while self._topics:
             found = await self._store.tail(self._position, PAGE_EVENTS)

@@ -40,6 +40,8 @@ class CycleLine:
         cycle = self._cycle
         if cycle.disconnected or cycle.flow.write_paused or not cycle.chunked_encoding:
             return False
+        if cycle.transport.is_closing():
+            return False
         self._write(chunk)
         return True
 
@@ -55,6 +57,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._looking: asyncio.TimerHandle | None = None
         self._is_refused = False
+        """Nothing more is read."""
+        self._answering: RequestResponseCycle | None = None
+        """What is being answered, or was last; `cycle` is the newest, which may be behind it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Somebody is there."""
@@ -74,7 +79,21 @@ class GuardedProtocol(HttpToolsProtocol):
         """Nobody is there any more."""
         self._lobby.leave(self)
         self._stop_looking()
+        self._tell_gone()
         super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _tell_gone(self) -> None:
+        """To the application its client has gone: it hears so, and nothing of it is written."""
+        # uvicorn tells the newest only: what it stands behind would write to nobody for ever.
+        self.pipeline.clear()
+        cycle = self._answering
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
 
     def _stop_looking(self) -> None:
         self._head_since = None
@@ -91,6 +110,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             if self._should_upgrade():
+                if self._answering is not None and not self._answering.response_complete:
+                    self.send_400_response("a WebSocket cannot stand behind another request")
+                    return
                 self._stop_looking()
                 self.handle_websocket_upgrade()
         except httptools.HttpParserError:
@@ -143,6 +165,21 @@ class GuardedProtocol(HttpToolsProtocol):
     def _refuse(self, status: int, phrase: str, detail: str, retry_after: bytes = b"") -> None:
         if self.transport.is_closing():
             return
+        self._lobby.leave(self)
+        self._stop_looking()
+        self._is_refused = True
+        answering = self._answering
+        if answering is not None and not answering.response_complete:
+            if not answering.more_body:
+                # What cannot be read stands behind a request that has come whole: the connection
+                # ends with that one's answer, into which nothing may be written.
+                self.pipeline.clear()
+                answering.keep_alive = False
+                return
+            self._tell_gone()
+            if answering.response_started:
+                self.transport.close()
+                return
         kind = "overloaded" if status == 503 else "malformed"
         body = msgspec.json.encode(
             {"type": f"/problems/{kind}", "title": phrase, "status": status, "detail": detail}
@@ -151,9 +188,6 @@ class GuardedProtocol(HttpToolsProtocol):
             f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/problem+json\r\n"
             f"content-length: {len(body)}\r\nconnection: close\r\n"
         ).encode() + (b"retry-after: %b\r\n" % retry_after if retry_after else b"")
-        self._lobby.leave(self)
-        self._stop_looking()
-        self._is_refused = True
         self.transport.write(head + b"\r\n" + body)
         # Closing at once would reset the connection while data come, and the answer with it
         # (RFC 9112, 9.6).

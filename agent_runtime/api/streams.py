@@ -11,7 +11,16 @@ from msgspec import UNSET, Meta, UnsetType
 
 from agent_runtime.api.answers import Answer, Receive, Reply, Scope, Send, json_answer
 from agent_runtime.api.guard import LetIn
-from agent_runtime.api.hub import EVERYTHING, PAGE_EVENTS, Encoded, Hub, StoredEvent, Topic, stored
+from agent_runtime.api.hub import (
+    AGAIN_SECONDS,
+    EVERYTHING,
+    PAGE_EVENTS,
+    Encoded,
+    Hub,
+    StoredEvent,
+    Topic,
+    stored,
+)
 from agent_runtime.api.lines import Line
 from agent_runtime.api.operations import Refused, Request, operation
 from agent_runtime.api.problems import problem
@@ -225,8 +234,9 @@ class EventStream:
                 except NotFound:
                     return  # forgotten while somebody looked
                 except AgentRuntimeError:
-                    news = []  # the pump says it; the reader comes back
-                    await anyio.sleep(OUTPUT_SECONDS)
+                    # The pump says it. Whoever waited now would pass for one who has seen all.
+                    await anyio.sleep(AGAIN_SECONDS)
+                    continue
                 if news:
                     self._cursor = news[-1].cursor
                     if frames := self._frames(news):

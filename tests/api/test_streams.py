@@ -5,7 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import struct
 import threading
+import time
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -203,3 +205,74 @@ def test_readers_who_are_told_at_once_who_choose_and_who_are_slow_see_the_same(
     chosen = [event for event in logged if event["type"] in CHOSEN.split(",")]
     assert len(chosen) > steers
     assert [frame.json() for frame in seen["choosing"]] == chosen
+
+
+BEHIND = {
+    "no request": b"\x00 nonsense\r\n\r\n",
+    "a WebSocket": b"GET /v1/tasks/x/attach HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+    b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
+}
+
+
+def head_of_stream(daemon: DaemonProcess, task_id: str) -> bytes:
+    return (
+        f"GET /v1/tasks/{task_id}/events HTTP/1.1\r\nHost: localhost\r\n"
+        f"Accept: text/event-stream\r\nAuthorization: Bearer {daemon.token}\r\n\r\n"
+    ).encode()
+
+
+def read_until(sock: socket.socket, wanted: bytes) -> bytes:
+    read = b""
+    while wanted not in read:
+        part = sock.recv(1 << 16)
+        assert part, read[-500:]
+        read += part
+    return read
+
+
+@pytest.mark.parametrize("name", BEHIND)
+def test_what_stands_behind_a_stream_does_not_get_into_it(daemon: DaemonProcess, name: str) -> None:
+    """A refusal was written into it and its side of the line closed; the pump ended with that."""
+    task_id = str(daemon.idle()["id"])
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=20) as sock:
+        sock.sendall(head_of_stream(daemon, task_id))
+        read_until(sock, b"event: Interrupted")
+        sock.sendall(BEHIND[name])
+        for word in ("first", "second"):
+            body = {"message": word}
+            assert daemon.ask("POST", f"/v1/tasks/{task_id}/steer", body).status == 202
+            assert b"HTTP/1.1" not in read_until(sock, f'"message":"{word}"'.encode())
+        daemon.ask("POST", f"/v1/tasks/{task_id}/cancel")
+        read = read_until(sock, b"0\r\n\r\n")
+        assert b"event: TaskEnded" in read
+        assert sock.recv(1) == b"", "nothing more is answered"
+
+
+def open_streams(daemon: DaemonProcess) -> float:
+    lines = daemon.ask("GET", "/metrics").body.decode().splitlines()
+    return next(
+        float(line.split()[1]) for line in lines if line.startswith("agent_runtime_streams")
+    )
+
+
+def test_a_stream_ends_with_its_client_also_when_another_request_stands_behind_it(
+    daemon: DaemonProcess,
+) -> None:
+    """Only the newest request of a connection heard of its end; the first wrote on, to nobody."""
+    task_id = str(daemon.idle()["id"])
+    before = open_streams(daemon)
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=20) as sock:
+        # A reset: an orderly end is not seen, as nothing is read while a request waits its turn.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.sendall(2 * head_of_stream(daemon, task_id))
+        read_until(sock, b"event: Interrupted")
+        assert open_streams(daemon) == before + 1
+    deadline = time.monotonic() + 20
+    number = 0
+    while open_streams(daemon) != before:
+        number += 1
+        body = {"message": f"are you there? {number}"}
+        assert daemon.ask("POST", f"/v1/tasks/{task_id}/steer", body).status == 202
+        assert time.monotonic() < deadline
+    assert "Traceback" not in daemon.log
