@@ -1,6 +1,7 @@
 """Connections of which no request is under way: when there are too many, the oldest have to go.
 
-Whoever opens connections and says nothing would otherwise keep others out for as long as he comes
+So do those whose client does not read its answer. Whoever opens connections and says nothing, or
+reads nothing, would otherwise keep others out for as long as he comes
 back. It is said in the log what was closed, once a minute at most: a stranger causes it.
 """
 
@@ -53,7 +54,7 @@ class Guest(Protocol):
     """A connection."""
 
     def dismiss(self) -> None:
-        """Close it; nothing of it is under way."""
+        """Close it; nothing of it is under way, or nobody reads that."""
 
 
 class Lobby:
@@ -118,7 +119,7 @@ class Lobby:
         self._said_at = now
         log.warning(
             "too many connections (%d open, at most %d; %d more files can be opened): closed %d "
-            "that waited for a request, refused %d; raise the limit of open files (ulimit -n, "
+            "that waited for a request or were not read from, refused %d; raise the limit of open files (ulimit -n, "
             "LimitNOFILE=), or put a proxy before the daemon",
             connections, connections_max(), free, self._dismissed, self._refused,
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 A daemon must stand without a proxy before it, and one line of netcat must not cost it a connection
 for ever. A head has a time and a size; connections have a number, and beyond it those that wait
-for a request make room (`lobby`).
+for a request, or do not read their answer, make room (`lobby`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ HEAD_BYTES_MAX: Final = 64 << 10
 LINGER_SECONDS: Final = 1.0
 LINGERING_MAX: Final = 64
 """Connections that may be there beyond the number, until they have read that they are refused."""
+
+STALL_SECONDS: Final = 5.0
+"""After which a client that has taken nothing of its answer counts as one that waits."""
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +59,8 @@ class GuardedProtocol(HttpToolsProtocol):
         """When the head that is coming began; None: none is."""
         self._head_bytes = 0
         self._looking: asyncio.TimerHandle | None = None
+        self._stalling: asyncio.TimerHandle | None = None
+        """Looks whether the client still reads; None: all that was written is on its way."""
         self._is_refused = False
         """Nothing more is read."""
         self._answering: RequestResponseCycle | None = None
@@ -79,6 +84,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Nobody is there any more."""
         self._lobby.leave(self)
         self._stop_looking()
+        self._stop_stalling()
         self._tell_gone()
         super().connection_lost(exc)
 
@@ -143,13 +149,46 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """It waits for the next request, if that is not there yet."""
         super().on_response_complete()
-        if self.cycle.response_complete:
+        if self.cycle.response_complete and self._stalling is None:
             self._lobby.enter(self)
+
+    def pause_writing(self) -> None:
+        """The client does not read as quickly as it is written to."""
+        super().pause_writing()
+        self._look_at_reading(None)
+
+    def resume_writing(self) -> None:
+        """It has nearly everything."""
+        super().resume_writing()
+        self._stop_stalling()
+        if self.cycle is not None and self.cycle.response_complete and self.parser is not None:
+            self._lobby.enter(self)
+        else:
+            self._lobby.leave(self)
+
+    def _look_at_reading(self, before_bytes: int | None) -> None:
+        """Whoever asks and never reads would keep a connection for ever."""
+        left_bytes = self.transport.get_write_buffer_size()
+        if before_bytes is not None and left_bytes >= before_bytes:
+            self._lobby.enter(self)
+        else:
+            self._lobby.leave(self)
+        self._stalling = self.loop.call_later(STALL_SECONDS, self._look_at_reading, left_bytes)
+
+    def _stop_stalling(self) -> None:
+        if self._stalling is not None:
+            self._stalling.cancel()
+            self._stalling = None
 
     def dismiss(self) -> None:
         """Others need the connection."""
         self._stop_looking()
+        if self._stalling is not None:
+            self.transport.abort()  # closing would wait for the client to read
+            return
         self.transport.close()
+        if self.transport.get_write_buffer_size():
+            self._looking = self.loop.call_later(STALL_SECONDS, self.transport.abort)
 
     def _look(self) -> None:
         """One timer a connection, not one a request."""

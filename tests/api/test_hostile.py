@@ -165,6 +165,30 @@ def test_beyond_the_number_of_connections_the_oldest_idle_ones_make_room(tmp_pat
         until(lambda: "that waited for a request" in daemon.log)
 
 
+@pytest.mark.long
+def test_who_does_not_read_its_answer_makes_room(tmp_path: Path) -> None:
+    """Without any credentials, such connections kept everybody else out for as long as they stayed."""
+    with serving(tmp_path / "state", files_max=FILES_KEPT + 88) as daemon, ExitStack() as stack:
+        asked = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        for _ in range(88):
+            sock = stack.enter_context(socket.socket())
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            sock.connect(("127.0.0.1", daemon.port))
+            sock.sendall(asked * 80)  # more than the kernel takes
+        until(lambda: refused_or(daemon) == 503)
+        until(lambda: refused_or(daemon) == 200)
+
+
+def refused_or(daemon: DaemonProcess) -> int:
+    """How a newcomer is answered."""
+    with line(daemon) as sock:
+        try:
+            sock.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        return int((answer(sock) or b"HTTP/1.1 0").split()[1])
+
+
 def test_where_files_run_out_idle_connections_make_room(daemon: DaemonProcess) -> None:
     """The kernel's refusals alone would keep everybody out for as long as they stay."""
     before = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
