@@ -119,8 +119,8 @@ class Lobby:
         self._said_at = now
         log.warning(
             "too many connections (%d open, at most %d; %d more files can be opened): closed %d "
-            "that waited for a request or were not read from, refused %d; raise the limit of open files (ulimit -n, "
-            "LimitNOFILE=), or put a proxy before the daemon",
+            "that waited for a request or were not read from, refused %d; raise the limit of open "
+            "files (ulimit -n, LimitNOFILE=), or put a proxy before the daemon",
             connections, connections_max(), free, self._dismissed, self._refused,
         )  # fmt: skip
         self._dismissed = self._refused = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import signal
 import socket
@@ -36,6 +37,8 @@ BACKLOG: Final = 4096
 KEEP_ALIVE_SECONDS: Final = 75
 WATCH_SECONDS: Final = 1.0
 """Between two looks whether the store takes writes and the disk has room."""
+PROBE_SECONDS: Final = 5.0
+"""Between two tries to write to a store that was well. Whoever writes meanwhile is told anyway."""
 SANDBOX_SECONDS: Final = 30.0
 """Between two looks for a sandbox where there was none."""
 COLLECTIONS: Final = (50_000, 20, 100)
@@ -178,15 +181,18 @@ def daemon_watch(daemon: Daemon) -> Callable[[], Coroutine[Any, Any, None]]:
     """Looks, for as long as the process lives, whether work that is taken could be kept."""
 
     async def watch() -> None:
+        probed_at = -math.inf
         while True:
-            try:
-                await daemon.runtime.ports.store.probe()
-            except StoreBroken:
-                raise
-            except AgentRuntimeError as error:
-                _fault(daemon, "store", str(error))
-            else:
-                _well(daemon, "store")
+            if "store" in daemon.faults or anyio.current_time() - probed_at >= PROBE_SECONDS:
+                probed_at = anyio.current_time()
+                try:
+                    await daemon.runtime.ports.store.probe()
+                except StoreBroken:
+                    raise
+                except AgentRuntimeError as error:
+                    _fault(daemon, "store", str(error))
+                else:
+                    _well(daemon, "store")
             if jumped := daemon.clock.look():
                 _fault(daemon, "clock", jumped)
             else:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from time import monotonic
 
 import anyio
 import anyio.lowlevel
+
+QUIET_SECONDS = 0.5
+QUIET_FACTOR = 5
+"""So much less often is looked after so long a quiet: a daemon that does nothing should cost
+nothing."""
 
 
 class Changes:
@@ -17,15 +23,22 @@ class Changes:
     """
 
     def __init__(self, poll: Callable[[], bool] | None = None, poll_seconds: float = 0.01) -> None:
-        """`poll` says whether something changed that nobody announced (another process)."""
+        """`poll` says whether something changed that nobody announced (another process).
+
+        It is asked every `poll_seconds`, and less often when nothing has changed for a while.
+        """
         self._count = 0
         self._changed: anyio.Event | None = None
         self._poll = poll
         self._poll_seconds = poll_seconds
+        self._quiet_from = 0.0
+        """When nothing will have changed for a while."""
 
     def announce(self) -> None:
         """Something was written. Call it on the event loop."""
         self._count += 1
+        if self._poll is not None:
+            self._quiet_from = monotonic() + QUIET_SECONDS
         if self._changed is not None:
             self._changed.set()
             self._changed = None
@@ -47,7 +60,8 @@ class Changes:
         if self._poll is None:
             await self._changed.wait()
             return
-        with anyio.move_on_after(self._poll_seconds):
+        is_quiet = monotonic() > self._quiet_from
+        with anyio.move_on_after(self._poll_seconds * (QUIET_FACTOR if is_quiet else 1)):
             await self._changed.wait()
         self.ask()
 

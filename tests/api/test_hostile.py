@@ -167,7 +167,7 @@ def test_beyond_the_number_of_connections_the_oldest_idle_ones_make_room(tmp_pat
 
 @pytest.mark.long
 def test_who_does_not_read_its_answer_makes_room(tmp_path: Path) -> None:
-    """Without any credentials, such connections kept everybody else out for as long as they stayed."""
+    """Such connections need no credentials, and kept everybody else out while they stayed."""
     with serving(tmp_path / "state", files_max=FILES_KEPT + 88) as daemon, ExitStack() as stack:
         asked = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
         for _ in range(88):
