@@ -104,15 +104,24 @@ class Guard:
         read: ReadStream[SessionMessage | Exception],
         into: MemoryObjectSendStream[SessionMessage | Exception],
     ) -> None:
-        # Cut, the SDK sees the end of the stream: what it was given before, it has dealt with.
-        scope = anyio.CancelScope()
-        self.on_cut(scope.cancel)
+        # Cut, the SDK sees the end of the stream: what it was given before, it has dealt with. What
+        # was taken for it is given, too, unless rules were broken: it may be a last answer, and the
+        # SDK busy with what came before. Who ends the connection closes the other end of `into`.
+        scope, handing = anyio.CancelScope(), anyio.CancelScope()
+
+        def end() -> None:
+            scope.cancel()
+            if self.breach:
+                handing.cancel()
+
+        self.on_cut(end)
         try:
             with scope:
                 async with into:
                     async for item in read:
                         if self._passes(item):
-                            await into.send(item)
+                            with anyio.CancelScope(shield=True) as handing:
+                                await into.send(item)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             pass
         finally:

@@ -11,8 +11,9 @@ from mcp_types import JSONRPCRequest, JSONRPCResponse
 
 from agent_runtime_mcp.client.guard import Guard
 
+pytestmark = pytest.mark.anyio
 
-@pytest.mark.anyio
+
 async def test_an_answer_to_a_request_that_was_given_up_is_no_second_answer() -> None:
     """It was on its way; the server has done nothing wrong. Answering it once more is a breach."""
     to_us, read = anyio.create_memory_object_stream[SessionMessage | Exception](9)
@@ -42,3 +43,45 @@ async def test_an_answer_to_a_request_that_was_given_up_is_no_second_answer() ->
         await guard.ended.wait()
         assert guard.breach
         assert guard.reason == "it answered request 1 twice"
+
+
+@pytest.mark.parametrize("breach", [False, True])
+async def test_an_answer_that_was_taken_is_given_on_when_the_program_ends(breach: bool) -> None:
+    """The SDK may be busy with what came before. Who breaks the rules is heard no more."""
+    to_us, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+    write, to_them = anyio.create_memory_object_stream[SessionMessage](1)
+
+    @asynccontextmanager
+    async def transport() -> AsyncIterator[TransportStreams]:
+        with to_us, read, write, to_them:
+            yield read, write
+
+    guard, got = Guard(), list[object]()
+    async with guard.around(transport()) as (heard, said):
+        await said.send(SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=1, method="ping")))
+        await to_us.send(SessionMessage(JSONRPCResponse(jsonrpc="2.0", id=1, result={})))
+        await anyio.wait_all_tasks_blocked()
+        guard.cut("it ended with exit code 0", breach=breach)
+        await anyio.wait_all_tasks_blocked()
+        async for item in heard:
+            assert isinstance(item, SessionMessage)
+            got.append(item.message)
+    assert got == ([] if breach else [JSONRPCResponse(jsonrpc="2.0", id=1, result={})])
+
+
+async def test_an_answer_that_nobody_takes_keeps_nothing_open() -> None:
+    to_us, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+    write, to_them = anyio.create_memory_object_stream[SessionMessage](1)
+
+    @asynccontextmanager
+    async def transport() -> AsyncIterator[TransportStreams]:
+        with to_us, read, write, to_them:
+            yield read, write
+
+    guard = Guard()
+    with anyio.fail_after(5):
+        async with guard.around(transport()) as (_, said):
+            await said.send(SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=1, method="ping")))
+            await to_us.send(SessionMessage(JSONRPCResponse(jsonrpc="2.0", id=1, result={})))
+            guard.cut("it ended with exit code 0", breach=False)
+    assert guard.ended.is_set()
