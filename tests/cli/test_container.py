@@ -67,6 +67,7 @@ def rungs_of(done: Done) -> list[dict[str, Any]]:
     return list(check["rungs"])
 
 
+@pytest.mark.long
 def test_without_a_declaration_run_refuses_and_with_it_resume_certifies(
     contained: Contained,
 ) -> None:

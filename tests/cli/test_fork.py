@@ -31,6 +31,7 @@ def seq_of(rows: list[dict[str, Any]], kind: str, **fields: str) -> int:
     )
 
 
+@pytest.mark.long
 def test_a_fork_without_a_change_goes_the_same_way_and_is_certified(
     cli: Cli, fixed: Fixed, rows: list[dict[str, Any]]
 ) -> None:

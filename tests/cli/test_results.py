@@ -51,6 +51,7 @@ def test_a_changed_result_file_is_found_and_no_harm(fixed: Fixed, name: str) -> 
         path.write_bytes(stored)
 
 
+@pytest.mark.long
 def test_checks_are_run_again_and_another_end_is_a_fault(cli: Cli, tmp_path: Path) -> None:
     """The world outside of the log has changed since: here a file that the check looks for."""
     make_repository(tmp_path / "repo")
