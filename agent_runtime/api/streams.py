@@ -252,7 +252,7 @@ class EventStream:
                     await self._wait(topic, grown, scope)
 
     async def _wait(self, topic: Topic, grown: anyio.Event, scope: Scope) -> None:
-        """Until there is something to look at. All was seen when `grown` was not set."""
+        """Until there is something to look at. All was seen if `grown` is not set yet."""
         line: Line | None = scope.get("line")
         if line is None or self._types or grown.is_set():
             await grown.wait()

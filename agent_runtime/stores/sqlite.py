@@ -59,7 +59,8 @@ BUSY_SECONDS = 5.0
 """How long a write waits for another process's transaction, which takes milliseconds."""
 
 POLL_SECONDS = 0.01
-"""How often `wait_changed` looks for other processes' writes. A look takes 2 us."""
+"""How often `wait_changed` looks for other processes' writes while there are some; see `Changes`.
+A look takes 2 us."""
 
 PAGE_INLINE_MAX = 100
 """So many tasks are read on the event loop, in half a millisecond."""
