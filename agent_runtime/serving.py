@@ -23,6 +23,7 @@ from agent_runtime.api.mounts import paths as mount_paths
 from agent_runtime.api.presence import daemon_file, find_daemon
 from agent_runtime.api.routes import application
 from agent_runtime.api.server import listen, serve
+from agent_runtime.api.short_way import ShortWay
 from agent_runtime.api.tls import tls_options
 from agent_runtime.app import (
     open_access,
@@ -96,8 +97,9 @@ async def run_daemon(
         )
         mounts = make_mounts(daemon, settings)
         issuers = [settings.jwt_issuer] if settings.jwt_issuer else []
+        operations = application(daemon, mounted=mount_paths(mounts, issuers))
         guarded = Guard(
-            application(daemon, mounted=mount_paths(mounts, issuers)), access.gate,
+            operations, access.gate,
             monotonic=monotonic, journal=access.auditor,
             hosts=settings.allowed_hosts, proxies=settings.proxy_addresses,
             large_bodies={"/v1/workspaces": settings.upload_bytes},
@@ -126,10 +128,14 @@ async def run_daemon(
                     await idling.until_idle(idle_seconds, lambda: runtime.supervisor.driven > 0)
                     signal.raise_signal(signal.SIGTERM)
 
+            short_way = ShortWay(
+                guarded, operations, metrics=metrics, idling=idling, monotonic=monotonic
+            )
             await serve(
                 daemon,
                 idling,
                 sockets,
+                short_way=short_way,
                 shutdown_seconds=settings.shutdown_seconds,
                 chores=[
                     access.run,

@@ -179,7 +179,7 @@ def _is_simple(task: TaskSpec) -> bool:
         and limits == usual.limits
         and 0 <= task.priority <= 9
         and bool(task.goal.strip()) and "\0" not in task.goal
-        and not (task.labels and any(_labels_rule(task.labels)))
+        and not (task.labels and _may_be_wrong(task.labels))
     )  # fmt: skip
 
 
@@ -574,6 +574,15 @@ def _labels_rule(value: Mapping[str, str]) -> Told:
                 f"a label and its value have at most {LABEL_CHARS_MAX} characters on one line, and "
                 f"the label at least one, got {shown(text)}",
             )
+
+
+def _may_be_wrong(labels: Mapping[str, str]) -> bool:
+    """As `_labels_rule`, in a fraction of the time; it says nothing."""
+    texts = [*labels, *labels.values()]
+    return (
+        len(labels) > LABELS_MAX or "" in labels or max(map(len, texts)) > LABEL_CHARS_MAX
+        or _CONTROL.search("".join(texts)) is not None
+    )  # fmt: skip
 
 
 def _objective_id_rule(value: str) -> Told:

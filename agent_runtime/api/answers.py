@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -20,8 +19,7 @@ JSON = b"application/json"
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """A status and a body that is known as a whole."""
 
     status: int
@@ -29,13 +27,18 @@ class Answer:
     headers: Headers = ()
     media_type: bytes = JSON
 
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        """Its headers, with those that say what its body is."""
+        fields = [*self.headers]
+        if self.status not in (204, 304):
+            fields.append((b"content-length", b"%d" % len(self.body)))
+            fields.append((b"content-type", self.media_type))
+        return fields
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it, as ASGI has it."""
-        headers = [*self.headers]
-        if self.status not in (204, 304):
-            headers.append((b"content-length", b"%d" % len(self.body)))
-            headers.append((b"content-type", self.media_type))
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        head = {"type": "http.response.start", "status": self.status, "headers": self.fields()}
+        await send(head)
         await send({"type": "http.response.body", "body": self.body})
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from agent_runtime.access.callers import Caller
 from agent_runtime.access.opening import Access
+from agent_runtime.admission import Admission
 from agent_runtime.api.hub import Hub
 from agent_runtime.api.metrics import Metrics
 from agent_runtime.clock_watch import ClockWatch, of_this_machine
@@ -75,8 +75,7 @@ class Daemon:
         if self.faults:
             raise Faulty("; ".join(self.faults.values()))
 
-    @contextmanager
-    def room(self, tasks: int = 1) -> Iterator[Room]:
+    def room(self, tasks: int = 1) -> Room:
         """For new tasks. What is refused in the block, or was there before, takes nobody's place.
 
         New work is not taken by a daemon that is about to end or cannot keep it.
@@ -86,19 +85,25 @@ class Daemon:
         """
         self.refuse_unless_ready()
         self.runtime.admission.require(tasks)
-        room = Room()
-        try:
-            yield room
-        finally:
-            if room.taken != tasks:
-                self.runtime.admission.give_back(tasks - room.taken)
+        return Room(self.runtime.admission, tasks)
 
 
-@dataclass(slots=True)
 class Room:
-    """How many of the tasks for which there is room were taken in."""
+    """A block for which there is room; `taken` is how many of its tasks were taken in."""
 
-    taken: int = 0
+    __slots__ = ("_admission", "_tasks", "taken")
+
+    def __init__(self, admission: Admission, tasks: int) -> None:
+        self._admission = admission
+        self._tasks = tasks
+        self.taken = 0
+
+    def __enter__(self) -> Room:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.taken != self._tasks:
+            self._admission.give_back(self._tasks - self.taken)
 
 
 class Draining(StoreUnavailable):

@@ -36,22 +36,24 @@ class Dispatch:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, with `path_params`."""
-        if scope["type"] == "http":
-            path: str = scope["path"]
-            endpoint = self._fixed.get(path)
-            if endpoint is not None:
-                scope["path_params"] = {}
-                await endpoint(scope, receive, send)
-                return
-            segments = path.split("/")
-            for places, known in self._shapes.get(len(segments), {}).items():
-                if (found := known.get(_fixed_parts(segments, places))) is not None:
-                    values = [segments[at] for at in places]
-                    if all(values):
-                        scope["path_params"] = dict(zip(found[1], values, strict=True))
-                        await found[0](scope, receive, send)
-                        return
+        if scope["type"] == "http" and (found := self.find(scope["path"])) is not None:
+            scope["path_params"] = found[1]
+            await found[0](scope, receive, send)
+            return
         await self._otherwise(scope, receive, send)
+
+    def find(self, path: str) -> tuple[Reply, dict[str, str]] | None:
+        """The endpoint of a path, and the path's parameters."""
+        endpoint = self._fixed.get(path)
+        if endpoint is not None:
+            return endpoint, {}
+        segments = path.split("/")
+        for places, known in self._shapes.get(len(segments), {}).items():
+            if (found := known.get(_fixed_parts(segments, places))) is not None:
+                values = [segments[at] for at in places]
+                if all(values):
+                    return found[0], dict(zip(found[1], values, strict=True))
+        return None
 
 
 def _fixed_parts(segments: list[str], places: _Places) -> str:

@@ -204,6 +204,23 @@ class Guard:
 
     # ---- looking ---------------------------------------------------------------------------
 
+    def lets_in(self, query: bytes, found: Mapping[bytes, bytes]) -> Caller | None:
+        """Who asks, if everything about it is known by heart and nothing is to be refused.
+
+        For what needs credentials, and has of all headers that are looked at here no others than
+        Host and Authorization. None: ask the guard in full; nothing was taken of anybody's rate.
+        """
+        if found.get(b"host") not in self._hosts_seen or (query and _SECRET_QUERY.search(query)):
+            return None
+        authorization = found.get(b"authorization")
+        known = None if authorization is None else self._gate.known(authorization)
+        if known is None:
+            return None
+        bucket = known.bucket
+        if bucket is not None and bucket.take(self._monotonic()):
+            return None
+        return known.caller
+
     def _is_ours(self, host: bytes) -> bool:
         form = _HOST.fullmatch(host)
         if form is None:

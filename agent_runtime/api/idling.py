@@ -32,12 +32,20 @@ class Idling:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass it on."""
-        self._open += 1
+        self.enter()
         try:
             await self._app(scope, receive, send)
         finally:
-            self._open -= 1
-            self._since = self._monotonic()
+            self.leave()
+
+    def enter(self) -> None:
+        """Somebody is there."""
+        self._open += 1
+
+    def leave(self) -> None:
+        """And has gone."""
+        self._open -= 1
+        self._since = self._monotonic()
 
     async def until_idle(self, seconds: float, is_busy: Callable[[], bool]) -> None:
         """Returns when for so long nobody was there, and nothing was going on."""

@@ -23,7 +23,7 @@ import anyio
 import msgspec
 
 from agent_runtime.access.callers import Caller
-from agent_runtime.api.answers import Receive, Reply, Scope, Send
+from agent_runtime.api.answers import Message, Receive, Reply, Scope, Send
 from agent_runtime.api.daemon import Daemon, Draining, Faulty
 from agent_runtime.api.problems import ProblemFault, problem, problem_of
 from agent_runtime.api.recording import action_of, record_reply, refused
@@ -149,12 +149,16 @@ class ClientGone(Exception):
     """Nobody waits for the answer any more."""
 
 
+async def _nothing_more() -> Message:
+    return {"type": "http.disconnect"}
+
+
 class Endpoint:
     """All operations of one path, as an ASGI application."""
 
     def __init__(self, operations: Sequence[Operation], daemon: Daemon) -> None:
         self._daemon = daemon
-        self._by_method = {each.method: _Prepared(each) for each in operations}
+        self._by_method = {each.method: Prepared(each) for each in operations}
         if "GET" in self._by_method:
             self._by_method.setdefault("HEAD", self._by_method["GET"])
         self._allow = ", ".join(sorted(self._by_method)).encode()
@@ -173,25 +177,39 @@ class Endpoint:
             )
             await refusal(scope, receive, send)
             return
-        scope["operation"] = prepared.operation.name
         try:
-            reply = await self._reply(prepared, scope, receive)
+            reply = await self.reply(prepared, scope, receive)
         except ClientGone:
             return
         await reply(scope, receive, send)
 
-    async def _reply(self, prepared: _Prepared, scope: Scope, receive: Receive) -> Reply:
+    def prepared(self, method: str) -> Prepared | None:
+        """The operation of this method."""
+        return self._by_method.get(method)
+
+    async def reply(
+        self,
+        prepared: Prepared,
+        scope: Scope,
+        receive: Receive = _nothing_more,
+        whole: bytes | None = None,
+    ) -> Reply:
+        """What the operation answers; `whole` is the body if that has come, and None if not."""
+        scope["operation"] = prepared.name
         wanted = prepared.operation.scope
         if wanted and wanted not in scope["caller"].scopes:
             refused(self._daemon, scope, wanted)
             return problem(
                 403, "forbidden", "Your key does not allow this",
-                f"{prepared.operation.name} needs the scope {wanted!r}; "
+                f"{prepared.name} needs the scope {wanted!r}; "
                 f"{scope['caller'].subject!r} has {', '.join(sorted(scope['caller'].scopes))}",
             )  # fmt: skip
         try:
             query = prepared.read_query(scope["query_string"])
-            body = await prepared.read_body(scope, receive)
+            if whole is None:
+                body = await prepared.read_body(scope, receive)
+            else:
+                body = prepared.body_of(scope, whole)
             request = Request(scope, receive, self._daemon, body, query)
             reply = await prepared.operation.run(request)
             if prepared.action:
@@ -215,11 +233,12 @@ class Endpoint:
             )  # fmt: skip
 
 
-class _Prepared:
+class Prepared:
     """An operation with its decoders."""
 
     def __init__(self, operation: Operation) -> None:
         self.operation = operation
+        self.name = operation.name
         decides = operation.method != "GET" and not operation.scope.endswith(":read")
         self.action = action_of(operation.name) if decides and not operation.recorded else ""
         """How the audit record names it; empty: nothing is decided."""
@@ -256,7 +275,13 @@ class _Prepared:
         operation = self.operation
         if operation.streamed or (operation.body is None and not operation.raw):
             return None
-        body = await whole_body(scope, receive, operation.body_bytes_max)
+        return self.body_of(scope, await whole_body(scope, receive, operation.body_bytes_max))
+
+    def body_of(self, scope: Scope, body: bytes) -> Any:
+        """What the operation takes, of a body that has come whole."""
+        operation = self.operation
+        if operation.body is None and not operation.raw:
+            return None
         if not body and operation.body_optional:
             return msgspec.convert({}, operation.body)
         _require_media_type(scope, operation.takes)
@@ -308,6 +333,8 @@ def _pointer(place: str) -> str:
 def _require_media_type(scope: Scope, wanted: str) -> None:
     for name, value in scope["headers"]:
         if name == b"content-type":
+            if value == b"application/json" and wanted == "application/json":
+                return
             given = value.partition(b";")[0].strip().lower().decode("latin-1")
             if given == wanted:
                 return

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import asyncio  # noqa: TID251 - a protocol of uvicorn's, which knows nothing else
 import logging
+from collections.abc import Coroutine
 from typing import Any, Final
 
 import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from agent_runtime.api.answers import Answer
 from agent_runtime.api.lines import STREAMS
 from agent_runtime.api.lobby import Lobby, connections_max
+from agent_runtime.api.short_way import Plain, ShortWay
 
 HEAD_SECONDS_MAX: Final = 15.0
 """For a request's head, from its first byte; and for the first byte of a connection."""
@@ -49,21 +52,49 @@ class CycleLine:
         return True
 
 
+class _Silent:
+    """An event that nobody waits for."""
+
+    def set(self) -> None:
+        pass
+
+
+class PlainCycle:
+    """A request on the short way, as far as uvicorn looks at its own `RequestResponseCycle`."""
+
+    __slots__ = ("disconnected", "keep_alive", "response_complete")
+    message_event = _Silent()
+    more_body = False
+    response_started = False
+
+    def __init__(self) -> None:
+        self.disconnected = self.response_complete = False
+        self.keep_alive = True
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """One connection."""
 
-    def __init__(self, *args: Any, lobby: Lobby, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, lobby: Lobby, short_way: ShortWay | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._lobby = lobby
+        self._short_way = short_way
+        self._plain: Plain | None = None
+        """The head that has come, while its body may come with it."""
+        self._plain_body = b""
         self._head_since: float | None = None
         """When the head that is coming began; None: none is."""
         self._head_bytes = 0
+        self._idle_since = 0.0
+        """When the last answer was written."""
         self._looking: asyncio.TimerHandle | None = None
         self._stalling: asyncio.TimerHandle | None = None
         """Looks whether the client still reads; None: all that was written is on its way."""
         self._is_refused = False
         """Nothing more is read."""
-        self._answering: RequestResponseCycle | None = None
+        self._answering: RequestResponseCycle | PlainCycle | None = None
         """What is being answered, or was last; `cycle` is the newest, which may be behind it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -111,7 +142,6 @@ class GuardedProtocol(HttpToolsProtocol):
         """Some bytes of a request."""
         if self._is_refused:
             return
-        self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -124,8 +154,11 @@ class GuardedProtocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             # Not a line in the log for each: a stranger's to cause.
             log.debug("a request is malformed")
+            self._plain = None
             self.send_400_response("the request is malformed")
             return
+        if self._plain is not None:
+            self._go_long_way()  # its body does not come with its head
         if self._head_since is not None:  # a head is still coming
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX:
@@ -135,12 +168,84 @@ class GuardedProtocol(HttpToolsProtocol):
         """A head begins."""
         self._head_since = self.loop.time()
         self._head_bytes = 0
-        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = b"", [], False
 
     def on_headers_complete(self) -> None:
         """A head has come whole."""
         self._lobby.leave(self)
         self._head_since = None
+        self._plain = self._look_for_short_way()
+        if self._plain is None:
+            self._begin_long_way()
+
+    def _look_for_short_way(self) -> Plain | None:
+        parser = self.parser
+        if self._short_way is None or self.flow.write_paused or self.transport.is_closing():
+            return None
+        if self.cycle is not None and not self.cycle.response_complete:
+            return None  # it stands behind another one
+        if parser.get_http_version() != "1.1" or not parser.should_keep_alive():
+            return None
+        return self._short_way.plain(parser.get_method().decode(), self.url, self.headers)
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a body, or all of it."""
+        if self._plain is not None:
+            self._plain_body += body
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """A request has come whole."""
+        plain, short_way = self._plain, self._short_way
+        if plain is not None and short_way is not None:
+            coming = short_way.answer(
+                plain, self._plain_body, client=self.client, scheme=self.scheme or "http"
+            )
+            if coming is not None:
+                self._plain, self._plain_body = None, b""
+                self._start_short_way(short_way, coming)
+                return
+            self._go_long_way()
+        super().on_message_complete()
+
+    def _start_short_way(self, short_way: ShortWay, coming: Coroutine[Any, Any, Answer]) -> None:
+        cycle: Any = PlainCycle()
+        self.cycle = self._answering = cycle
+        task = self.loop.create_task(self._answer(short_way, cycle, coming))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    async def _answer(
+        self, short_way: ShortWay, cycle: PlainCycle, coming: Coroutine[Any, Any, Answer]
+    ) -> None:
+        try:
+            answer = await coming
+        except BaseException:  # the server ends, or it is a defect of ours
+            self.transport.close()
+            raise
+        if cycle.disconnected:
+            return
+        closes = not cycle.keep_alive
+        self.transport.write(
+            short_way.written(answer, self.server_state.default_headers, closes=closes)
+        )
+        cycle.response_complete = True
+        if closes:
+            self.transport.close()
+        self.on_response_complete()
+
+    def _go_long_way(self) -> None:
+        body, self._plain, self._plain_body = self._plain_body, None, b""
+        self._begin_long_way()
+        if body:
+            super().on_body(body)
+
+    def _begin_long_way(self) -> None:
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()  # makes a scope
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers
         super().on_headers_complete()
         cycle = self.cycle  # its task has not begun yet; a WebSocket has none
         if cycle is not None and cycle.scope is self.scope and self.scope["path"].endswith(STREAMS):
@@ -148,7 +253,14 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """It waits for the next request, if that is not there yet."""
-        super().on_response_complete()
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._idle_since = self.loop.time()
         if self.cycle.response_complete and self._stalling is None:
             self._lobby.enter(self)
 
@@ -193,9 +305,15 @@ class GuardedProtocol(HttpToolsProtocol):
     def _look(self) -> None:
         """One timer a connection, not one a request."""
         self._looking = self.loop.call_later(HEAD_SECONDS_MAX, self._look)
-        since = self._head_since
-        if since is not None and self.loop.time() - since >= HEAD_SECONDS_MAX - 0.01:
+        since, now = self._head_since, self.loop.time()
+        if since is not None and now - since >= HEAD_SECONDS_MAX - 0.01:
             self._refuse(408, "Request Timeout", "the head of the request did not come in time")
+        elif since is None and now - self._idle_since >= self.timeout_keep_alive:
+            self._end_if_idle()
+
+    def _end_if_idle(self) -> None:
+        if self.cycle is not None and self.cycle.response_complete and self._plain is None:
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """As every other refusal: a problem."""

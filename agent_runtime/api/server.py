@@ -27,6 +27,7 @@ from anyio.to_thread import run_sync
 from agent_runtime.api.daemon import Daemon, Readiness
 from agent_runtime.api.lobby import Lobby, connections_max
 from agent_runtime.api.protocol import GuardedProtocol
+from agent_runtime.api.short_way import ShortWay
 from agent_runtime.errors import AgentRuntimeError, ConfigError, SandboxUnavailable, StoreBroken
 
 log = logging.getLogger(__name__)
@@ -96,19 +97,22 @@ async def serve(
     *,
     shutdown_seconds: float,
     chores: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
+    short_way: ShortWay | None = None,
     tls: dict[str, Any] | None = None,
     on_ready: Callable[[], None] = lambda: None,
     on_stopping: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve and drive until SIGTERM or SIGINT; a second one ends it without waiting.
 
-    `chores` run beside it and are cancelled at the end.
+    `chores` run beside it and are cancelled at the end. Without `short_way`, every request goes
+    through `app`.
 
     Raises:
         StoreBroken: the store is damaged: the process must end.
     """
     lobby = Lobby(monotonic)
-    protocol: Any = partial(GuardedProtocol, lobby=lobby)  # to uvicorn, whatever makes one
+    # To uvicorn, whatever makes one.
+    protocol: Any = partial(GuardedProtocol, lobby=lobby, short_way=short_way)
     # Whatever the setting log_level: at debug, the handshakes of WebSockets are printed with keys.
     config = uvicorn.Config(
         app, loop="none", http=protocol, ws="websockets-sansio", lifespan="off",

@@ -61,7 +61,7 @@ class BatchAnswer(msgspec.Struct, frozen=True):
 
 @operation(
     "POST", "/v1/tasks", answers={201: TaskView}, scope="tasks:write", errors=(403, 409, 503),
-    body=TaskSpec, raw=True, headers=_SUBMIT_HEADERS,
+    body=TaskSpec, raw=True, headers=_SUBMIT_HEADERS, recorded=True,
 )  # fmt: skip
 async def submit_task(request: Request[bytes, None]) -> Reply:
     """Hand off a task.
@@ -72,6 +72,8 @@ async def submit_task(request: Request[bytes, None]) -> Reply:
     """
     daemon, caller = request.daemon, request.caller
     taken = await take_in(daemon, caller, request.body, _idempotency_key(request))
+    if taken.is_new:
+        note_submission(daemon, request.scope, taken.task_id)
     return await _created(daemon, taken, _wait_seconds(request))
 
 
@@ -296,5 +298,6 @@ def once_of(request: Request[Any, Any], wish: object) -> Once | None:
 
 def _wait_seconds(request: Request[Any, Any]) -> int | None:
     """Of `Prefer: wait=N` (RFC 7240); what is not understood is ignored, as that RFC asks."""
-    found = _WAIT.search(request.header(b"prefer") or "")
+    given = request.header(b"prefer")
+    found = None if given is None else _WAIT.search(given)
     return None if found is None else min(int(found[1]), WAIT_SECONDS_MAX)

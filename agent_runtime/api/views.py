@@ -60,6 +60,8 @@ class TaskPage(msgspec.Struct, frozen=True):
 
 def view_of(summary: TaskSummary) -> TaskView:
     """A task's projection as JSON has it."""
+    created_at = moment(summary.created_at_us)
+    is_new = summary.updated_at_us == summary.created_at_us
     return TaskView(
         id=summary.task_id,
         status=summary.status,  # type: ignore[arg-type]  # the store holds no other
@@ -67,8 +69,8 @@ def view_of(summary: TaskSummary) -> TaskView:
         reason=summary.reason,
         goal=summary.goal,
         seq=summary.seq,
-        created_at=moment(summary.created_at_us),
-        updated_at=moment(summary.updated_at_us),
+        created_at=created_at,
+        updated_at=created_at if is_new else moment(summary.updated_at_us),
         labels=summary.labels,
         priority=summary.priority,
         repo=summary.repo,

@@ -25,7 +25,8 @@ class Changes:
     def __init__(self, poll: Callable[[], bool] | None = None, poll_seconds: float = 0.01) -> None:
         """`poll` says whether something changed that nobody announced (another process).
 
-        It is asked every `poll_seconds`, and less often when nothing has changed for a while.
+        It is asked every `poll_seconds` at most, and less often when nothing has changed for a
+        while: with a busy writer beside it, a look at the file keeps the event loop from going on.
         """
         self._count = 0
         self._changed: anyio.Event | None = None
@@ -33,6 +34,7 @@ class Changes:
         self._poll_seconds = poll_seconds
         self._quiet_from = 0.0
         """When nothing will have changed for a while."""
+        self._asked_at = 0.0
 
     def announce(self) -> None:
         """Something was written. Call it on the event loop."""
@@ -46,7 +48,7 @@ class Changes:
     async def wait(self, seconds_max: float) -> None:
         """Return after the next change, or after `seconds_max`."""
         await anyio.lowlevel.checkpoint()
-        self.ask()
+        self._ask()
         last = _seen.get()
         seen = last[1] if last is not None and last[0] is self else self._count
         with anyio.move_on_after(seconds_max):
@@ -63,11 +65,13 @@ class Changes:
         is_quiet = monotonic() > self._quiet_from
         with anyio.move_on_after(self._poll_seconds * (QUIET_FACTOR if is_quiet else 1)):
             await self._changed.wait()
-        self.ask()
+        self._ask()
 
-    def ask(self) -> None:
-        """Look now, instead of at the next turn of a waiter."""
-        if self._poll is not None and self._poll():
+    def _ask(self) -> None:
+        if self._poll is None or (now := monotonic()) < self._asked_at + self._poll_seconds / 2:
+            return
+        self._asked_at = now
+        if self._poll():
             self.announce()
 
 

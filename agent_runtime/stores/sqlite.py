@@ -93,7 +93,7 @@ class SqliteStore:
         self._far_lock = anyio.Lock()
         self._version = near_db.pragma("data_version")
         self._changes = Changes(self._has_changed, POLL_SECONDS)
-        self._writer = Writer(writer_db, path, self._changes.ask)
+        self._writer = Writer(writer_db, path, self._changes.announce)
         self._closed = False
 
     @classmethod
@@ -129,7 +129,8 @@ class SqliteStore:
         held: bool = False,
     ) -> TaskId:
         check_rows(TaskId(summary.task_id), Seq(0), rows, summary)
-        await _check_blobs(blobs)
+        if blobs:
+            await _check_blobs(blobs)
         holder = self._owners.owner_id if held else ""
         return await self._write(Create(rows, summary, blobs, idempotency_key, holder))
 
@@ -151,7 +152,8 @@ class SqliteStore:
         relabel: bool = False,
     ) -> Seq:
         check_rows(task_id, expected, rows, summary)
-        await _check_blobs(blobs)
+        if blobs:
+            await _check_blobs(blobs)
         kept = snapshot if fits(snapshot) else None
         return await self._write(
             Append(expected, rows, summary, blobs, epoch, kept, relabel=relabel)
