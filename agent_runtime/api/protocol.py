@@ -24,6 +24,8 @@ from agent_runtime.api.short_way import Plain, ShortWay
 HEAD_SECONDS_MAX: Final = 15.0
 """For a request's head, from its first byte; and for the first byte of a connection."""
 HEAD_BYTES_MAX: Final = 64 << 10
+PLAIN_BODY_SECONDS: Final = 0.2
+"""So long may a body be on its way, and its request still be plain."""
 LINGER_SECONDS: Final = 1.0
 LINGERING_MAX: Final = 64
 """Connections that may be there beyond the number, until they have read that they are refused."""
@@ -82,8 +84,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self._lobby = lobby
         self._short_way = short_way
         self._plain: Plain | None = None
-        """The head that has come, while its body may come with it."""
+        """A head that may go the short way, while its body comes."""
         self._plain_body = b""
+        self._hurrying: asyncio.TimerHandle | None = None
+        """Ends the wait for that body."""
         self._head_since: float | None = None
         """When the head that is coming began; None: none is."""
         self._head_bytes = 0
@@ -114,6 +118,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Nobody is there any more."""
         self._lobby.leave(self)
+        self._forget_plain()
         self._stop_looking()
         self._stop_stalling()
         self._tell_gone()
@@ -154,11 +159,11 @@ class GuardedProtocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             # Not a line in the log for each: a stranger's to cause.
             log.debug("a request is malformed")
-            self._plain = None
+            self._forget_plain()
             self.send_400_response("the request is malformed")
             return
-        if self._plain is not None:
-            self._go_long_way()  # its body does not come with its head
+        if self._plain is not None and self._hurrying is None:
+            self._hurrying = self.loop.call_later(PLAIN_BODY_SECONDS, self._go_long_way)
         if self._head_since is not None:  # a head is still coming
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX:
@@ -203,7 +208,7 @@ class GuardedProtocol(HttpToolsProtocol):
                 plain, self._plain_body, client=self.client, scheme=self.scheme or "http"
             )
             if coming is not None:
-                self._plain, self._plain_body = None, b""
+                self._forget_plain()
                 self._start_short_way(short_way, coming)
                 return
             self._go_long_way()
@@ -235,11 +240,24 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.close()
         self.on_response_complete()
 
-    def _go_long_way(self) -> None:
+    def _forget_plain(self) -> bytes:
         body, self._plain, self._plain_body = self._plain_body, None, b""
+        if self._hurrying is not None:
+            self._hurrying.cancel()
+            self._hurrying = None
+        return body
+
+    def _go_long_way(self) -> None:
+        body = self._forget_plain()
         self._begin_long_way()
         if body:
             super().on_body(body)
+
+    def shutdown(self) -> None:
+        """The server ends: no further request is taken, and this one is answered."""
+        if self._plain is not None:
+            self._go_long_way()
+        super().shutdown()
 
     def _begin_long_way(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue

@@ -36,6 +36,10 @@ _PLAIN: Final = frozenset(
 """What a plain request may say about itself: nothing else is known not to need a closer look."""
 
 
+BODY_BYTES_MAX: Final = 256 << 10
+"""Larger ones are worth the long way, and come in many parts."""
+
+
 class Plain(msgspec.Struct, frozen=True):
     """A request's head that may go the short way."""
 
@@ -88,14 +92,15 @@ class ShortWay:
         prepared = endpoint.prepared(method)
         if prepared is None or prepared.operation.streamed or not prepared.operation.scope:
             return None
+        body_bytes = int(found.get(b"content-length", b"0"))
+        if body_bytes > min(BODY_BYTES_MAX, prepared.operation.body_bytes_max):
+            return None
         return Plain(method, path, query, headers, found, endpoint, prepared, parameters)
 
     def answer(
         self, plain: Plain, body: bytes, *, client: tuple[str, int] | None, scheme: str
     ) -> Coroutine[Any, Any, Answer] | None:
         """What will answer it; None: it has to go the long way after all."""
-        if len(body) > plain.prepared.operation.body_bytes_max:
-            return None
         caller = self._guard.lets_in(plain.query, plain.found)
         if caller is None:
             return None
