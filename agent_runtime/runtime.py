@@ -109,6 +109,8 @@ class Runtime(Sessions, Runs, Results, Proofs, Hindsight, Keeping):
         task_id = await self.ports.store.create(
             made.summary, made.rows, idempotency_key=idempotency_key, held=held
         )
+        if task_id == made.summary.task_id:
+            return made
         return await self._as_taken(made, task_id, spec)
 
     async def take_in_all(

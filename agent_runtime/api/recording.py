@@ -38,15 +38,12 @@ def note_taken(daemon: Daemon, caller: Caller, task_id: str, *, peer: str = "") 
 async def record_reply(
     daemon: Daemon, scope: Scope, action: str, reply: Reply, detail: Any = ""
 ) -> None:
-    """An operation was carried out; a submission is noted, everything else is durable first."""
+    """An operation was carried out; that is durable when this returns. Submissions are noted."""
     if daemon.access is None or not isinstance(reply, Answer) or reply.status >= 400:
         return
     if (b"idempotency-replayed", b"true") in reply.headers:
         return
     target = "/".join(scope.get("path_params", {}).values()) or _made(reply)
-    if action == "task.submit":
-        note_submission(daemon, scope, target)
-        return
     await record(daemon, scope, action, target, detail=detail if isinstance(detail, str) else "")
 
 

@@ -95,9 +95,11 @@ of a submission under load (200 us).
 os.register_at_fork(after_in_child=_pool.clear)  # a fork must not hand out the same again
 
 
+_VARIANT: Final = {digit: "89ab"[int(digit, 16) & 0b11] for digit in "0123456789abcdef"}
+
+
 def _random_ends(count: int) -> Iterator[str]:
     """12 random bits, the variant 0b10, 62 random bits: 19 hex digits each."""
-    random = os.urandom(10 * count)
-    for start in range(0, len(random), 10):
-        bits = int.from_bytes(random[start : start + 10], "big")
-        yield f"{(bits >> 62 & 0xFFF) << 64 | 0b10 << 62 | bits & ((1 << 62) - 1):019x}"
+    digits = os.urandom(10 * count).hex()
+    for at in range(0, len(digits), 20):
+        yield f"{digits[at : at + 3]}{_VARIANT[digits[at + 3]]}{digits[at + 4 : at + 19]}"
