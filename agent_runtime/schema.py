@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Final
 
 from agent_runtime.types import Json
@@ -36,7 +37,7 @@ def check(arguments: Json, schema: Mapping[str, Json]) -> list[str]:
     Every sentence names the key, the rule and the value, and an unknown key's nearest known one.
     An integer must be written as one: 5.0 is refused, because tools count with it.
     """
-    return list(_first(PROBLEMS_MAX, _problems(arguments, schema, where="")))
+    return list(islice(_problems(arguments, schema, where=""), PROBLEMS_MAX))
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -138,7 +139,7 @@ def _choice_problems(value: Json, schema: Mapping[str, Json], *, where: str) -> 
         choices: Sequence[Mapping[str, Json]] = schema.get(keyword, ())
         if not choices:
             continue
-        found = [list(_first(3, _problems(value, choice, where=where))) for choice in choices]
+        found = [list(islice(_problems(value, choice, where=where), 3)) for choice in choices]
         fitting = found.count([])
         if not fitting:
             # The choice that the writer meant is the one with the right type: show its problems.
@@ -201,8 +202,3 @@ def _shown(value: object) -> str:
         return f"{'an object' if isinstance(value, Mapping) else 'an array'} of {len(value)}"
     text = repr(value[:SHOWN_CHARS_MAX] if isinstance(value, str) else value)
     return text if len(text) <= SHOWN_CHARS_MAX + 2 else text[:SHOWN_CHARS_MAX] + "…"
-
-
-def _first(count: int, problems: Iterable[str]) -> Iterable[str]:
-    for _, problem in zip(range(count), problems, strict=False):
-        yield problem

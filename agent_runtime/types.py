@@ -538,6 +538,16 @@ class ToolResult:
     raw: bytes | None = None
 
 
+class _Returned(msgspec.Struct, frozen=True, gc=False):
+    """What of a `ToolResult` must be as it says."""
+
+    ok: bool
+    output: str
+    exit: int | None
+    kind: FailureKind
+    paths: tuple[str, ...]
+
+
 def checked_result(tool: str, returned: object) -> ToolResult:
     """What a tool returned, if it is a result that a log can hold and read back.
 
@@ -548,9 +558,8 @@ def checked_result(tool: str, returned: object) -> ToolResult:
     """
     if not isinstance(returned, ToolResult):
         raise TypeError(f"{tool!r} returned {type(returned).__name__}, no ToolResult")
-    names = ("ok", "output", "exit", "kind", "paths")
     try:
-        msgspec.convert({name: getattr(returned, name) for name in names}, ToolResult)
+        msgspec.convert(returned, _Returned, from_attributes=True)
     except msgspec.ValidationError as error:
         raise TypeError(f"{tool!r} returned a ToolResult that is none: {error}") from None
     if not isinstance(returned.raw, bytes | None):

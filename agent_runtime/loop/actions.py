@@ -337,7 +337,10 @@ def lane_is_taken(state: State) -> bool:
 
 def in_conversation(state: State) -> str | None:
     """The step whose conversation with the model has begun and has not ended."""
-    return next((step.spec.id for step in front_steps(state) if step.turn), None)
+    for step_id in state.front:
+        if state.steps[step_id].turn:
+            return step_id
+    return None
 
 
 def may_converse(state: State, step: StepState) -> bool:

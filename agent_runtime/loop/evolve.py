@@ -25,12 +25,13 @@ from agent_runtime.types import FailureKind, Json, Phase, StepSpec, StepStatus, 
 
 def evolve(state: State, event: e.AnyEvent, at_us: int) -> State:
     """Fold one event that is stored at `at_us`. Raises `IllegalEvent` when the tables forbid it."""
-    if state.ended and not isinstance(event, e.Continued | e.PublicationRequested):
-        raise IllegalEvent(f"{type(event).__name__} after the task's end")
-    if not phases.possible(state.phase, type(event)):
-        raise IllegalEvent(f"{type(event).__name__} cannot happen in {state.phase}")
-    if isinstance(event, e.Continued | e.PublicationRequested) and not state.ended:
-        raise IllegalEvent(f"{type(event).__name__} before the task's end")
+    kind = type(event)
+    if state.ended and kind not in _AFTER_THE_END:
+        raise IllegalEvent(f"{kind.__name__} after the task's end")
+    if not phases.possible(state.phase, kind):
+        raise IllegalEvent(f"{kind.__name__} cannot happen in {state.phase}")
+    if kind in _AFTER_THE_END and not state.ended:
+        raise IllegalEvent(f"{kind.__name__} before the task's end")
     try:
         changes = _changes(state, event, at_us)
     except KeyError as error:
@@ -40,23 +41,28 @@ def evolve(state: State, event: e.AnyEvent, at_us: int) -> State:
     if "usage" not in changes and state.alive and at_us > state.at_us:
         changes["usage"] = clocked(state, at_us)
     after = replace(state, **changes)
-    if isinstance(event, e.StepSucceeded):
-        after = replace(after, front=front_after(after, event.step_id))
-        if after.is_open:
-            after = _forgotten(after, event.step_id)
-    elif isinstance(event, e.StepSkipped | e.StepFailed) and after.is_open:
-        after = replace(after, front=front_after(after, event.step_id))
-        after = _forgotten(after, event.step_id)
-    elif isinstance(event, _FRONT_MOVES):
-        after = replace(after, front=front_of(after))
+    if kind in _FRONT_MOVES:
+        after = _with_front(after, event)
     phase = after.phase
     if not changes.keys().isdisjoint(_DERIVE_PHASE):
         phase = _derived_phase(after)
         if phase is not after.phase:
             after = replace(after, phase=phase)
-    if not phases.legal(state.phase, type(event), phase):
-        raise IllegalEvent(f"{type(event).__name__} cannot lead from {state.phase} to {phase}")
+    if not phases.legal(state.phase, kind, phase):
+        raise IllegalEvent(f"{kind.__name__} cannot lead from {state.phase} to {phase}")
     return after
+
+
+def _with_front(after: State, event: e.AnyEvent) -> State:
+    """`after` an event that moves the front, with the new one."""
+    match event:
+        case e.StepSucceeded(step_id=step_id):
+            after = replace(after, front=front_after(after, step_id))
+        case e.StepSkipped(step_id=step_id) | e.StepFailed(step_id=step_id) if after.is_open:
+            after = replace(after, front=front_after(after, step_id))
+        case _:
+            return replace(after, front=front_of(after))
+    return _forgotten(after, step_id) if after.is_open else after
 
 
 def _asked_once(state: State, fact: e.Steered | e.Continued) -> dict[str, Any]:
@@ -72,7 +78,9 @@ def _with(task: TaskSpec, change: e.TaskChanged) -> TaskSpec:
     return msgspec.structs.replace(task, **{k: v for k, v in named.items() if v is not None})
 
 
-_FRONT_MOVES = (e.StepSkipped, e.StepFailed, e.PlanAdopted, e.Continued)
+_AFTER_THE_END = frozenset({e.Continued, e.PublicationRequested})
+"""What may follow a task's end, and nothing else."""
+_FRONT_MOVES = frozenset({e.StepSucceeded, e.StepSkipped, e.StepFailed, e.PlanAdopted, e.Continued})
 _DERIVE_PHASE = frozenset({"steps", "stage", "trouble", "conclusion"})
 """Fields that the derived phase hangs on."""
 

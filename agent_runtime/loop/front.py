@@ -31,17 +31,18 @@ def front_after(state: State, step_id: str) -> tuple[str, ...]:
     """
     if state.is_open:
         return tuple(other for other in state.front if other != step_id)  # no step needs another
-    before, front = frozenset(state.front), list[str]()
+    # All of the plan is looked at once a step: as little as may be for each of its steps.
+    front = set(state.front)
     for other_id, step in state.steps.items():
         spec = step.spec
         if spec.fallback:
             return front_of(state)  # what needs an owner waits for its fallback
-        if other_id in before:
-            if other_id != step_id:
-                front.append(other_id)
-        elif step_id in spec.needs and not step.ended and not _only_waits(state.steps, step):
-            front.append(other_id)
-    return tuple(front)
+        if step_id in spec.needs and not step.ended and not _only_waits(state.steps, step):
+            front.add(other_id)
+    front.discard(step_id)
+    if len(front) < 2:
+        return tuple(front)
+    return tuple(other_id for other_id in state.steps if other_id in front)
 
 
 def _only_waits(steps: Mapping[str, StepState], step: StepState) -> bool:

@@ -31,7 +31,7 @@ def settle(state: State, at_us: int) -> e.Events:
         return (e.WorkerRestarted(reason=state.worker_gone),)
     if lost := _unanswered(state):
         return lost
-    if late := sorted(state.expired & state.approvals.keys()):
+    if state.expired and (late := sorted(state.expired & state.approvals.keys())):
         return (e.ApprovalExpired(approval_id=late[0]),)
     if state.stopping:
         return _stop(state)
