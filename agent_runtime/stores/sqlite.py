@@ -420,8 +420,6 @@ def _rows(
     """At most `limit` rows after `after`, up to about `bytes_max`, and whether these are all."""
     rows: list[Row] = []
     rows_bytes = 0
-    if db.execute("SELECT 1 FROM tasks WHERE task_id = ?", (task_id,)).fetchone() is None:
-        raise _no_task(task_id)
     found = db.execute(
         """SELECT task_id, seq, type, schema, at_us, data, prev_hash, hash FROM events
         WHERE task_id = ? AND seq > ? ORDER BY seq LIMIT ?""",
@@ -434,6 +432,8 @@ def _rows(
         if bytes_max is not None and rows_bytes > bytes_max:
             found.close()  # an open statement would keep the write-ahead log from being reused
             return rows, False
+    if not rows and db.execute("SELECT 1 FROM tasks WHERE task_id = ?", (task_id,)).get is None:
+        raise _no_task(task_id)
     return rows, True
 
 
