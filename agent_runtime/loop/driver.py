@@ -35,9 +35,11 @@ async def drive(lease: Lease, ports: Ports, stop: Stop | None = None) -> State:
         LeaseLost, StoreUnavailable, StoreBroken, CorruptLog: the task goes no further here.
     """
     journal = Journal(lease, ports.store, ports.clock, ports.bus)
-    await journal.open(lambda state: ready_resolution(state, next_actions(state), ports.toolbox))
-    async with Hands(journal, ports) as hands:
-        await _Loop(journal, hands, stop or Stop()).run()
+    hands = Hands(journal, ports)
+    loop = _Loop(journal, hands, stop or Stop())
+    await journal.open(loop.resolution)
+    async with hands:
+        await loop.run()
     return journal.state
 
 
@@ -74,6 +76,10 @@ class _Loop:
         self._asked_about: State | None = None
         self._asked_for: tuple[Action, ...] = ()
 
+    def resolution(self, state: State) -> e.CallResolved | None:
+        """What is known at once about a call of the last owner, which is dead."""
+        return ready_resolution(state, self._actions(state), self._hands.ports.toolbox)
+
     async def run(self) -> None:
         journal = self._journal
         unsubscribe = self._hands.ports.bus.subscribe(journal.lease.task_id, self._heard)
@@ -81,7 +87,8 @@ class _Loop:
         try:
             async with anyio.create_task_group() as tg:
                 while True:
-                    self._changed = anyio.Event()
+                    if self._changed.is_set():
+                        self._changed = anyio.Event()
                     if self._outside:
                         self._outside = False
                         await journal.refresh()

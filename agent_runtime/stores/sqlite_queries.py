@@ -27,8 +27,7 @@ _FEW = 2000
 
 def summary(db: apsw.Connection, task_id: TaskId) -> TaskSummary | None:
     """The projection of one task."""
-    found = db.execute(f"SELECT {_named('t')} FROM tasks AS t WHERE task_id = ?", (task_id,))
-    columns = found.fetchone()
+    columns = db.execute(_SUMMARY, (task_id,)).fetchone()
     return None if columns is None else _to_summary(columns)
 
 
@@ -172,6 +171,9 @@ def spent(db: apsw.Connection, submitted_by: str, day: int) -> Spent:
 
 def _named(table: str) -> str:
     return ", ".join(f"{table}.{column}" for column in _COLUMNS)
+
+
+_SUMMARY: Final = f"SELECT {_named('t')} FROM tasks AS t WHERE task_id = ?"
 
 
 def _to_summary(columns: Sequence[Any]) -> TaskSummary:
