@@ -19,9 +19,7 @@ from anyio.abc import TaskGroup
 from agent_runtime.errors import (
     AgentRuntimeError,
     CorruptLog,
-    LeaseHeld,
     LeaseLost,
-    NotFound,
     StoreUnavailable,
 )
 from agent_runtime.loop.driver import drive
@@ -110,6 +108,8 @@ class Supervisor:
             return state
         except BaseExceptionGroup as group:
             raise _first_cause(group) from group
+        finally:
+            self._let_go(task_id)
 
     async def run_until_stopped(self) -> None:
         """Claim and drive whatever can be claimed, until `stop` is set."""
@@ -157,7 +157,7 @@ class Supervisor:
         )
         chosen = self._turns.choose(found, room, now_us)
         self._crowded = len(chosen) < len(found)
-        leases = await self._claim([task.task_id for task in chosen]) if chosen else []
+        leases = await store.claim_all([task.task_id for task in chosen]) if chosen else []
         claimed = {lease.task_id: lease for lease in leases}
         for task in chosen:
             if task.task_id in claimed:
@@ -175,34 +175,6 @@ class Supervisor:
             raise
         more = len(found) >= of_each and 0 < len(leases) < room
         return bool(leases), more
-
-    async def _claim(self, task_ids: Sequence[TaskId]) -> list[Lease]:
-        """Leases of those that are free, in one transaction if the store has such.
-
-        Raises:
-            StoreUnavailable: none could be had.
-        """
-        leases: list[Lease] = []
-        unavailable: list[StoreUnavailable] = []
-
-        async def claim(task_id: TaskId) -> None:
-            try:
-                leases.append(await self._ports.store.claim(task_id))
-            except (LeaseHeld, NotFound):
-                pass
-            except StoreUnavailable as error:
-                unavailable.append(error)
-
-        try:
-            async with anyio.create_task_group() as tg:
-                for task_id in task_ids:
-                    tg.start_soon(claim, task_id)
-        except BaseException:
-            await self._give_back(leases)
-            raise
-        if unavailable and not leases:
-            raise unavailable[0]
-        return leases
 
     async def _give_back(self, leases: Sequence[Lease]) -> None:
         """Nobody is going to drive these: nobody else would release them."""
@@ -268,7 +240,8 @@ class Supervisor:
         finally:
             deaf()
             del self._stops[task_id]
-            self._let_go(task_id)
+            # Free, but not to be found here before it is known how it ended.
+            self._resting.add(task_id)
             with anyio.move_on_after(RELEASE_SECONDS_MAX, shield=True):
                 await self._release(lease)
 

@@ -151,6 +151,9 @@ class Store(Protocol):
             NotFound: no such task.
         """
 
+    async def claim_all(self, task_ids: Sequence[TaskId]) -> list[Lease]:
+        """As `claim` of each, in one write; what is held or unknown is left out."""
+
     async def release(self, lease: Lease) -> None:
         """Give the lease back; nothing happens if it is not the newest any more."""
 

@@ -8,8 +8,8 @@ method waits once before and once after its effect, so that a cancellation hits 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -299,18 +299,35 @@ class MemoryStore:
     # ---- leases --------------------------------------------------------------------------
 
     async def claim(self, task_id: TaskId) -> Lease:
-        task: _Task | None = None
+        [lease] = await self._claim(lambda: {task_id: self._free(task_id)})
+        return lease
+
+    async def claim_all(self, task_ids: Sequence[TaskId]) -> list[Lease]:
+        def free() -> dict[TaskId, _Task]:
+            found: dict[TaskId, _Task] = {}
+            for task_id in task_ids:
+                with suppress(LeaseHeld, NotFound):
+                    found[task_id] = self._free(task_id)
+            return found
+
+        return await self._claim(free)
+
+    async def _claim(self, find: Callable[[], dict[TaskId, _Task]]) -> list[Lease]:
+        found: dict[TaskId, _Task] = {}
         try:
             async with self._effect() as shared:
-                task = self._free(task_id)
-                task.epoch += 1
-                task.owner = self._number
+                found = find()
+                for task in found.values():
+                    task.epoch += 1
+                    task.owner = self._number
                 shared.changes.announce()
-                return Lease(task_id, Epoch(task.epoch), _name(self._number))
+                name = _name(self._number)
+                return [Lease(task_id, Epoch(task.epoch), name) for task_id, task in found.items()]
         except anyio.get_cancelled_exc_class():
-            # Nobody gets to know of this lease, so nobody would release it.
-            if task is not None and self._number in self._shared.living:
-                task.owner = None
+            # Nobody gets to know of these leases, so nobody would release them.
+            if self._number in self._shared.living:
+                for task in found.values():
+                    task.owner = None
             raise
 
     def _free(self, task_id: TaskId) -> _Task:

@@ -25,6 +25,7 @@ from agent_runtime.stores.changes import Changes
 from agent_runtime.stores.limits import check_blobs, check_rows, digest, fits, identify
 from agent_runtime.stores.owners import Owners
 from agent_runtime.stores.sqlite_database import open_reader, open_writer, prepare, translated
+from agent_runtime.stores.sqlite_leases import ClaimAll, UnclaimAll
 from agent_runtime.stores.sqlite_writer import Writer
 from agent_runtime.stores.sqlite_writes import (
     Append,
@@ -239,6 +240,15 @@ class SqliteStore:
         except anyio.get_cancelled_exc_class():
             if not self._closed:
                 self._writer.put(Unclaim(claim, self._owners))
+            raise
+
+    async def claim_all(self, task_ids: Sequence[TaskId]) -> list[Lease]:
+        claims = ClaimAll(task_ids, self._owners)
+        try:
+            return await self._write(claims)
+        except anyio.get_cancelled_exc_class():
+            if not self._closed:
+                self._writer.put(UnclaimAll(claims, self._owners))
             raise
 
     async def release(self, lease: Lease) -> None:

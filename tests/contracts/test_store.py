@@ -438,12 +438,30 @@ async def test_of_two_claims_at_once_one_gets_the_lease(world: World) -> None:
     assert sorted(epochs) == [0, 1]
 
 
-async def test_a_claim_whose_caller_is_cancelled_holds_nothing(store: Store) -> None:
+async def test_of_several_tasks_those_that_are_free_are_claimed(world: World) -> None:
+    """The others are somebody's, or nobody's any more, and hold nobody up."""
+    store, other = await world.open(), await world.open()
+    await create(store)
+    await create(store, OTHER)
+    held = TaskId("task_held")
+    await create(store, held)
+    await other.claim(held)
+    await store.release(await store.claim(OTHER))
+    leases = await store.claim_all([OTHER, MISSING, held, TASK])
+    assert [(lease.task_id, lease.epoch) for lease in leases] == [(OTHER, 2), (TASK, 1)]
+    assert await other.claim_all([OTHER, TASK]) == []
+
+
+@pytest.mark.parametrize("several", [False, True])
+async def test_a_claim_whose_caller_is_cancelled_holds_nothing(store: Store, several: bool) -> None:
     """Else the task would be held by a living process in which nobody drives it."""
     await create(store)
 
     async def claim() -> None:
-        await store.claim(TASK)
+        if several:
+            await store.claim_all([TASK])
+        else:
+            await store.claim(TASK)
 
     async with anyio.create_task_group() as tg:
         tg.start_soon(claim)

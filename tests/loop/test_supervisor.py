@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -129,42 +129,24 @@ async def test_a_store_that_is_busy_for_a_moment_is_asked_again() -> None:
     assert statuses(bench) == {TASK: Status.SUCCEEDED}
 
 
-async def test_a_claim_that_fails_leaves_the_others_theirs() -> None:
-    """Claims share a transaction: what becomes of one says nothing about another."""
+async def test_claims_that_fail_are_made_again() -> None:
     bench = Bench(Script("look"))
     for task_id in ids(3):
         await bench.submit(task(step("a", "look")), task_id)
     store = bench.store()
-    claim, failures = store.claim, iter([StoreUnavailable("busy"), LeaseHeld("somebody else's")])
+    claim_all, failures = store.claim_all, iter([StoreUnavailable("busy")])
 
-    async def busy(task_id: TaskId) -> Lease:
+    async def busy(task_ids: Sequence[TaskId]) -> list[Lease]:
         for error in failures:
             raise error
-        return await claim(task_id)
+        return await claim_all(task_ids)
 
-    store.claim = busy  # type: ignore[method-assign]
+    store.claim_all = busy  # type: ignore[method-assign]
+    logging.disable()
     with anyio.fail_after(60):
         await Supervisor(bench.ports(store)).run_all()
+    logging.disable(logging.NOTSET)
     assert set(statuses(bench).values()) == {Status.SUCCEEDED}
-
-
-async def test_a_supervisor_that_is_cancelled_while_it_claims_keeps_no_lease() -> None:
-    """Its store lives on, so nobody else would ever find these tasks free."""
-    bench = Bench(Script("look"))
-    for task_id in ids(3):
-        await bench.submit(task(step("a", "look")), task_id)
-    store = bench.store()
-    claim = store.claim
-
-    async def slow(task_id: TaskId) -> Lease:
-        if task_id == ids(3)[1]:
-            await anyio.sleep(FOREVER)
-        return await claim(task_id)
-
-    store.claim = slow  # type: ignore[method-assign]
-    with anyio.move_on_after(1):
-        await Supervisor(bench.ports(store)).run_all()
-    assert [await store.owner(task_id) for task_id in ids(3)] == [None, None, None]
 
 
 async def test_a_graceful_stop_ends_every_driver_and_says_so() -> None:

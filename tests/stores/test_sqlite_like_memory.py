@@ -106,6 +106,10 @@ async def _claim(store: Store, task_id: TaskId) -> object:
     return (await store.claim(task_id)).epoch
 
 
+async def _claim_all(store: Store, task_ids: list[TaskId]) -> object:
+    return [(lease.task_id, lease.epoch) for lease in await store.claim_all(task_ids)]
+
+
 async def _release(store: Store, task_id: TaskId, epoch: int) -> None:
     await store.release(Lease(task_id, Epoch(epoch), "somebody"))
 
@@ -170,6 +174,7 @@ KINDS_ARGUMENTS: dict[Callable[..., Awaitable[object]], dict[str, st.SearchStrat
         "tokens": st.sampled_from([0, 10]),
     },
     _claim: {"task_id": TASKS},
+    _claim_all: {"task_ids": st.lists(TASKS, unique=True)},
     _release: {"task_id": TASKS, "epoch": EPOCHS},
     _delete: {"task_id": TASKS},
     _put_blob: {"data": st.binary(max_size=3)},
