@@ -26,12 +26,10 @@ from agent_runtime.stores.limits import check_blobs, check_rows, digest, fits, i
 from agent_runtime.stores.owners import Owners
 from agent_runtime.stores.sqlite_database import open_reader, open_writer, prepare, translated
 from agent_runtime.stores.sqlite_leases import ClaimAll, UnclaimAll
+from agent_runtime.stores.sqlite_log import Append, Create, CreateAll
 from agent_runtime.stores.sqlite_writer import Writer
 from agent_runtime.stores.sqlite_writes import (
-    Append,
     Claim,
-    Create,
-    CreateAll,
     Delete,
     GiveBack,
     Probe,

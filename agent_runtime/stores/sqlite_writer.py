@@ -19,7 +19,8 @@ import apsw
 
 from agent_runtime.errors import AgentRuntimeError, StoreBroken
 from agent_runtime.stores.sqlite_database import translate
-from agent_runtime.stores.sqlite_writes import Write, run_all
+from agent_runtime.stores.sqlite_log import MustLookUp, run_all
+from agent_runtime.stores.sqlite_writes import Write
 from agent_runtime.types import Backlog
 
 BATCH_WRITES_MAX = 1000
@@ -30,7 +31,11 @@ HAND_OVER_WRITES = 50
 turns: a hundred busy tasks take a fifth longer for a step then, a thousand a third."""
 
 BATCH_BYTES_MAX = 64 << 20
-"""Likewise; and the events of one batch are bound as one value, which SQLite limits."""
+"""Likewise; and SQLite copies what is bound."""
+
+LOOK_UP_BATCHES = 16
+"""So many look up what is stored before they are believed again, see `sqlite_log`. Where one batch
+was repeated writes, more will be: each of those would be run twice."""
 
 CLOSE_SECONDS_MAX = 30.0
 """For what is queued and a checkpoint. What is not durable by then has not been answered either."""
@@ -61,6 +66,8 @@ class Writer:
         self._closed = False
         self._broken: str | None = None
         self._errno = 0
+        self._look_ups = 0
+        """How many batches are still looked up."""
         # One wake-up of the loop for a batch. `anyio.from_thread.run_sync` would keep this thread
         # waiting until the loop has run it, and for ever if the loop ends meanwhile.
         token = anyio.lowlevel.current_token()
@@ -138,14 +145,22 @@ class Writer:
                 write.fail(StoreBroken(self._broken))
             return
         try:
-            # IMMEDIATE: what is checked inside stays true until the commit, whoever else writes.
-            self._db.execute("BEGIN IMMEDIATE")
-            run_all(self._db, batch)
-            self._db.execute("COMMIT")
+            self._transact(batch, look_up=self._look_ups > 0)
+            self._look_ups = max(self._look_ups - 1, 0)
+        except MustLookUp:
+            self._look_ups = LOOK_UP_BATCHES
+            self._roll_back()
+            self._commit(batch)
         except Exception as error:  # noqa: BLE001  # the border of the thread: callers get it
             self._errno = self._db.system_errno
             self._roll_back()
             self._settle(batch, error)
+
+    def _transact(self, batch: Sequence[AnyWrite], *, look_up: bool) -> None:
+        # IMMEDIATE: what is checked inside stays true until the commit, whoever else writes.
+        self._db.execute("BEGIN IMMEDIATE")
+        run_all(self._db, batch, look_up=look_up)
+        self._db.execute("COMMIT")
 
     def _settle(self, batch: Sequence[AnyWrite], error: Exception) -> None:
         if len(batch) > 1 and _may_be_one_writes_fault(error):
