@@ -15,6 +15,7 @@ import pytest
 
 from agent_runtime.errors import Conflict, LeaseHeld, LeaseLost, NotFound, UsageError
 from agent_runtime.ports import Store
+from agent_runtime.ports.store import NewTask
 from agent_runtime.stores import limits
 from agent_runtime.stores.limits import APPEND_BYTES_MAX, digest
 from agent_runtime.stores.memory import MemoryStore, SharedMemory
@@ -247,6 +248,56 @@ async def test_neighbours_of_a_refused_write_are_stored(store: Store) -> None:
         "old epoch": LeaseLost,
         "good too": 2,
     }
+
+
+async def test_of_creations_at_once_each_gets_its_own_answer_and_a_refused_set_leaves_nothing(
+    store: Store,
+) -> None:
+    answers: dict[str, object] = {}
+
+    async def note(name: str, write: Awaitable[object]) -> None:
+        try:
+            answers[name] = await write
+        except Conflict as error:
+            answers[name] = type(error)
+
+    def new(task_id: str, text: str = "", key: str | None = None) -> NewTask:
+        rows = log(task_id, 1, 1, text=text)
+        return NewTask(summary_of(rows), rows, key)
+
+    await create(store, TASK, idempotency_key="k")
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(note, "new", create(store, OTHER))
+        tg.start_soon(note, "repeated", create(store, "task_r", idempotency_key="k"))
+        tg.start_soon(note, "refused", store.create_all([new("task_c"), new(TASK, "other")]))
+        tg.start_soon(
+            note, "all", store.create_all([new("task_d"), new("task_e", key="k"), new("task_f")])
+        )
+        tg.start_soon(note, "append", append(store, 1))
+    assert answers == {
+        "new": OTHER,
+        "repeated": TASK,
+        "refused": Conflict,
+        "all": ["task_d", TASK, "task_f"],
+        "append": 2,
+    }
+    assert {task.task_id: task.seq for task in await store.tasks()} == {
+        TASK: 2, OTHER: 1, "task_d": 1, "task_f": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [3, 7, 128, 129, 300])
+async def test_a_write_of_many_rows_stores_each_once(store: Store, count: int) -> None:
+    tasks = [
+        NewTask(summary_of(rows, labels={"n": str(number), "of": str(count)}), rows, f"k{number}")
+        for number in range(count)
+        for rows in [log(f"task_{number:04}", 1, 1)]
+    ]
+    ids = await store.create_all(tasks)
+    found = await store.tasks(labels={"of": str(count)}, limit=count + 1)
+    assert [task.task_id for task in found] == sorted(ids, reverse=True)
+    assert await append(store, 1, task_id=ids[-1], count=count) == count + 1
+    assert await store.load(ids[-1]) == log(ids[-1], 1, count + 1)
 
 
 async def test_an_append_that_is_too_large_is_refused_and_says_what_to_do(store: Store) -> None:
