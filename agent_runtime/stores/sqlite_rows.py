@@ -8,9 +8,8 @@ third of its time on writing and reading the JSON.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 import apsw
 
@@ -22,14 +21,14 @@ ROWS: Final = "{rows}"
 """In a statement: where the rows go, as `VALUES`. Its columns are called `column1` and so on."""
 
 
-def run_rows(db: apsw.Connection, statement: str, columns: int, values: Sequence[object]) -> int:
+def run_rows(db: apsw.Connection, statement: str, columns: int, values: list[Any]) -> int:
     """Run `statement` for rows of `columns` values, which follow each other in `values`.
 
     It has to pass over a row whose first column is NULL. Returns how many rows it has changed.
     """
     changed, step = 0, _SIZES[-1] * columns
     for start in range(0, len(values), step):
-        part = list(values[start : start + step])
+        part = values[start : start + step]
         rows = _SIZES[bisect_left(_SIZES, len(part) // columns)]
         part.extend([None] * (rows * columns - len(part)))
         db.execute(_text(statement, columns, rows), part)

@@ -33,7 +33,7 @@ HAND_OVER_WRITES = 64
 """So many are written while the loop's turn goes on. Else loop and thread wait for each other by
 turns: a hundred busy tasks take a fifth longer for a step then, a thousand a third."""
 
-GATHER_TURNS_MAX = 4
+GATHER_TURNS_MAX = 2
 """So many more turns of the loop may add to a batch, as long as each does; a write that came alone
 goes at once. A commit costs as much as ten of the tasks in it. Of 64 connections that submit tasks
 27 used to share one; since they wait for each other, the writer's processor time for a task has

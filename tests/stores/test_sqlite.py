@@ -25,7 +25,8 @@ from agent_runtime.errors import (
 from agent_runtime.stores.limits import digest
 from agent_runtime.stores.sqlite import SqliteStore
 from agent_runtime.stores.sqlite_database import APPLICATION_ID, prepare
-from agent_runtime.stores.sqlite_writer import AnyWrite
+from agent_runtime.stores.sqlite_log import run_all
+from agent_runtime.stores.sqlite_writer import LOOK_UP_BATCHES, AnyWrite
 from agent_runtime.types import Seq, TaskId
 from tests.contracts.logs import OTHER, TASK, append, create, log, summary_of
 
@@ -369,6 +370,24 @@ async def test_many_writers_share_few_commits(
             tg.start_soon(create, store, f"task_{number}")
     assert sum(delivered) == 200
     assert len(delivered) < 50
+
+
+async def test_repeated_writes_are_looked_up_at_once_after_the_first(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each that is believed first costs a transaction that is rolled back."""
+    look_ups: list[bool] = []
+
+    def note(*args: Any, look_up: bool) -> None:
+        look_ups.append(look_up)
+        run_all(*args, look_up=look_up)
+
+    monkeypatch.setattr("agent_runtime.stores.sqlite_writer.run_all", note)
+    for _ in range(4):
+        await create(store, TASK)
+    for number in range(LOOK_UP_BATCHES):
+        await append(store, 1 + number)
+    assert look_ups == [False, False, *[True] * LOOK_UP_BATCHES, False, False, False]
 
 
 async def test_a_store_that_nobody_closed_can_be_opened_again(path: Path) -> None:
