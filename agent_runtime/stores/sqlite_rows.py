@@ -15,7 +15,7 @@ import apsw
 
 _SIZES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 """Rows of a statement: what is fewer is filled up with NULLs. Each text is compiled once and kept
-by apsw, which has room for a hundred, none of them above 16 KiB."""
+by apsw, which has room for a hundred, none of them above 16 KiB; all of the log's take 3 MB."""
 
 ROWS: Final = "{rows}"
 """In a statement: where the rows go, as `VALUES`. Its columns are called `column1` and so on."""
