@@ -38,8 +38,9 @@ from agent_runtime.remote_servers import RemoteServer, parse_servers
 from agent_runtime.schema import nearest
 from agent_runtime.secret_sources import fault_of
 from agent_runtime.shapes import shown
+from agent_runtime.variables import PREFIX
 
-ENV_PREFIX: Final = "AGENT_RUNTIME_"
+ENV_PREFIX: Final = PREFIX
 
 _OPENS: Final = "lowers the sandbox's walls"
 _OF_THIS_MACHINE: Final = "is about this machine"

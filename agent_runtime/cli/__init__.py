@@ -82,6 +82,9 @@ VERBS: Final = {name: place for family in FAMILIES.values() for name, place in f
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
+_LOGS_IT: Final = frozenset({"serve", "completion"})
+"""A daemon's log may be JSON and says it itself; a completion script is read by every new shell."""
+
 EPILOG: Final = """\b
 Examples:
   agent-runtime init                  write task.yaml for this repository
@@ -201,6 +204,8 @@ def cli(
     """
     ctx.obj = {"store": store, "log_level": log_level}
     # `url` and `local` are no settings: `reach` looks at them.
+    if ctx.invoked_subcommand not in _LOGS_IT and log_level != "error":
+        _tell_of_variables()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -231,6 +236,15 @@ def _unknown_verb(word: str) -> str:
 
 def _tell(message: str) -> None:
     click.echo(f"error: {message}", err=True)
+
+
+def _tell_of_variables() -> None:
+    if any(name.upper().startswith("AGENT_RUNTIME_") for name in os.environ):
+        # Imported here: most people have no such variable.
+        from agent_runtime.variables import unread
+
+        for sentence in unread(os.environ):
+            click.echo(f"warning: {sentence}", err=True)
 
 
 def _show_traceback(ctx: click.Context) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import os
+
 import click
 from click import Context
 
 from agent_runtime.cli.console import note, settings_of, unsafe_option
 from agent_runtime.settings import Settings
+from agent_runtime.variables import unread
+
+_log = logging.getLogger(__name__)
 
 
 @click.command(
@@ -64,6 +70,9 @@ def serve(
 
     ctx.obj = {**(ctx.obj or {}), **flags}
     settings = settings_of(ctx, log_level="info")
+    named = {**settings.secrets, **settings.model_keys}.values()
+    for sentence in unread(os.environ, besides=[each.removeprefix("env:") for each in named]):
+        _log.warning("%s", sentence)
     try:
         anyio.run(
             _serve,
