@@ -106,6 +106,8 @@ class Reader:
 
     `rules` are asked about a field's value that has the right type. `notes` are added to what is
     wrong with a field. `retired` explains keys that a Struct does not know, but people expect.
+    `examples` shows what a Struct is written like, with `<>` in the place of a value, and what
+    stands there by default.
     With `whole_floats`, 8.0 is an integer: JSON knows one kind of number (JSON Schema, 6.1.1).
     """
 
@@ -113,6 +115,7 @@ class Reader:
     rules: Mapping[tuple[type, str], Rule] = field(default_factory=dict)
     notes: Mapping[tuple[type, str], str] = field(default_factory=dict)
     retired: Mapping[tuple[type, str], str] = field(default_factory=dict)
+    examples: Mapping[type, tuple[str, str]] = field(default_factory=dict)
     whole_floats: bool = False
 
     def read(self, value: Json, kind: kinds.Type, path: Path, note: str = "") -> Any:
@@ -135,7 +138,7 @@ class Reader:
         if isinstance(value, str) and (short := getattr(kind.cls, "short", None)):
             value = {short: value}
         if not isinstance(value, Mapping):
-            return self._not_a(value, "a mapping", path, note)
+            return self._not_a(value, "a mapping", path, note or self._example(kind.cls, value))
         fields = {f.encode_name: f for f in kind.fields}
         for key in value:
             if not isinstance(key, str):
@@ -164,6 +167,17 @@ class Reader:
                         self._wrong((*below, *where), text)
         return kind.cls(**given) if BAD not in given.values() else BAD
 
+    def _example(self, owner: type, value: Json) -> str:
+        """How it is written, with the value that was given where that can be meant."""
+        if owner not in self.examples:
+            return ""
+        shape, usual = self.examples[owner]
+        given = value if isinstance(value, (str, int)) and not isinstance(value, bool) else usual
+        text = str(given)
+        if not text.strip() or len(text) > SHOWN_CHARS_MAX or isinstance(value, list):
+            text = usual
+        return f"write {shape.replace('<>', _flow_word(text))}"
+
     def _unknown(self, key: str, owner: type, known: Iterable[str]) -> str:
         if said := self.retired.get((owner, key)):
             return said
@@ -186,6 +200,11 @@ class Reader:
     def _list(self, value: Json, kind: kinds.ListType, path: Path, note: str) -> Any:
         if not isinstance(value, (list, tuple)):
             hint = f"write [{value}]" if isinstance(value, str) and len(value) < 40 else ""
+            if isinstance(kind.item_type, kinds.StructType):
+                shape = self._example(kind.item_type.cls, value).removeprefix("write ")
+                hint = f"write [{shape}]" if shape else ""
+                if isinstance(value, Mapping):
+                    hint = "write it as the one item of a list: a line that begins with -, or [{…}]"
             return self._not_a(value, _name(kind), path, note or hint)
         return [self._item(item, kind.item_type, (*path, at)) for at, item in enumerate(value)]
 
@@ -339,6 +358,12 @@ def _way_out(value: Json, wanted: str, word: str) -> str:
     return ""
 
 
+def _flow_word(text: str) -> str:
+    """A text as it stands between the braces of YAML."""
+    plain = re.fullmatch(r"[\w./~+$-][\w./~+=$ -]*(?<! )", text) and not text.startswith("- ")
+    return text if plain else "'" + text.replace("'", "''") + "'"
+
+
 def _name(kind: kinds.Type) -> str:
     match kind:
         case kinds.StrType():
@@ -398,6 +423,50 @@ def struct_kind(cls: type[msgspec.Struct]) -> kinds.StructType:
     kind = kinds.type_info(cls)
     assert isinstance(kind, kinds.StructType)
     return kind
+
+
+def words_at(kind: type, place: str) -> list[str]:
+    """The words that a type allows at a place as msgspec writes it, `$.tasks[0].kind`; empty where
+    it is no choice of words."""
+    found = [kinds.type_info(kind)]
+    for part in re.findall(r"\.([^.\[]+)|(\[[^]]*\])", place):
+        found = [below for each in found for below in _below(each, *part)]
+    words: list[str] = []
+    for each in _plain(found):
+        if isinstance(each, kinds.EnumType):
+            words += [str(member.value) for member in each.cls]
+        elif isinstance(each, kinds.LiteralType):
+            words += [word for word in each.values if isinstance(word, str)]
+    return words
+
+
+def _below(kind: kinds.Type, key: str, index: str) -> list[kinds.Type]:
+    found: list[kinds.Type] = []
+    for each in _plain([kind]):
+        match each:
+            case kinds.StructType(fields=fields):
+                found += [field.type for field in fields if field.encode_name == key]
+            case kinds.DictType(value_type=below):
+                found.append(below)
+            case kinds.ListType(item_type=below) if index:
+                found.append(below)
+            case _:
+                pass
+    return found
+
+
+def _plain(found: list[kinds.Type]) -> list[kinds.Type]:
+    """Unions and annotations taken apart."""
+    plain: list[kinds.Type] = []
+    for each in found:
+        match each:
+            case kinds.UnionType(types=types):
+                plain += _plain(list(types))
+            case kinds.Metadata(type=inner):
+                plain += _plain([inner])
+            case _:
+                plain.append(each)
+    return plain
 
 
 # ---- rules -------------------------------------------------------------------------------

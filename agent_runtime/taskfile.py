@@ -46,6 +46,7 @@ from agent_runtime.shapes import (
     shown,
     struct_kind,
 )
+from agent_runtime.task_examples import EXAMPLES, MAPPINGS
 from agent_runtime.types import (
     Alternative,
     ArtifactSpec,
@@ -194,7 +195,7 @@ def read_environment(text: str, *, name: str) -> EnvironmentSpec:
     for path, said, line in document.problems:
         problems.add(path, said, line=line)
     value = {} if document.value is None else document.value
-    reader = Reader(problems, rules=_RULES, notes=_NOTES, retired=_RETIRED)
+    reader = Reader(problems, _RULES, _NOTES, _RETIRED, EXAMPLES)
     draft = reader.read(value, struct_kind(_RepositoryFile), ())
     if problems or not isinstance(draft, _RepositoryFile):
         raise problems.error(name=name)
@@ -212,7 +213,7 @@ def read_part(path: str, kind: type[PartT]) -> PartT:
     problems = Problems(document.sources)
     for where, said, line in document.problems:
         problems.add(where, said, line=line)
-    reader = Reader(problems, rules={}, notes={}, retired={})
+    reader = Reader(problems, examples=EXAMPLES)
     draft = reader.read(document.value, struct_kind(kind), ())
     if problems or not isinstance(draft, kind):
         raise problems.error(name=name)
@@ -226,7 +227,7 @@ def parse_publish(document: object) -> PublishSpec:
         UsageError: everything that is wrong, a line a problem.
     """
     problems = Problems({})
-    reader = Reader(problems, rules=_RULES, notes=_NOTES, retired=_RETIRED)
+    reader = Reader(problems, _RULES, _NOTES, _RETIRED, EXAMPLES)
     draft = reader.read(document, struct_kind(PublishSpec), ("publish",))
     if problems or not isinstance(draft, PublishSpec):
         raise UsageError("\n".join(problems.lines(name="")))
@@ -291,7 +292,7 @@ def _continuation(
     if isinstance(policy := value.get("policy"), Mapping):
         # What it does not name stays as the task has it.
         value = {**value, "policy": {**msgspec.to_builtins(task.policy), **policy}}
-    reader = Reader(problems, rules=_CONTINUATION_RULES, notes=_NOTES, retired=_STAYS)
+    reader = Reader(problems, _CONTINUATION_RULES, _NOTES, _STAYS, EXAMPLES)
     draft = reader.read(value, struct_kind(ContinuationSpec), ())
     assert draft is not BAD and isinstance(draft, ContinuationSpec)
     if draft.policy is not None:
@@ -315,7 +316,7 @@ def parse_change(document: object) -> ChangeSpec:
         UsageError: everything that is wrong, a line a problem.
     """
     problems = Problems({})
-    reader = Reader(problems, rules=_CHANGE_RULES, notes={}, retired={})
+    reader = Reader(problems, _CHANGE_RULES, _NOTES)
     draft = reader.read(document, struct_kind(ChangeSpec), ())
     if problems or not isinstance(draft, ChangeSpec):
         raise problems.error(name="")
@@ -352,18 +353,23 @@ def _parse(document: Document, base_dir: str, *, name: str, whole_floats: bool =
         problems.add(path, text, line=line)
     value = document.value
     if value is None:
-        raise UsageError(_line(name, "is empty; it must hold a mapping with at least `goal`"))
+        raise UsageError(
+            _line(name, f"is empty; it must hold a mapping with at least `goal`; {_START}")
+        )
     if not isinstance(value, Mapping):
         raise UsageError(
-            _line(name, f"must hold a mapping with at least `goal`, got {shown(value)}")
+            _line(name, f"must hold a mapping with at least `goal`, got {shown(value)}; {_START}")
         )
-    reader = Reader(problems, _RULES, _NOTES, _RETIRED, whole_floats=whole_floats)
+    reader = Reader(problems, _RULES, _NOTES, _RETIRED, EXAMPLES, whole_floats)
     draft = reader.read(value, _kind(), ())
     assert draft is not BAD and isinstance(draft, TaskSpec)
     _check_together(draft, problems)
     if problems:
         raise problems.error(name=name)
     return _located(draft, base_dir)
+
+
+_START: Final = "begin with `goal: …` on a line of its own, or let `agent-runtime init` write one"
 
 
 def _line(name: str, text: str) -> str:
@@ -707,6 +713,7 @@ _CHANGE_RULES: Final[Mapping[tuple[type, str], Rule]] = {
 }
 
 _NOTES: Final[Mapping[tuple[type, str], str]] = {
+    **MAPPINGS,
     (ResourcesSpec, "memory"): "write a number and its unit, such as 2GiB",
     (ResourcesSpec, "disk"): "write a number and its unit, such as 2GiB",
 }

@@ -21,6 +21,8 @@ from agent_runtime.errors import UsageError
 from agent_runtime.loop import calls
 from agent_runtime.plan_templates import read_template
 from agent_runtime.sandboxes import rendering
+from agent_runtime.shapes import Problems, Reader, struct_kind
+from agent_runtime.task_examples import EXAMPLES
 from agent_runtime.taskfile import goal_task, parse_task, read_task_file
 from agent_runtime.types import (
     Alternative,
@@ -243,6 +245,24 @@ def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         read_task_file("a\0b")
 
 
+@pytest.mark.parametrize("kind", EXAMPLES, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("written", [None, "x: y", "- 'a', #b", "true", "{", " "])
+def test_the_shape_that_a_message_shows_is_yaml_of_that_kind(
+    kind: type, written: str | None
+) -> None:
+    """Whatever was given in its place."""
+    problems = Problems()
+    Reader(problems, examples=EXAMPLES).read(written or [1], struct_kind(kind), ("key",))
+    _, _, shape = problems.lines(name="")[0].partition("; write ")
+    value = load(shape, name="shape").value
+    again = Problems()
+    Reader(again).read(value, struct_kind(kind), ())
+    # What was given in the place of a number or a word is still wrong there, and only that.
+    assert isinstance(value, dict)
+    assert written or not again, again.lines(name="")
+    assert not any("unknown key" in line for line in again.lines(name=""))
+
+
 DOCUMENTS: list[tuple[object, str]] = [
     ({}, "goal: is required and missing"),
     ({"goal": " "}, "goal: must not be empty, got ' '"),
@@ -259,7 +279,16 @@ DOCUMENTS: list[tuple[object, str]] = [
     ({"goal": "g", "model": "http://u:p@x/v1#m"}, "model: must not hold a user or password"),
     ({"goal": "g", "labels": {"a": "x" * 64}}, "labels.a: a label and its value have at most 63"),
     ({"goal": "g", "labels": {"": "x"}}, "a label and its value have at most 63"),
-    ({"goal": "g", "labels": "team"}, "labels: must be a mapping, got 'team'"),
+    ({"goal": "g", "labels": "team"}, "labels: must be a mapping, got 'team'; write {team: parse"),
+    ({"goal": "g", "workspace": "./p"}, "workspace: must be a mapping, got './p'; write {repo: "),
+    ({"goal": "g", "workspace": ["p"]}, "got a list of 1; write {repo: ./project}"),
+    ({"goal": "g", "limits": 300}, "limits: must be a mapping, got 300; write {seconds: 300, "),
+    ({"goal": "g", "policy": {"approvals": "ask"}}, "got 'ask'; write {shell: ask}"),
+    ({"goal": "g", "objectives": [{"id": "a", "check": "pytest: x"}]},
+     "objectives[0].check: must be a mapping, got 'pytest: x'; write {command: 'pytest: x', exit"),
+    ({"goal": "g", "objectives": "make test"},
+     "must be a list, got 'make test'; write [{id: tests, check: {command: make test}}]"),
+    ({"goal": "g", "objectives": {"id": "a"}}, "got a mapping of 1; write it as the one item of a"),
     ({"goal": "g", "protect": "tests"}, "protect: must be a list of strings, got 'tests'; write ["),
     ({"goal": "g", "protect": ["/etc"]}, "protect[0]: must be relative to the repository, got '/e"),
     ({"goal": "g", "protect": ["!/a"]}, "protect[0]: must be relative to the repository, got '!/a"),

@@ -28,6 +28,8 @@ from agent_runtime.api.daemon import Daemon, Draining, Faulty
 from agent_runtime.api.problems import ProblemFault, problem, problem_of
 from agent_runtime.api.recording import action_of, record_reply, refused
 from agent_runtime.errors import AgentRuntimeError, Overloaded
+from agent_runtime.schema import nearest
+from agent_runtime.shapes import words_at
 from agent_runtime.taskfile import read_json
 
 log = logging.getLogger(__name__)
@@ -268,7 +270,8 @@ class Prepared:
                     given[name] = value
             return msgspec.convert(given, self.operation.query, strict=False)
         except (msgspec.ValidationError, ValueError) as error:
-            detail = f"a parameter of the query is wrong: {error}"
+            said = _with_words(str(error), self.operation.query)
+            detail = f"a parameter of the query is wrong: {said}"
             raise Refused(problem(422, "invalid-query", "The query is not valid", detail)) from None
 
     async def read_body(self, scope: Scope, receive: Receive) -> Any:
@@ -299,14 +302,28 @@ def _once_more(body: bytes, kind: Any, error: Exception) -> Any:
     try:
         return msgspec.convert(_integers(document), kind)
     except msgspec.ValidationError as wrong:
-        text, _, place = str(wrong).partition(" - at ")
+        text, _, place = _with_words(str(wrong), kind).partition(" - at ")
         pointer = _pointer(place.strip("`"))
         if unknown := _UNKNOWN.match(text):  # msgspec points at what holds the field
             pointer += "/" + unknown[1].replace("~", "~0").replace("/", "~1")
         fault = ProblemFault(pointer, text)
+        detail = f"{text} - at {place}" if place else text
         raise Refused(
-            problem(422, "invalid-input", "The input is not valid", str(wrong), errors=[fault])
+            problem(422, "invalid-input", "The input is not valid", detail, errors=[fault])
         ) from error
+
+
+def _with_words(said: str, kind: Any) -> str:
+    """What msgspec says of a wrong word, and which words would have done."""
+    text, _, place = said.partition(" - at ")
+    if not text.startswith("Invalid enum value"):
+        return said
+    words = words_at(kind, place.strip("`"))
+    wrong = text.removeprefix("Invalid enum value ").strip("'")
+    guess = nearest(wrong, words)
+    hint = f"; did you mean {guess!r}?" if guess else ""
+    text += f": must be one of {', '.join(map(repr, words))}{hint}" if words else ""
+    return f"{text} - at {place}" if place else text
 
 
 _UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)

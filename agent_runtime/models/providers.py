@@ -22,6 +22,7 @@ from agent_runtime.errors import PluginError
 from agent_runtime.messages import ModelChoice
 from agent_runtime.models.endpoints import Endpoint, Wire
 from agent_runtime.ports.model import ModelAnswer, ModelFault, ModelRequest
+from agent_runtime.schema import nearest
 from agent_runtime.secret_sources import read_secret
 
 LOCAL_CONTEXT_TOKENS: Final = 32_768
@@ -261,8 +262,10 @@ class Providers:
             if not str(error).startswith("no plug-in"):
                 raise Unusable(str(error)) from None
         if not callable(ask):
+            guess = nearest(name, self.all)
+            hint = f"; did you mean '{guess}/{model}'?" if guess else ""
             raise Unusable(
-                f"no provider is called {name!r}: there are {', '.join(self.all)}; a server of "
+                f"no provider is called {name!r}{hint} (known: {', '.join(self.all)}); a server of "
                 "your own is http://host/v1#name, or gets a name in `model_endpoints`"
             )
         place = model.partition(":")[0] if name == PYDANTIC_AI else name

@@ -70,6 +70,9 @@ def test_arguments_that_do_not_fit_are_pointed_at_and_decide_nothing(
         assert paying.ask("POST", path, body).status == 422
     told = paying.ask("POST", path, {"decision": "approve", "arguments": {"nonsense": 1}}).json()
     assert told["errors"][0]["pointer"] == "/arguments"
+    told = paying.ask("POST", path, {"decision": "aprove"}).json()
+    words = "Invalid enum value 'aprove': must be one of 'approve', 'deny'; did you mean 'approve'?"
+    assert told["errors"] == [{"pointer": "/decision", "detail": words}]
     assert paying.ask("GET", "/v1/approvals").json()["approvals"]
     assert paying.ask("POST", path, {"decision": "deny", "message": "no"}).status == 200
     paying.wait_for(task_id, "failed")

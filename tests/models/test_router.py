@@ -129,7 +129,8 @@ async def test_without_anything_the_brain_says_what_would_serve(make: Make) -> N
     ("name", "word"),
     [
         ("openai/gpt-4o", "OPENAI_API_KEY"),
-        ("nobody/x", "no provider is called 'nobody'"),
+        ("nobody/x", "no provider is called 'nobody' (known: anthropic,"),
+        ("open-ai/x", "no provider is called 'open-ai'; did you mean 'openai/x'? (known: "),
         ("pydantic-ai/gpt-4o", "provider:model"),
     ],
 )
