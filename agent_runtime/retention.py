@@ -104,29 +104,21 @@ class Retention:
             if not self.may_sweep():
                 log.warning("the clock was set: nothing is forgotten until it has been steady")
                 continue
+            swept = Swept()
             try:
-                swept = await self.sweep()
+                await self.sweep(into=swept)
             except AgentRuntimeError as error:
-                log.warning("old tasks were not removed: %s", error)
-                continue
-            if swept.forgotten:
-                log.info(
-                    "forgot %d ended tasks, %d MiB went back to the disk",
-                    len(swept.forgotten), swept.given_back_bytes >> 20,
-                )  # fmt: skip
-            if swept.uploads:
-                log.info("removed %d uploads that no task works on", len(swept.uploads))
-            if swept.audit_entries:
-                log.info("forgot %d entries of the audit record", swept.audit_entries)
-            for problem in swept.problems:
-                log.warning("not removed: %s", problem)
+                log.warning("a sweep of what is old ended early: %s", error)
+            finally:
+                _tell(swept)  # what is gone is told, whatever went wrong behind it
 
-    async def sweep(self, *, dry_run: bool = False) -> Swept:
+    async def sweep(self, *, dry_run: bool = False, into: Swept | None = None) -> Swept:
         """Forget everything that the policy does not keep. What cannot be removed is told.
 
-        A dry run only says which tasks that would be; by size, about which.
+        A dry run only says which tasks that would be; by size, about which. `into` is filled as it
+        goes, so that it tells what is gone although this raises.
         """
-        swept = Swept()
+        swept = Swept() if into is None else into
         before_us = self._clock.now_us() - int(self._policy.days * _DAY_US)
         last: TaskSummary | None = None
         spared_bytes = 0  # of a dry run, which leaves everything where it is
@@ -231,6 +223,20 @@ class Retention:
         while returned := await self._store.give_back(BITE_BYTES):
             swept.given_back_bytes += returned
             await anyio.sleep(self._pause_seconds)
+
+
+def _tell(swept: Swept) -> None:
+    if swept.forgotten:
+        log.info(
+            "forgot %d ended tasks, %d MiB went back to the disk",
+            len(swept.forgotten), swept.given_back_bytes >> 20,
+        )  # fmt: skip
+    if swept.uploads:
+        log.info("removed %d uploads that no task works on", len(swept.uploads))
+    if swept.audit_entries:
+        log.info("forgot %d entries of the audit record", swept.audit_entries)
+    for problem in swept.problems:
+        log.warning("not removed: %s", problem)
 
 
 _ROW_BYTES = 400

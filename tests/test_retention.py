@@ -1,5 +1,6 @@
 """Ended tasks go by age and by size; what is kept still verifies, and room comes back."""
 
+import logging
 import os
 import time
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ import pytest
 
 from agent_runtime import retention
 from agent_runtime.access.audit import Entry
+from agent_runtime.errors import StoreUnavailable
 from agent_runtime.loop.submission import submit
 from agent_runtime.loop.supervisor import Supervisor
 from agent_runtime.result_files import PATCH
@@ -137,6 +139,28 @@ async def test_one_that_cannot_be_forgotten_keeps_no_other(
     swept = await runtime.retention(Policy(days=0), pause_seconds=0).sweep()
     assert swept.problems == [f"{ended[0]}: busy"]
     assert await kept(runtime) == {ended[0]}
+
+
+async def test_what_a_sweep_has_forgotten_is_told_although_its_rest_failed(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Found in review: the daemon's log named only what went wrong."""
+    await finished(runtime, 2)
+    old = runtime.retention(Policy(days=0), pause_seconds=0)
+
+    async def broken(bytes_max: int) -> int:
+        raise StoreUnavailable("the disk is full")
+
+    monkeypatch.setattr(runtime.ports.store, "give_back", broken)
+    monkeypatch.setattr(retention, "SWEEP_SECONDS", 0.0)
+    caplog.set_level(logging.INFO)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(old.run)
+        with anyio.fail_after(30):
+            while "forgot 2 ended tasks" not in caplog.text:
+                await anyio.sleep(0.01)
+        tasks.cancel_scope.cancel()
+    assert "ended early: the disk is full" in caplog.text
 
 
 async def test_sent_repositories_go_with_the_last_task_that_works_on_them(

@@ -64,6 +64,12 @@ def find_daemon(state_dir: str) -> Presence | None:
     return next((found for found in looks if found), None)
 
 
+def find_daemons(state_dir: str) -> list[Presence]:
+    """Every daemon that serves this state directory now, by its process."""
+    looks = (_look(os.path.join(state_dir, name)) for name in _others(state_dir))
+    return sorted({found for found in looks if found}, key=lambda found: found.pid)
+
+
 def _others(state_dir: str) -> list[str]:
     """The files that daemons keep beside the one of the latest."""
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 import anyio.to_thread
 
 from agent_runtime import plugins
+from agent_runtime.api.presence import find_daemon, find_daemons
 from agent_runtime.app import boundary, load_plugins, open_store
 from agent_runtime.documents import decode, load
 from agent_runtime.errors import AgentRuntimeError
@@ -61,6 +62,7 @@ async def examine(settings: Settings) -> list[Check]:
         await _sandbox(settings),
         await _limits(),
         await _quotas(settings),
+        _daemons(settings),
         _plugins(settings),
         _disk(settings),
     ]
@@ -185,6 +187,21 @@ async def _quotas(settings: Settings) -> Check:
         if reason
         else f"disk and inodes of a task by {quota.MEANS}, where one of them is named",
         remedy=quota.remedy() if reason else "",
+    )
+
+
+def _daemons(settings: Settings) -> Check:
+    found = find_daemons(state_dir(settings))
+    told = ", ".join(f"{each.address} (pid {each.pid})" for each in found)
+    asked = find_daemon(state_dir(settings))
+    return Check(
+        name="daemon",
+        ok=len(found) < 2,
+        needed=False,
+        detail=told or "none serves this store",
+        remedy="no task is driven twice, but each daemon has its own bound on tasks at a time, and "
+        f"the verbs ask {asked.address if asked else 'the one that was started last'}: end all "
+        "but one",
     )
 
 

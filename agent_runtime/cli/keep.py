@@ -164,7 +164,11 @@ def gc(ctx: click.Context, older_than: float | None, dry_run: bool, as_json: boo
         leftovers, problems = await _leftovers(runtime, directory, store_path(settings) or "")
         entries = Entries(os.path.join(directory, "environments"))
         unused = await _unused(runtime, entries, before_us / 1e6)
-        swept = await retention.sweep(dry_run=dry_run)
+        swept = Swept()
+        try:
+            await retention.sweep(dry_run=dry_run, into=swept)
+        except AgentRuntimeError as error:
+            swept.problems.append(f"the rest: {error}")  # what is gone is told all the same
         problems += swept.problems
         if not dry_run:
             for key in unused:

@@ -15,8 +15,8 @@ from agent_runtime.cli.words import (
     asked_words,
     call_words,
     phase_words,
+    told_words,
     warns,
-    words,
     worth_telling,
 )
 from agent_runtime.loop import events as e
@@ -66,7 +66,7 @@ class LiveView:
             self._calls_since[event.call_id] = row.at_us
         if worth_telling(event):
             line = Text(clean(f"{clock_time(row.at_us)}  "), style="dim")
-            line.append(clean(words(event)), style=_style(event))
+            line.append(clean(told_words(event, state)), style=_style(event))
             self._live.console.print(line)
         if isinstance(event, e.ApprovalRequested):
             self._details(event)

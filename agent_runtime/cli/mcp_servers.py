@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import click
 
-from agent_runtime.api.presence import find_daemon
+from agent_runtime.api.presence import find_daemons
 from agent_runtime.cli.console import (
     clean,
     counted,
@@ -147,9 +147,17 @@ def add(
                 f"yours but those that --read and --cwd name, at their own paths; "
                 f"`agent-runtime mcp remove {name}`, and add it again with --read {path}"
             )
-    if find_daemon(state_dir(settings)) is not None:
-        note("the daemon that runs now will know it when it is started again")
+    _tell_of_restart(settings, "knows it")
     return 0
+
+
+def _tell_of_restart(settings: Settings, what: str) -> None:
+    """A daemon puts its tools together once: its tasks count on them."""
+    for daemon in find_daemons(state_dir(settings)):
+        note(
+            f"the daemon at {daemon.address} (pid {daemon.pid}) {what} when it is started again: "
+            "end it (SIGTERM; its tasks go on afterwards), and `agent-runtime serve`"
+        )
 
 
 def _unseen(arguments: Sequence[str], declared: Mapping[str, Json]) -> list[str]:
@@ -244,6 +252,8 @@ def consent(ctx: click.Context, name: str, yes: bool, withdraw: bool) -> int:
         return 1
     module.consent(offer)
     note(f"allowed: {counted(sum(tool.change != 'gone' for tool in offer.tools), 'tool')}")
+    if any(tool.change == "new" for tool in offer.tools):
+        _tell_of_restart(settings_of(ctx.find_root()), "has its new tools")
     return 0
 
 

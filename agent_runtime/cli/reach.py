@@ -123,7 +123,21 @@ def remote_of(ctx: click.Context) -> Remote | None:
         return None
     from agent_runtime.cli.remote import Remote
 
+    if place.state_dir is not None and not ctx.resilient_parsing:
+        _tell_of_several(place.url, place.state_dir)
     return Remote(place)
+
+
+def _tell_of_several(asked: str, state_dir: str) -> None:
+    from agent_runtime.api.presence import find_daemons
+
+    others = [each for each in find_daemons(state_dir) if each.address != asked]
+    if others:
+        told = ", ".join(f"{each.address} (pid {each.pid})" for each in others)
+        click.echo(
+            f"note: this asks the daemon at {asked}; {told} serves the same store: end one of them",
+            err=True,
+        )
 
 
 def complete_task(

@@ -53,6 +53,9 @@ class Remote:
 
     def __init__(self, place: Place) -> None:
         self.client = Client(place, patience_seconds=PATIENCE_SECONDS)
+        # One that was found by its file was there a moment ago; at an address that somebody wrote
+        # down there may be none.
+        self.client.hasty = place.state_dir is None
 
     def __enter__(self) -> Remote:
         return self

@@ -395,7 +395,7 @@ def watch_there(
     elif ending is Ending.ENDED:
         for line in result_lines(state, result):
             say(line)
-    for line in _leaving_lines(state, ending):
+    for line in _leaving_lines(state, ending, driven=True):
         note(line)
     return exit_code(state, ending)
 
@@ -439,13 +439,13 @@ def exit_code(state: State, ending: Ending) -> int:
             return 130
 
 
-def _leaving_lines(state: State, ending: Ending) -> list[str]:
+def _leaving_lines(state: State, ending: Ending, *, driven: bool = False) -> list[str]:
     again = f"resume with: {command('resume', short(state.task_id))}"
     match ending:
         case Ending.ENDED:
             return []
         case Ending.WAITING:
-            return waiting_lines(state)
+            return waiting_lines(state, driven=driven)
         case Ending.PAUSED:
             return [f"paused; {again}"]
         case Ending.DETACHED:

@@ -161,8 +161,9 @@ def test_words(check: CheckResult) -> list[str]:
     ]
 
 
-def waiting_lines(state: State) -> list[str]:
-    """A task that waits: for what, and what makes it go on."""
+def waiting_lines(state: State, *, driven: bool = False) -> list[str]:
+    """A task that waits: for what, and what makes it go on. `driven`: by a daemon, which goes on
+    with it by itself as soon as somebody has decided."""
     _, reason = status_of(state)
     name = short(state.task_id)
     if reason == "brain":
@@ -181,4 +182,6 @@ def waiting_lines(state: State) -> list[str]:
     for asked in state.approvals.values():
         lines.append(f"  {asked.approval_id}: {asked_words(asked)}")
         lines += [f"    {line}" for line in decision_lines(state.task_id, asked)]
+    if driven:
+        return [*lines, f"it goes on by itself then; watch it with: {command('attach', name)}"]
     return [*lines, f"then go on with: {command('resume', name)}"]

@@ -356,7 +356,7 @@ def _print_task(state: State, picture: Mapping[str, Any]) -> None:
         for line in artifact_lines(state.kept):
             say(line.removeprefix("  "))
     if picture["status"] == Status.WAITING:
-        for line in waiting_lines(state):
+        for line in waiting_lines(state, driven=picture["owner"] is not None):
             say(line)
         for asked in state.approvals.values():
             if detail_lines(asked):

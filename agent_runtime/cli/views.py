@@ -14,7 +14,7 @@ from agent_runtime.cli.console import (
     say,
     short,
 )
-from agent_runtime.cli.words import asked_words, phase_words, warns, words, worth_telling
+from agent_runtime.cli.words import asked_words, phase_words, told_words, warns, worth_telling
 from agent_runtime.loop import events as e
 from agent_runtime.loop.state import State, status_of
 from agent_runtime.types import Row, Status
@@ -65,7 +65,7 @@ class PlainView:
     def event(self, row: Row, event: e.AnyEvent, state: State) -> None:
         if worth_telling(event):
             mark = "! " if warns(event) else ""
-            say(f"{clock_time(row.at_us)}  {mark}{words(event)}")
+            say(f"{clock_time(row.at_us)}  {mark}{told_words(event, state)}")
         if isinstance(event, e.ApprovalRequested):
             say_details(event, " " * 10)
             for line in decision_lines(state.task_id, event):

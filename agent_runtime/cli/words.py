@@ -14,6 +14,7 @@ import msgspec
 from agent_runtime.cli.console import counted, lasted, one_line
 from agent_runtime.loop import events as e
 from agent_runtime.loop.phases import EXECUTING
+from agent_runtime.loop.state import State
 from agent_runtime.types import Command, Json
 
 ARGUMENT_CHARS = 100
@@ -115,6 +116,8 @@ def worth_telling(event: e.AnyEvent) -> bool:
             return phase in _TOLD_PHASES and not (phase in EXECUTING and previous in EXECUTING)
         case e.LeaseTaken(epoch=epoch):
             return epoch > 1
+        case e.RecoveryChosen(strategy="abort" | "fallback"):
+            return False  # the step's failure, or the task's, is told with its reason
         case e.StepEvaluated(kind="stuck"):
             return True
         case e.StepEvaluated(verdict=verdict):
@@ -141,6 +144,20 @@ def worth_telling(event: e.AnyEvent) -> bool:
             return False
         case _:
             return True
+
+
+def told_words(event: e.AnyEvent, state: State) -> str:
+    """As `words`, for who watches: what the last lines will say is not said before them. `state` is
+    the fold up to the event."""
+    match event:
+        case e.StepFailed() if event == state.abort:
+            return f"{event.step_id}: failed"
+        case e.BrainFound(kind="none"):
+            return "nobody can think for it" + _because(*event.offers[:1])
+        case e.InitiationFailed():
+            return "cannot start"
+        case _:
+            return words(event)
 
 
 def words(event: e.AnyEvent) -> str:
@@ -266,7 +283,8 @@ def words(event: e.AnyEvent) -> str:
             return f"{event.step_id}: done"
         case e.StepFailed():
             instead = f"; {event.fallback} stands in" if event.fallback else ""
-            return f"{event.step_id}: failed ({event.kind}): {one_line(event.reason)}{instead}"
+            kind = "" if event.kind == "failed" else f" ({event.kind})"
+            return f"{event.step_id}: failed{kind}: {one_line(event.reason)}{instead}"
         case e.StepSkipped():
             return f"{event.step_id}: skipped" + _because(event.reason)
         case e.EffectUnknown():
@@ -348,7 +366,7 @@ def _changed(event: e.TaskChanged) -> str:
     return "; ".join(said)
 
 
-def _because(reason: str) -> str:
+def _because(reason: str = "") -> str:
     return f": {one_line(reason)}" if reason else ""
 
 

@@ -29,6 +29,11 @@ class BlockingWire(Wire):
     """Not for several threads at once."""
 
     _connection: http.client.HTTPConnection | None = None
+    hasty = False
+    """Is somebody who only looks told at once that nobody listens at an address that has not yet
+    answered? What is handed off is tried for a while: a daemon may just be starting."""
+    _met = False
+    """Has anybody answered there?"""
 
     def __enter__(self) -> Self:
         return self
@@ -58,7 +63,10 @@ class BlockingWire(Wire):
                 reply = self._once(ask)
             except _Failed as failed:
                 failure, trouble = failed.failure, self._unreachable(_words(failed.error))
+                if self._finds_nobody(failure, ask.method):
+                    raise trouble from failed.error
             else:
+                self._met = True
                 if reply.status < 400 or not refuse:
                     return reply
                 if self._has_new_token(reply.status):
@@ -119,6 +127,7 @@ class BlockingWire(Wire):
                 path, headers = following.ask()
                 connection.request("GET", *self._head(path, None, headers))
                 response = connection.getresponse()
+                self._met = True
                 if response.status == 204:
                     return
                 if response.status != 200:
@@ -139,6 +148,8 @@ class BlockingWire(Wire):
                             yield news
             except _Failed as failed:
                 failure, trouble = failed.failure, self._unreachable(_words(failed.error))
+                if self._finds_nobody(failure, "GET"):
+                    raise trouble from failed.error
             except (OSError, http.client.HTTPException, Broken) as error:
                 trouble = self._unreachable(_words(error))
             finally:
@@ -154,6 +165,9 @@ class BlockingWire(Wire):
                 raise trouble
             time.sleep(_room(deadline, seconds))
             self.place = places.again(self.place)
+
+    def _finds_nobody(self, failure: Failure, method: str) -> bool:
+        return self.hasty and not self._met and failure is Failure.REFUSED and method == "GET"
 
     def _open(self, seconds: float) -> http.client.HTTPConnection:
         parts = self.place.parts

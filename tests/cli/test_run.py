@@ -70,10 +70,11 @@ def test_the_id_comes_first_and_the_way_to_the_result_last(cli: Cli, repository:
     assert git(repository, "status", "--porcelain") == ""
 
 
-def test_a_failed_task_ends_with_1(cli: Cli, shell_task: WriteTask) -> None:
-    done = cli("run", str(shell_task("exit 3")), "--json", UNSAFE)
+def test_a_failed_task_ends_with_1_and_says_why_once(cli: Cli, shell_task: WriteTask) -> None:
+    done = cli("run", str(shell_task("exit 3")), UNSAFE)
     assert done.code == 1
-    assert done.lines()[-1]["status"] == "failed"
+    assert "  ! try: failed\n" in done.out and "abort" not in done.out
+    assert done.out.count("failed (failed): exit 3") == 1
 
 
 @pytest.mark.long

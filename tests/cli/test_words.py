@@ -2,13 +2,24 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import msgspec
 import pytest
 from msgspec import inspect as kinds
 
 from agent_runtime.cli.console import clean, counted, lasted, one_line, short_ids
-from agent_runtime.cli.words import asked_words, call_words, warns, words, worth_telling
+from agent_runtime.cli.summary import waiting_lines
+from agent_runtime.cli.words import (
+    asked_words,
+    call_words,
+    told_words,
+    warns,
+    words,
+    worth_telling,
+)
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
+from agent_runtime.loop.state import State
+from agent_runtime.types import Strategy
 
 HOSTILE = "a\x1b[31mred\x07\nb\u202ec"
 
@@ -86,3 +97,29 @@ def test_one_line_is_one_line() -> None:
 
 def test_one_of_something_is_no_plural() -> None:
     assert [counted(n, "file") for n in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
+
+
+def test_who_watches_reads_a_failure_once() -> None:
+    """Found as a user: the abort, the step and the task each told it."""
+    failed = e.StepFailed(step_id="a", kind="failed", reason="expected exit 0, got exit 3")
+    chosen = e.RecoveryChosen(
+        step_id="a", strategy=Strategy.ABORT, kind="failed", reason=failed.reason, delay_ms=0
+    )
+    before = State(task_id="task_1")
+    after = msgspec.structs.replace(before, abort=failed)
+    assert not worth_telling(chosen) and worth_telling(failed)
+    assert told_words(failed, after) == "a: failed"
+    # Where a fallback stands in, the task does not end with it.
+    assert told_words(failed, before) == words(failed) == "a: failed: expected exit 0, got exit 3"
+
+
+def test_a_waiting_task_that_somebody_drives_needs_no_resume() -> None:
+    """Found as a user: approving is enough, and the hint told to resume."""
+    asked = e.ApprovalRequested(
+        approval_id="a1", step_id="a", tool="shell", arguments={}, subject="call",
+        question="May it?", digest="", expires_at_us=0,
+    )  # fmt: skip
+    state = State(task_id="task_0123456789", approvals={"a1": asked})
+    assert "resume" in waiting_lines(state)[-1]
+    told = "\n".join(waiting_lines(state, driven=True))
+    assert "resume" not in told and "approve" in told and "by itself" in told

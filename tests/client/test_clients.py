@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import anyio
 import pytest
 
 from agent_runtime.access import token
-from agent_runtime.api.presence import daemon_file, find_daemon
+from agent_runtime.api.presence import daemon_file, find_daemon, find_daemons
 from agent_runtime.client import AsyncClient, Client, Event, connect
 from agent_runtime.client.views import SETTLED
 from agent_runtime.errors import (
@@ -278,6 +280,51 @@ def test_a_key_goes_to_another_machine_in_the_clear_only_where_that_is_allowed(
     assert Client(far, "ark_x_y").place.token == "ark_x_y"
 
 
+def test_only_who_looks_at_an_address_where_nobody_is_learns_it_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Found as a user: `--url` with a wrong port took four seconds to say so."""
+
+    class Waited(Exception):
+        pass
+
+    def wait(seconds: float) -> None:
+        raise Waited
+
+    monkeypatch.setattr("agent_runtime.client.blocking_wire.time.sleep", wait)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with Client(url) as client, pytest.raises(Waited):
+            client.get("task_1")
+        with Client(url) as client:
+            client.hasty = True
+            with pytest.raises(Unreachable, match="refused"):
+                client.get("task_1")
+            with pytest.raises(Unreachable, match="refused"):
+                next(client.events("task_1"))
+            with pytest.raises(Waited):
+                client.submit(parse_task({"goal": "handed off"}, base_dir="/"))
+        with Client(url) as client:
+            client.hasty = True
+            taken.listen()
+            answers = threading.Thread(target=_answer_once, args=(taken,))
+            answers.start()
+            with pytest.raises(NotFound):
+                client.get("task_1")
+            answers.join()
+            taken.close()
+            with pytest.raises(Waited):  # it is being started anew
+                client.get("task_1")
+
+
+def _answer_once(listening: socket.socket) -> None:
+    connection, _ = listening.accept()
+    with connection:
+        connection.recv(1 << 16)
+        connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}")
+
+
 def test_who_looks_for_a_daemon_is_not_taken_for_one(tmp_path: Path) -> None:
     """Of two who looked at a stale file at once, one saw the other's lock."""
     with daemon_file(str(tmp_path), "http://127.0.0.1:1"):
@@ -312,6 +359,9 @@ def test_a_daemon_is_found_again_when_a_later_one_on_its_store_has_gone(tmp_path
             ) as later:
                 assert later.stdout is not None and later.stdout.readline() == b"1\n"
                 assert found() == "http://127.0.0.1:2"
+                assert {each.address for each in find_daemons(str(tmp_path))} == {
+                    "http://127.0.0.1:1", "http://127.0.0.1:2",
+                }  # fmt: skip
                 if is_killed:
                     later.kill()
                 else:

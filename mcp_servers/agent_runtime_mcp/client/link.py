@@ -73,12 +73,13 @@ class Link:
         last_words: Callable[[], str] = str,
         redacted: Callable[[str], str] = str,
         patience: Patience = PATIENCE,
+        logs: bool = True,
     ) -> None:
         """`described` gets the tools when they are known, and `last_words` tells what a program
         said before it died. `redacted` takes secrets out of what is told: a reason may quote the
-        server."""
+        server. `logs` is false for one whose troubles the caller tells."""
         self._name, self._connect, self._tasks = name, connect, tasks
-        self._start_seconds, self._patience = start_seconds, patience
+        self._start_seconds, self._patience, self._logs = start_seconds, patience, logs
         self._described, self._last_words, self._redacted = described, last_words, redacted
         self._lock = anyio.Lock()
         self._live: Live | None = None
@@ -210,7 +211,8 @@ class Link:
             reason + (f"; it said: {said[-300:]}" if said else ""), REASON_CHARS_MAX
         )
         self._notes.append(self._reason)
-        log.warning("mcp server %r: %s", self._name, self._reason)
+        if self._logs:
+            log.warning("mcp server %r: %s", self._name, self._reason)
         self._failures += 1
         pause = self._patience.backoff * 2 ** min(self._failures - 1, 20)
         self._not_before = now + min(pause, self._patience.backoff_max)

@@ -319,7 +319,7 @@ class RemoteModule:
             link = Link(
                 self.name, self._connection, tasks, start_seconds=self.server.start_seconds,
                 described=definitions.append, patience=self._patience,
-                last_words=lambda: self._last_words(), redacted=self._shown,
+                last_words=lambda: self._last_words(), redacted=self._shown, logs=False,
             )  # fmt: skip
             try:
                 await link.live()

@@ -340,8 +340,10 @@ async def test_a_task_that_was_sent_and_whose_id_nobody_knows_is_not_made_again(
 
 
 @pytest.mark.anyio
-async def test_what_cannot_be_started_is_said(tmp_path: Path) -> None:
-    """The words of the system, and what the program said."""
+async def test_what_cannot_be_started_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The words of the system, and what the program said: to who asked, and not in the log too."""
     for declared, said in (
         ({"command": "/no/such/program", "sandbox": "off"}, "No such file"),
         ({"command": sys.executable, "sandbox": "off",
@@ -355,3 +357,4 @@ async def test_what_cannot_be_started_is_said(tmp_path: Path) -> None:
         with pytest.raises(PluginError) as refused:
             await RemoteModule("peer", servers["peer"], installation).offered()
         assert said in str(refused.value), said
+        assert said not in caplog.text
