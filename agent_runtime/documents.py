@@ -310,6 +310,8 @@ class _Composer:
                 self._fail(begin, "merge keys (<<) are not supported: write the keys out")
             return key, after
         word = begin.value if isinstance(begin, yaml.ScalarEvent) else ""
+        if isinstance(key, bool) and word.lower() not in ("true", "false"):
+            return word, after  # nobody means the boolean: `notify` has a key `on`
         hint = f"; write it in quotes: {json.dumps(word)}" if word else ""
         read = word and not isinstance(key, str) and f"{word} is read as {json.dumps(key)}"
         told = read or f"this one is a {type(key).__name__}"

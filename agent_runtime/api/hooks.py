@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from agent_runtime.access.callers import NOBODY, TASKS_WRITE
 from agent_runtime.api.answers import Answer, Reply, json_answer
 from agent_runtime.api.guard import peer_of
-from agent_runtime.api.intake import read_task
+from agent_runtime.api.intake import read_task, require_below
 from agent_runtime.api.operations import Refused, Request, operation, whole_body
 from agent_runtime.api.problems import problem
 from agent_runtime.api.views import HookList, HookTaken, HookTried, HookView, NewHookView, moment
@@ -27,6 +27,7 @@ from agent_runtime.errors import (
 from agent_runtime.notices.filling import faults_of
 from agent_runtime.notices.hooks import Hooks, Ignored, NotSigned
 from agent_runtime.notices.records import Hook
+from agent_runtime.notices.retries import OLD_SECRET_SECONDS
 from agent_runtime.notices.signing import SECRET_BYTES, key_of, secret_of
 from agent_runtime.types import Json
 
@@ -88,6 +89,7 @@ async def create_hook(request: Request[HookWish, None]) -> Reply:
     wish = request.body
     _require_writer(request)
     _check(wish.task, wish.filters, wish.scheme, wish.secret)
+    _check_repository(wish.task, request)
     made = secret_of(secrets.token_bytes(SECRET_BYTES))
     hook = Hook(
         hook_id=f"hk_{secrets.token_hex(16)}", name=wish.name, scheme=wish.scheme,
@@ -123,6 +125,7 @@ async def change_hook(request: Request[HookChange, None]) -> Reply:
     change = request.body
     _require_writer(request)
     _check(change.task or {}, change.filters or [])
+    _check_repository(change.task or {}, request)
     given = {name: value for name, value in msgspec.structs.asdict(change).items()
              if value is not None}  # fmt: skip
     if "filters" in given:
@@ -131,6 +134,24 @@ async def change_hook(request: Request[HookChange, None]) -> Reply:
         request.path["hook_id"], lambda each: replace(each, **given)
     )
     return json_answer(_view(hook))
+
+
+@operation(
+    "POST", "/v1/hooks/{hook_id}/rotate", answers={200: NewHookView}, scope=SCOPE,
+    errors=(404, 503),
+)  # fmt: skip
+async def rotate_hook(request: Request[None, None]) -> Reply:
+    """Give a hook a new secret. For a day, requests may be signed with the old one, too."""
+    _require_writer(request)
+    secret = secret_of(secrets.token_bytes(SECRET_BYTES))
+    now_us = request.daemon.runtime.ports.clock.now_us()
+    until_us = now_us + OLD_SECRET_SECONDS * 1_000_000
+    hook = await _hooks(request).store.change_hook(
+        request.path["hook_id"],
+        lambda each: replace(each, secret=secret, old_secret=each.secret, old_until_us=until_us),
+    )
+    headers = ((b"cache-control", b"no-store"),)
+    return json_answer(NewHookView(secret=hook.secret, hook=_view(hook)), headers=headers)
 
 
 @operation("DELETE", "/v1/hooks/{hook_id}", answers={204: None}, scope=SCOPE, errors=(404, 503))
@@ -203,7 +224,8 @@ async def receive_hook(request: Request[None, None]) -> Reply:
 
 
 OPERATIONS = (
-    create_hook, list_hooks, get_hook, change_hook, delete_hook, try_hook, receive_hook,
+    create_hook, list_hooks, get_hook, change_hook, rotate_hook, delete_hook, try_hook,
+    receive_hook,
 )  # fmt: skip
 
 
@@ -241,6 +263,14 @@ def _check(task: dict[str, Json], filters: list[str], scheme: str = "", secret: 
     if faults:
         raise UsageError("; ".join(f"{each.pointer}: {each.text}" for each in faults),
                          faults=faults)  # fmt: skip
+
+
+def _check_repository(task: dict[str, Json], request: Request[Any, Any]) -> None:
+    """`Forbidden` if no request could ever make it: its sender would be the only one to hear."""
+    workspace = task.get("workspace")
+    repo = workspace.get("repo") if isinstance(workspace, dict) else None
+    if isinstance(repo, str) and "{{" not in repo:
+        require_below(repo, request.daemon.roots_of(NOBODY))
 
 
 def _view(hook: Hook) -> HookView:

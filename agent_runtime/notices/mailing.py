@@ -58,7 +58,8 @@ def send(mail: Mail) -> None:
         # What the server says may repeat what it was told.
         raise NotMailed(f"{host} does not take user and password ({error.smtp_code})") from None
     except smtplib.SMTPNotSupportedError as error:
-        raise NotMailed(f"{host}: {error}") from None
+        way_out = "; a relay on the same machine may do without: tls: none"
+        raise NotMailed(f"{host}: {error}{way_out if 'STARTTLS' in str(error) else ''}") from None
     except smtplib.SMTPResponseException as error:
         told = error.smtp_error
         said = (told if isinstance(told, str) else told.decode("utf-8", "replace"))[:200]

@@ -59,6 +59,9 @@ class Hook(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Which one tells deliveries apart, if it is not the scheme's own."""
     description: str = ""
     enabled: bool = True
+    old_secret: str = ""
+    """Counts too, until `old_until_us`."""
+    old_until_us: int = 0
 
 
 class Try(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -58,17 +58,27 @@ def fault_of_request(
     hook: Hook, headers: Mapping[str, str], body: bytes, now_seconds: float
 ) -> str:
     """Why a request is not from who knows the hook's secret; empty: it is. Names no secret."""
+    fault = _fault(hook, hook.secret, headers, body, now_seconds)
+    if fault and hook.old_secret and now_seconds < hook.old_until_us / 1_000_000:
+        # A sender is told of a new secret a while after us.
+        return _fault(hook, hook.old_secret, headers, body, now_seconds)
+    return fault
+
+
+def _fault(
+    hook: Hook, secret: str, headers: Mapping[str, str], body: bytes, now_seconds: float
+) -> str:
     match hook.scheme:
         case "standard":
-            return _standard_fault(hook.secret, headers, body, now_seconds)
+            return _standard_fault(secret, headers, body, now_seconds)
         case "github":
-            return _hmac_fault(hook.secret, headers, body, "x-hub-signature-256")
+            return _hmac_fault(secret, headers, body, "x-hub-signature-256")
         case "gitlab":
             given = headers.get("x-gitlab-token", "")
-            same = hmac.compare_digest(given.encode(), hook.secret.encode())
+            same = hmac.compare_digest(given.encode(), secret.encode())
             return "" if same else "the header X-Gitlab-Token does not hold the hook's secret"
         case "hmac":
-            return _hmac_fault(hook.secret, headers, body, hook.header or DEFAULT_HEADER)
+            return _hmac_fault(secret, headers, body, hook.header or DEFAULT_HEADER)
 
 
 def delivery_of(hook: Hook, headers: Mapping[str, str], body: bytes) -> str:

@@ -30,7 +30,7 @@ FIELDS: Final = (
 )
 """What `subject` and `text` can name with a $."""
 SUBJECT: Final = "[agent-runtime] $occasion: $goal"
-TEXT: Final = "$goal\n$status: $reason\n$link"
+TEXT: Final = "$goal\n$status: $reason\nagent-runtime show $short\n$link"
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _EVENT: Final = re.compile(r"[A-Z][A-Za-z]{2,63}")
 _MAIL: Final = re.compile(r"[^\s@<>,;\x00-\x1f]+@[^\s@<>,;\x00-\x1f]+")
@@ -111,6 +111,15 @@ def unknown_names(names: Collection[str]) -> str:
 def _target(name: object, fields: object) -> NotifyTarget:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise BadTarget(f"{name!r} cannot be a target's name: a-z, 0-9, _ and -")
+    if not isinstance(fields, dict):
+        raise BadTarget(f"{name}: must be a mapping such as {{slack: env:SLACK_URL}}")
+    for field in fields:
+        if field not in NotifyTarget.__struct_fields__:
+            guess = nearest(str(field), NotifyTarget.__struct_fields__)
+            hint = f"; did you mean {guess!r}?" if guess else ""
+            raise BadTarget(f"{name}: Object contains unknown field `{str(field)[:80]}`{hint}")
+    if isinstance(fields.get("command"), str):
+        raise BadTarget(f"{name}: command must be a list of words, such as [/opt/bell, --urgent]")
     try:
         target = msgspec.convert(fields, NotifyTarget)
     except msgspec.ValidationError as error:
@@ -147,9 +156,10 @@ def _fault(target: NotifyTarget) -> str:
 
 
 def _mail_fault(target: NotifyTarget) -> str:
-    for address in (*target.addresses, target.sender):
-        if not _MAIL.fullmatch(address):
-            return "email and sender must be addresses: somebody@example.org"
+    if not all(_MAIL.fullmatch(address) for address in target.addresses):
+        return "email must be an address, or a list of them: somebody@example.org"
+    if not _MAIL.fullmatch(target.sender):
+        return "sender must be an address: who the mail is from, such as agents@example.org"
     try:
         url = urlsplit(target.smtp)
         port = url.port
@@ -169,9 +179,13 @@ def _mail_fault(target: NotifyTarget) -> str:
 def _text_fault(target: NotifyTarget) -> str:
     for field in ("subject", "text"):
         template = Template(getattr(target, field))
-        unknown = set(template.get_identifiers()) - set(FIELDS) if template.is_valid() else {"?"}
-        if unknown:
-            return f"{field} can name ${', $'.join(FIELDS)} ($$ is a dollar)"
+        known = f"{field} can name ${', $'.join(FIELDS)} ($$ is a dollar)"
+        if not template.is_valid():
+            return known
+        for name in sorted(set(template.get_identifiers()) - set(FIELDS)):
+            guess = nearest(name, FIELDS)
+            hint = f"; did you mean '${guess}'?" if guess else ""
+            return f"{known}, and no ${name}{hint}"
     return ""
 
 

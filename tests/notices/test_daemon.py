@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook as Oracle
 
+from agent_runtime.notices.records import Hook
+from agent_runtime.notices.signing import fault_of_request
 from tests.api.daemons import DaemonProcess, Reply, serving
 from tests.notices.ears import Ear, listening, told_through
 
@@ -102,6 +104,41 @@ def test_the_other_schemes_and_the_official_library(daemon: DaemonProcess) -> No
             "webhook-signature": f"v1,bm9uZQ== {signed}",
         }  # fmt: skip
         assert send(daemon, path, BODY, headers).status == status
+
+
+def test_a_rotated_secret_counts_at_once_and_the_one_before_it_for_a_day(
+    daemon: DaemonProcess,
+) -> None:
+    path, first = make(daemon, "turning", "hmac")
+    hook_id = path.rpartition("/")[2]
+
+    def status(secret: str, number: str) -> int:
+        signed = {"x-signature-256": hexed(secret, BODY), "X-Request-Id": number}
+        return send(daemon, path, BODY, signed).status
+
+    reply = daemon.ask("POST", f"/v1/hooks/{hook_id}/rotate")
+    assert reply.status == 200 and reply.headers["cache-control"] == "no-store"
+    second = reply.json()["secret"]
+    assert [status(first, "1"), status(second, "2")] == [202, 202]
+    third = daemon.ask("POST", f"/v1/hooks/{hook_id}/rotate").json()["secret"]
+    assert [status(first, "3"), status(second, "4"), status(third, "5")] == [401, 202, 202]
+    hook = Hook(
+        hook_id="h", name="h", scheme="hmac", secret=third, task={}, made_at_us=0, made_by="me",
+        old_secret=second, old_until_us=86_400_000_000,
+    )  # fmt: skip
+    signed = {"x-signature-256": hexed(second, BODY)}
+    assert fault_of_request(hook, signed, BODY, 86_399) == ""
+    assert "no signature" in fault_of_request(hook, signed, BODY, 86_400)
+
+
+def test_a_hook_that_names_a_forbidden_directory_is_not_made(daemon: DaemonProcess) -> None:
+    """Found as a user: it was made, and only its sender heard that it never makes a task."""
+    task = {"goal": "g", "workspace": {"repo": "/etc"}}
+    wish = {"name": "outside", "scheme": "hmac", "task": task}
+    refused = daemon.ask("POST", "/v1/hooks", wish)
+    assert refused.status == 403 and "workspace_roots" in refused.json()["detail"]
+    task["workspace"] = {"repo": "{{ payload.repo }}"}
+    assert daemon.ask("POST", "/v1/hooks", wish).status == 201
 
 
 def test_what_is_not_signed_learns_nothing(daemon: DaemonProcess) -> None:

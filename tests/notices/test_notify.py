@@ -238,11 +238,16 @@ async def test_more_messages_than_anybody_reads_are_left_out_and_counted(
         ({"slack": "env:A", "on": []}, "names no event"),
         ({"slack": "env:A", "on": ["faild"]}, "did you mean 'failed'?"),
         ({"slack": "env:A", "colour": 1}, "colour"),
+        ({"slak": "env:A"}, "unknown field `slak`; did you mean 'slack'?"),
+        ({"command": "bell --urgent"}, "command must be a list of words"),
+        ("env:A", "must be a mapping such as {slack: env:SLACK_URL}"),
+        ({"slack": "env:A", "text": "$goal: $staus"}, "no $staus; did you mean '$status'?"),
         ({"slack": "env:A", "user": "x"}, "user belongs to email"),
         ({"slack": "env:A", "text": "$nothing"}, "text can name"),
         ({"slack": "env:A", "per_minute": 0}, "per_minute"),
         ({"webhook": "https://x.example/"}, "needs secret"),
-        ({"email": "me", "sender": "a@b.c", "smtp": "smtp://x"}, "must be addresses"),
+        ({"email": "me", "sender": "a@b.c", "smtp": "smtp://x"}, "email must be an address"),
+        ({"email": "m@b.c", "smtp": "smtp://x"}, "sender must be an address: who"),
         ({"email": "m@b.c", "sender": "a@b.c", "smtp": "http://x"}, "smtp must be"),
         (
             {"email": "m@b.c", "sender": "a@b.c", "smtp": "smtp://u:hidden@x"},
@@ -261,9 +266,7 @@ async def test_more_messages_than_anybody_reads_are_left_out_and_counted(
         ),
     ],
 )  # fmt: skip
-def test_a_wrong_target_is_refused_by_name_and_not_repeated(
-    fields: dict[str, Any], fragment: str
-) -> None:
+def test_a_wrong_target_is_refused_by_name_and_not_repeated(fields: Any, fragment: str) -> None:
     with pytest.raises(BadTarget) as refused:
         parse_targets({"team": fields})
     assert fragment in str(refused.value) and str(refused.value).startswith("team: ")
@@ -290,7 +293,10 @@ def test_the_example_of_the_docs_is_a_setting() -> None:
     text = (Path(__file__).parents[2] / "docs" / "notify.md").read_text(encoding="utf-8")
     found = re.search(r"<!-- example of notify[^\n]*\n```yaml\n(.*?)```", text, re.DOTALL)
     assert found is not None
-    targets = parse_targets(load(found[1], name="notify.md").value["notify"])
+    document = load(found[1], name="notify.md")
+    assert document.problems == []  # found as a user: `on` was read as true, and refused
+    targets = parse_targets(document.value["notify"])
+    assert [target.on for target in targets.values()][1] == ["failed"]
     assert [target.kind for target in targets.values()] == ["slack", "email", "webhook", "command"]
 
 
