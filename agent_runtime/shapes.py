@@ -203,7 +203,8 @@ class Reader:
             if isinstance(kind.item_type, kinds.StructType):
                 shape = self._example(kind.item_type.cls, value).removeprefix("write ")
                 hint = f"write [{shape}]" if shape else ""
-                if isinstance(value, Mapping):
+                known = {each.encode_name for each in kind.item_type.fields}
+                if isinstance(value, Mapping) and known & value.keys():
                     hint = "write it as the one item of a list: a line that begins with -, or [{…}]"
             return self._not_a(value, _name(kind), path, note or hint)
         return [self._item(item, kind.item_type, (*path, at)) for at, item in enumerate(value)]

@@ -276,12 +276,13 @@ def parse_continuation(
     document: object, *, task: TaskSpec, earlier: Mapping[str, bool]
 ) -> ContinuationSpec:
     """As `read_continuation`, from a JSON value."""
-    return _continuation(Document(document), task, earlier, name="")
+    return _continuation(Document(document), task, earlier, name="", whole_floats=True)
 
 
 def _continuation(
-    document: Document, task: TaskSpec, earlier: Mapping[str, bool], *, name: str
-) -> ContinuationSpec:
+    document: Document, task: TaskSpec, earlier: Mapping[str, bool], *, name: str,
+    whole_floats: bool = False,
+) -> ContinuationSpec:  # fmt: skip
     problems = Problems(document.sources)
     for path, text, line in document.problems:
         problems.add(path, text, line=line)
@@ -292,7 +293,7 @@ def _continuation(
     if isinstance(policy := value.get("policy"), Mapping):
         # What it does not name stays as the task has it.
         value = {**value, "policy": {**msgspec.to_builtins(task.policy), **policy}}
-    reader = Reader(problems, _CONTINUATION_RULES, _NOTES, _STAYS, EXAMPLES)
+    reader = Reader(problems, _CONTINUATION_RULES, _NOTES, _STAYS, EXAMPLES, whole_floats)
     draft = reader.read(value, struct_kind(ContinuationSpec), ())
     assert draft is not BAD and isinstance(draft, ContinuationSpec)
     if draft.policy is not None:
@@ -316,7 +317,7 @@ def parse_change(document: object) -> ChangeSpec:
         UsageError: everything that is wrong, a line a problem.
     """
     problems = Problems({})
-    reader = Reader(problems, _CHANGE_RULES, _NOTES)
+    reader = Reader(problems, _CHANGE_RULES, _NOTES, whole_floats=True)
     draft = reader.read(document, struct_kind(ChangeSpec), ())
     if problems or not isinstance(draft, ChangeSpec):
         raise problems.error(name="")
@@ -625,7 +626,15 @@ def _push_rule(value: str) -> Told:
     elif value.startswith("-") or _CONTROL.search(value) or not (
         value.startswith(("https://", "http://", "ssh://")) or _SCP.match(value)
     ):  # fmt: skip
-        yield (), f"must be origin, or a git URL with https or ssh, got {shown(value)}"
+        local = value.startswith(("file:", "/", ".", "~"))
+        hint = "; into a repository on this machine `agent-runtime pull` brings the branch"
+        yield (
+            (),
+            (
+                f"must be origin, or a git URL with https or ssh, got {shown(value)}"
+                f"{hint if local else ''}"
+            ),
+        )
 
 
 def _branch_rule(value: str) -> Told:

@@ -11,6 +11,7 @@ from agent_runtime.errors import UsageError
 from agent_runtime.taskfile import (
     _CONTINUATION_RULES,
     _STAYS,
+    parse_change,
     parse_continuation,
     parse_task,
     read_continuation,
@@ -146,3 +147,9 @@ def test_every_rule_is_about_a_field_that_exists() -> None:
     ruled = _CONTINUATION_RULES
     assert all(name in owner.__struct_fields__ for owner, name in ruled)  # type: ignore[attr-defined]
     assert not any(name in owner.__struct_fields__ for owner, name in _STAYS)  # type: ignore[attr-defined]
+
+
+def test_json_of_a_continuation_counts_with_one_kind_of_number() -> None:
+    """8.0 is an integer (JSON Schema, 6.1.1), as in a task; found by schemathesis in a change."""
+    assert parsed({"limits": {"steps": 8.0}}).limits.steps == 8
+    assert parse_change({"priority": 5.0}).priority == 5

@@ -156,6 +156,10 @@ def told_words(event: e.AnyEvent, state: State) -> str:
             return "nobody can think for it" + _because(*event.offers[:1])
         case e.InitiationFailed():
             return "cannot start"
+        case e.PublicationFailed() if state.publication and event == state.publication.failure:
+            return f"not published ({event.what})"
+        case e.PublicationEnded(ok=False):
+            return "NOT published"
         case _:
             return words(event)
 

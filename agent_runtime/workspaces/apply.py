@@ -31,7 +31,7 @@ from agent_runtime.workspaces.objects import (
     shown,
 )
 from agent_runtime.workspaces.scan import Scan, signature_of
-from agent_runtime.workspaces.source import Local, locate, named
+from agent_runtime.workspaces.source import TAKE, Local, locate, named
 
 _INDEX = re.compile(rb"\nindex [0-9a-f]{40}\.\.([0-9a-f]{40})(?: (\d{6}))?")
 _MODE = re.compile(rb"\nnew (?:file )?mode (\d{6})")
@@ -81,7 +81,7 @@ def apply_patch(
         ApplyConflict: names the paths in conflict; the checkout is as it was.
         WorkspaceError: not a checkout, or not a patch.
     """
-    source = locate(checkout)
+    source = locate(checkout, TAKE)
     if not isinstance(source, Local) or not source.top:
         raise WorkspaceError(f"{checkout!r} is not a checkout on this machine")
     if not patch:
@@ -99,11 +99,9 @@ def apply_patch(
             done = [path for path in paths if before.get(path) == results[path]]
             conflicts = stage.apply(patch, paths, done)
             if conflicts:
-                at = f" The task started from {base_commit[:12]}:" if base_commit else ""
                 raise ApplyConflict(
                     f"the result conflicts with {source.top!r} in {named(conflicts)}; nothing was"
-                    f" changed.{at} apply it to a checkout of that commit, or commit and merge by"
-                    " hand"
+                    f" changed. {_ways_out(conflicts, stage.added, base_commit)}"
                 )
             after = stage.scan()
             changed = sorted(
@@ -122,6 +120,23 @@ def apply_patch(
         return [shown(path) for path in changed]
 
 
+def _ways_out(conflicts: Sequence[bytes], added: set[bytes], base_commit: str) -> str:
+    in_the_way = [path for path in conflicts if path in added]
+    ways = []
+    if in_the_way:
+        ways.append(
+            f"The task makes {named(in_the_way)}, and another file stands there: move it away and "
+            "apply again"
+        )
+    if len(in_the_way) < len(conflicts):
+        at = f"The task started from {base_commit[:12]}: apply" if base_commit else "Apply"
+        ways.append(
+            f"{at} it to a checkout of that commit, or let git merge the branch that "
+            "`agent-runtime pull` makes of it"
+        )
+    return ". ".join(ways)
+
+
 class _Stage:
     """A small working tree and repository of ours, with only the touched files in it."""
 
@@ -137,6 +152,8 @@ class _Stage:
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": os.pathsep.join(_quoted(o) for o in others if o)
         }
         self.crlf: set[bytes] = set()
+        self.added: set[bytes] = set()
+        """Files that the patch makes."""
 
     def results_of(self, patch: bytes) -> dict[bytes, tuple[int, str] | None]:
         """Every path that the patch touches, and what it leaves there: None if it removes it.
@@ -149,6 +166,11 @@ class _Stage:
         parts = (b"\n" + patch).split(b"\ndiff --git ")[1:]
         if len(parts) != len(paths):
             return dict.fromkeys(paths, (0, ""))
+        self.added = {
+            path
+            for path, part in zip(paths, parts, strict=True)
+            if b"\nnew file mode " in part.split(b"\n@@ ", 1)[0]
+        }
         # A file that becomes a link comes as a removal and an addition: the later one counts.
         return {
             path: _result(part.split(b"\n@@ ", 1)[0])

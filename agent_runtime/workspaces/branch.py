@@ -17,7 +17,7 @@ import anyio.to_thread
 
 from agent_runtime.errors import ApplyConflict, Conflict, UsageError, WorkspaceError
 from agent_runtime.workspaces.git import Git, GitFailed, make_git_dir
-from agent_runtime.workspaces.source import Local, View, locate
+from agent_runtime.workspaces.source import TAKE, Local, View, locate
 
 _NO_OBJECT = "0" * 40
 
@@ -62,7 +62,7 @@ class _Work:
     """A bare repository of ours beside a view of the user's."""
 
     def __init__(self, temporary: str, checkout: str, objects: str, git: Git) -> None:
-        source = locate(checkout)
+        source = locate(checkout, TAKE)
         if not isinstance(source, Local):
             raise WorkspaceError(f"{checkout!r} is not a repository on this machine")
         self._source, self._git = source, git

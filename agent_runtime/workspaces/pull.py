@@ -15,7 +15,7 @@ import tempfile
 from agent_runtime.errors import Conflict, UsageError, WorkspaceError
 from agent_runtime.workspaces.branch import CommitText, give_to_owner
 from agent_runtime.workspaces.git import Git, GitFailed, make_git_dir, write_atomically
-from agent_runtime.workspaces.source import Local, View, locate
+from agent_runtime.workspaces.source import TAKE, Local, View, locate
 
 _NO_OBJECT = "0" * 40
 _LINE_BYTES_MAX = 4096
@@ -107,7 +107,7 @@ def pull_branch(bundle: bytes, checkout: str, *, branch: str = "") -> tuple[str,
     """
     base, commit, told, pack = _parts(bundle)
     name = branch or told
-    source = locate(checkout)
+    source = locate(checkout, TAKE)
     if not isinstance(source, Local):
         raise WorkspaceError(f"{checkout!r} is not a repository on this machine")
     with tempfile.TemporaryDirectory(prefix="agent-runtime-pull-") as place:

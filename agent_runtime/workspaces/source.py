@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Final
 from urllib.parse import unquote
 
 from agent_runtime.errors import WorkspaceError
@@ -63,8 +64,13 @@ class Dirty:
     notes: list[str] = field(default_factory=list)
 
 
-def locate(repo: str) -> Local | Remote:
-    """What `repo` names.
+_BEGIN: Final = "run `git init && git add -A && git commit -m start` there first"
+TAKE: Final = "name a checkout of the repository that the task worked on"
+"""The way out for who brings a result: a repository that is only begun has not its commits."""
+
+
+def locate(repo: str, way_out: str = _BEGIN) -> Local | Remote:
+    """What `repo` names; `way_out` is told where there is no repository.
 
     Raises:
         WorkspaceError: nothing there, not a repository, inside one, or of a kind we cannot use.
@@ -72,12 +78,12 @@ def locate(repo: str) -> Local | Remote:
     if not repo or "\0" in repo:
         raise WorkspaceError(f"workspace.repo is {repo!r}; give a path or a git URL")
     if repo.startswith("file://"):
-        return _locate_path(unquote(repo.removeprefix("file://")))
+        return _locate_path(unquote(repo.removeprefix("file://")), way_out)
     if _URL.match(repo):
         return Remote(repo)
     if _SCP.match(repo) and not os.path.lexists(repo):
         return Remote(repo)
-    return _locate_path(repo)
+    return _locate_path(repo, way_out)
 
 
 def upload_path(root: str, name: str) -> str:
@@ -101,7 +107,7 @@ def origin_of(source: Local, git: Git) -> str:
     return out.decode("utf-8", "replace").strip() if ok else ""
 
 
-def _locate_path(repo: str) -> Local:
+def _locate_path(repo: str, way_out: str) -> Local:
     path = os.path.realpath(repo)
     if not os.path.exists(path):
         raise WorkspaceError(f"repository {repo!r} does not exist; give a path or a git URL")
@@ -115,10 +121,7 @@ def _locate_path(repo: str) -> Local:
             raise WorkspaceError(
                 f"{repo!r} lies inside the repository {parent!r}; use workspace.repo: {parent!r}"
             )
-    raise WorkspaceError(
-        f"{repo!r} is not a git repository; run `git init && git add -A && git commit -m start`"
-        " there first"
-    )
+    raise WorkspaceError(f"{repo!r} is not a git repository; {way_out}")
 
 
 def _git_dir_of(path: str) -> Local | None:

@@ -18,8 +18,8 @@ from agent_runtime.cli.words import (
 )
 from agent_runtime.loop import codec
 from agent_runtime.loop import events as e
-from agent_runtime.loop.state import State
-from agent_runtime.types import Strategy
+from agent_runtime.loop.state import Publication, State
+from agent_runtime.types import PublishSpec, Strategy
 
 HOSTILE = "a\x1b[31mred\x07\nb\u202ec"
 
@@ -111,6 +111,18 @@ def test_who_watches_reads_a_failure_once() -> None:
     assert told_words(failed, after) == "a: failed"
     # Where a fallback stands in, the task does not end with it.
     assert told_words(failed, before) == words(failed) == "a: failed: expected exit 0, got exit 3"
+
+
+def test_what_ends_a_publication_is_said_by_the_last_lines_alone() -> None:
+    """Found as a user: three lines said that the password was wrong."""
+    failed = e.PublicationFailed(what="prepare", kind="denied", message="a wrong password")
+    ended = e.PublicationEnded(ok=False, reason="the commit could not be made: a wrong password")
+    publication = Publication(spec=PublishSpec(), failure=failed)
+    state = State(task_id="task_1", publication=publication)
+    assert told_words(failed, state) == "not published (prepare)"
+    assert told_words(ended, state) == "NOT published"
+    again = State(task_id="task_1", publication=Publication(spec=PublishSpec()))
+    assert "a wrong password" in told_words(failed, again)  # one that is tried again
 
 
 def test_a_waiting_task_that_somebody_drives_needs_no_resume() -> None:
