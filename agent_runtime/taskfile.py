@@ -20,7 +20,7 @@ from msgspec import inspect as kinds
 from agent_runtime import model_names
 from agent_runtime.documents import BYTES_MAX, Document, decode, load
 from agent_runtime.egress_rules import BadHost, parse_rule
-from agent_runtime.errors import MalformedJson, UsageError
+from agent_runtime.errors import Fault, MalformedJson, UsageError
 from agent_runtime.loop import approvals
 from agent_runtime.plan_rules import check_plan
 from agent_runtime.resources import (
@@ -200,6 +200,18 @@ def read_environment(text: str, *, name: str) -> EnvironmentSpec:
     if problems or not isinstance(draft, _RepositoryFile):
         raise problems.error(name=name)
     return draft.environment
+
+
+def template_faults(document: object) -> list[Fault]:
+    """What is wrong with a task whose texts are yet to be filled, whatever they are filled with:
+    keys that no task has, and keys that every task has."""
+    problems = Problems({})
+    Reader(problems, {}, _NOTES, _RETIRED, EXAMPLES).read(document, _kind(), ())
+    return [
+        each
+        for each in problems.error(name="").faults
+        if each.text.startswith("unknown key") or each.text == "is required and missing"
+    ]
 
 
 def read_part(path: str, kind: type[PartT]) -> PartT:

@@ -29,6 +29,7 @@ from agent_runtime.notices.hooks import Hooks, Ignored, NotSigned
 from agent_runtime.notices.records import Hook
 from agent_runtime.notices.retries import OLD_SECRET_SECONDS
 from agent_runtime.notices.signing import SECRET_BYTES, key_of, secret_of
+from agent_runtime.taskfile import template_faults
 from agent_runtime.types import Json
 
 log = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ async def change_hook(request: Request[HookChange, None]) -> Reply:
     """Change a hook, disable it, or enable it again."""
     change = request.body
     _require_writer(request)
-    _check(change.task or {}, change.filters or [])
+    _check(change.task, change.filters or [])
     _check_repository(change.task or {}, request)
     given = {name: value for name, value in msgspec.structs.asdict(change).items()
              if value is not None}  # fmt: skip
@@ -247,10 +248,15 @@ def _require_writer(request: Request[Any, Any]) -> None:
         raise Forbidden(f"a hook makes tasks: whoever makes or changes one needs {TASKS_WRITE!r}")
 
 
-def _check(task: dict[str, Json], filters: list[str], scheme: str = "", secret: str = "") -> None:
+def _check(
+    task: dict[str, Json] | None, filters: list[str], scheme: str = "", secret: str = ""
+) -> None:
     faults = [
-        Fault(tuple(place.strip("/").split("/")), told) for place, told in faults_of(task, filters)
+        Fault(tuple(place.strip("/").split("/")), told)
+        for place, told in faults_of(task or {}, filters)
     ]
+    if task is not None:
+        faults += [Fault(("task", *each.path), each.text) for each in template_faults(task)]
     if secret and len(secret) < SECRET_CHARS_MIN:
         faults.append(Fault(("secret",), f"must have at least {SECRET_CHARS_MIN} characters"))
     if secret and scheme == "standard":

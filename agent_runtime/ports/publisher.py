@@ -62,11 +62,12 @@ class Publisher(Protocol):
     Every operating error is `PublishFailed`, and says nothing secret.
     """
 
-    def check(self, task: TaskSpec) -> None:
-        """Refuse what could never be published, without a connection.
+    async def check(self, task: TaskSpec) -> None:
+        """Refuse what could not be published as things stand, without a connection.
 
         Raises:
-            UsageError: `publish` names what is no address, or one that may not be reached.
+            UsageError: `publish` names what is no address, or one that may not be reached; `origin`
+                names none; or a pull request is wanted where none can be opened.
         """
 
     async def prepare(self, order: PublishOrder) -> PreparedBranch:

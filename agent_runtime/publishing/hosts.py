@@ -94,6 +94,11 @@ class GitHosts:
         host = self.find(address)
         return host.told.get("ca", "") if host is not None else ""
 
+    def may_have_token(self, address: GitAddress) -> bool:
+        """Is one named? It is not read."""
+        host = self.find(address)
+        return host is not None and ("token" in host.told or "app" in host.told)
+
     def token(self, address: GitAddress) -> str:
         """A token for this repository; empty if there is none. Blocks.
 

@@ -20,7 +20,7 @@ from agent_runtime.types import TaskId, TaskSpec
 from agent_runtime.workspaces.files import remove_path
 from agent_runtime.workspaces.git import Git
 from agent_runtime.workspaces.remotes import Access
-from agent_runtime.workspaces.source import Local, locate, origin_of
+from agent_runtime.workspaces.source import UPLOAD, Local, locate, origin_of
 
 T = TypeVar("T")
 _THREADS_MAX = 8
@@ -40,22 +40,32 @@ class GitPublisher:
 
     # -- the port --
 
-    def check(self, task: TaskSpec) -> None:
-        """Refuse what could never be published, without a connection. `UsageError` says why."""
-        publish = task.publish
+    async def check(self, task: TaskSpec) -> None:
+        """Refuse what could not be published as things stand. See `Publisher.check`.
+
+        Whoever waits an hour for a branch must not learn then that it has nowhere to go.
+        """
+        publish, workspace = task.publish, task.workspace
         if publish is None:
             return
-        if task.workspace is None:
+        if workspace is None:
             raise UsageError("publish: the task has no workspace, so it has no branch")
-        if publish.push == "origin":
-            return
-        try:
-            self._hosts.check(publish.push)
-            address = self._hosts.parse(publish.push)
-        except WorkspaceError as error:
-            raise UsageError(f"publish.push: {error}") from error
-        if publish.pr != "none" and not self._hosts.forge_of(address):
-            raise UsageError(f"publish.pr: {_no_forge(address)}")
+
+        def run() -> None:
+            try:
+                url = self._url(workspace.repo, publish.push)
+                self._hosts.check(url)
+                address = self._hosts.parse(url)
+            except (WorkspaceError, PublishFailed) as error:
+                raise UsageError(f"publish.push: {error}") from error
+            if publish.pr == "none":
+                return
+            if not self._hosts.forge_of(address):
+                raise UsageError(f"publish.pr: {_no_forge(address)}")
+            if not self._hosts.may_have_token(address):
+                raise UsageError(f"publish.pr: {_no_token(address)}")
+
+        await self._in_thread(run)
 
     async def prepare(self, order: PublishOrder) -> PreparedBranch:
         """Make the commit on the newest base. See `Publisher.prepare`."""
@@ -109,25 +119,24 @@ class GitPublisher:
     # -- helpers --
 
     def _address(self, order: PublishOrder) -> GitAddress:
-        push = order.spec.push
+        return self._hosts_parse(self._url(order.repo, order.spec.push))
+
+    def _url(self, repo: str, push: str) -> str:
+        """Where `push` leads; `origin` is where the repository comes from."""
         if push != "origin":
-            return self._hosts_parse(push)
-        try:
-            source = locate(order.repo)
-            if isinstance(source, Local):
-                push = origin_of(source, self._git)
-        except WorkspaceError as error:
-            raise PublishFailed(f"publish.push is origin: {error}", kind="bad_input") from error
+            return push
+        why = f"it is origin, and {repo[:200]!r} has no remote of that name"
+        if repo.startswith(UPLOAD):
+            why, push = "it is origin, and a repository that was sent has none", ""
         else:
-            if not isinstance(source, Local):
-                push = order.repo
+            try:
+                source = locate(repo)
+                push = origin_of(source, self._git) if isinstance(source, Local) else repo
+            except WorkspaceError as error:
+                raise PublishFailed(f"it is origin: {error}", kind="bad_input") from error
         if not push:
-            raise PublishFailed(
-                f"publish.push is origin, and {order.repo!r} has no remote of that name: write the "
-                "URL into publish.push",
-                kind="bad_input",
-            )
-        return self._hosts_parse(push)
+            raise PublishFailed(f"{why}: write the URL into publish.push", kind="bad_input")
+        return push
 
     def _hosts_parse(self, url: str) -> GitAddress:
         try:
@@ -141,11 +150,7 @@ class GitPublisher:
         if not name:
             raise PublishFailed(_no_forge(address), kind="bad_input")
         if not self._token(address):
-            raise PublishFailed(
-                f"no token for {address.place!r}: a pull request needs one; name it in the setting "
-                "git_credentials, or say pr: none",
-                kind="denied",
-            )
+            raise PublishFailed(_no_token(address), kind="denied")
         return name
 
     def _token(self, address: GitAddress) -> str:
@@ -206,4 +211,11 @@ def _no_forge(address: GitAddress) -> str:
     return (
         f"{address.netloc!r} is no forge that is known: name `forge: github` or `forge: gitlab` "
         "for it in the setting git_credentials, or say pr: none"
+    )
+
+
+def _no_token(address: GitAddress) -> str:
+    return (
+        f"no token for {address.place!r}: a pull request needs one; name it in the setting "
+        "git_credentials, or say pr: none"
     )

@@ -35,8 +35,6 @@ class Fitness(Reads):
                 "or install a plug-in of the group 'agent_runtime.models'"
             )
         self.ports.environment.check(spec)
-        if spec.publish is not None:
-            publisher_of(self.ports).check(spec)
         if spec.workspace is not None:
             try:
                 await self.ports.workspaces.check(spec.workspace)
@@ -47,6 +45,8 @@ class Fitness(Reads):
                 raise UsageError(
                     f"{key}{error}", faults=[Fault(("workspace", "repo"), str(error))]
                 ) from error
+        if spec.publish is not None:
+            await publisher_of(self.ports).check(spec)
 
 
 def publisher_of(ports: Ports) -> Publisher:

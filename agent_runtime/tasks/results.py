@@ -112,7 +112,7 @@ class Results(Reads):
         """
         state = await self.state(task_id)
         wanted = publish or _published_before(state) or state.task.publish or PublishSpec()
-        publisher_of(self.ports).check(msgspec.structs.replace(state.task, publish=wanted))
+        await publisher_of(self.ports).check(msgspec.structs.replace(state.task, publish=wanted))
         _refuse_unproven(state)
         # It tells where the log ended, and that is about to be another place.
         await self._files.outdate(task_id)

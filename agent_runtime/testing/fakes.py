@@ -447,7 +447,7 @@ class FakePublisher:
         self._remote, self._workspaces, self._point = remote, workspaces, point
         self.bodies: list[str] = []
 
-    def check(self, task: TaskSpec) -> None:
+    async def check(self, task: TaskSpec) -> None:
         """Everything can be reached."""
 
     async def prepare(self, order: PublishOrder) -> PreparedBranch:

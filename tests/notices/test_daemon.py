@@ -141,6 +141,19 @@ def test_a_hook_that_names_a_forbidden_directory_is_not_made(daemon: DaemonProce
     assert daemon.ask("POST", "/v1/hooks", wish).status == 201
 
 
+def test_a_hook_that_could_make_no_task_is_not_made(daemon: DaemonProcess) -> None:
+    """Found as a user: a misspelt key was told to the sender, once for each delivery."""
+    task = {
+        "gaol": "{{ payload.x }}",
+        "priority": "{{ payload.p }}",
+        "workspace": "{{ payload.w }}",
+    }
+    told = daemon.ask("POST", "/v1/hooks", {"name": "gaol", "scheme": "hmac", "task": task})
+    assert told.status == 422
+    assert [each["pointer"] for each in told.json()["errors"]] == ["/task/gaol", "/task/goal"]
+    assert "did you mean 'goal'?" in told.json()["detail"]
+
+
 def test_what_is_not_signed_learns_nothing(daemon: DaemonProcess) -> None:
     path, secret = make(daemon, "closed", "github")
     header = "X-Hub-Signature-256"

@@ -19,7 +19,7 @@ from agent_runtime.ports import PreparedBranch, PublishOrder
 from agent_runtime.publishing.hosts import GitHosts
 from agent_runtime.publishing.publisher import GitPublisher
 from agent_runtime.types import PublishSpec, TaskId, TaskSpec, TreeId, WorkspaceSpec
-from tests.cli.conftest import git
+from tests.cli.conftest import git, make_repository
 from tests.publishing.server import TOKEN, GitHost
 
 pytestmark = pytest.mark.anyio
@@ -224,14 +224,52 @@ async def test_an_app_opens_with_a_token_of_its_installation(host: GitHost, tmp_
         ("https://git.example.org/a.git", "no forge"),
     ],
 )
-def test_addresses_that_no_task_may_name_are_refused(tmp_path: Path, push: str, why: str) -> None:
+async def test_addresses_that_no_task_may_name_are_refused(
+    tmp_path: Path, push: str, why: str
+) -> None:
     """Before any connection, and without showing a password."""
     made = GitPublisher(str(tmp_path), GitHosts({}, {}))
     task = TaskSpec(goal="g", workspace=WorkspaceSpec(repo="/r"), publish=PublishSpec(push=push))
     with pytest.raises(UsageError, match=why) as refused:
-        made.check(task)
+        await made.check(task)
     assert "pw" not in str(refused.value)
-    made.check(changed(task, publish=None))
+    await made.check(changed(task, publish=None))
+
+
+@pytest.mark.parametrize(
+    ("origin", "pr", "why"),
+    [
+        (
+            "",
+            "none",
+            "publish.push: it is origin, and .* has no remote of that name: write the URL",
+        ),
+        ("/srv/a.git", "none", "publish.push: the address '/srv/a.git' is no git URL"),
+        ("http://git.example.org/a.git", "none", "not encrypted"),
+        ("https://git.example.org/a.git", "draft", "publish.pr: .* is no forge that is known"),
+        ("https://github.com/acme/a.git", "ready", "publish.pr: no token for 'github.com/acme/a'"),
+        ("https://github.com/acme/a.git", "none", ""),
+        ("https://gitlab.com/acme/a.git", "draft", ""),
+    ],
+)
+async def test_a_branch_that_would_have_nowhere_to_go_is_refused_before_the_work(
+    tmp_path: Path, origin: str, pr: str, why: str
+) -> None:
+    """Found as a user: it was said at the end, when all the work was done."""
+    make_repository(tmp_path / "repo")
+    if origin:
+        git(tmp_path / "repo", "remote", "add", "origin", origin)
+    made = GitPublisher(str(tmp_path), GitHosts({"gitlab.com": {"token": "env:LATER"}}, {}))
+    spec = PublishSpec(pr=pr)  # type: ignore[arg-type]
+    task = TaskSpec(goal="g", workspace=WorkspaceSpec(repo=str(tmp_path / "repo")), publish=spec)
+    if not why:
+        await made.check(task)
+        return
+    with pytest.raises(UsageError, match=why):
+        await made.check(task)
+    sent = changed(task, workspace=WorkspaceSpec(repo=f"upload:{'0' * 64}"))
+    with pytest.raises(UsageError, match="a repository that was sent has none"):
+        await made.check(sent)
 
 
 NONSENSE: dict[str, tuple[int, dict[str, str], bytes]] = {
