@@ -217,9 +217,10 @@ class GitHosts:
         try:
             found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
         except OSError as error:
-            raise WorkspaceError(
-                f"the host {address.host!r} is not known here: {error.strerror or error}"
-            ) from None
+            said = f"the host {address.host!r} is not known here: {error.strerror or error}"
+            if error.errno == socket.EAI_AGAIN:  # who answers for names did not: a moment's trouble
+                raise WorkspaceError(said) from PublishFailed(said, kind="transient")
+            raise WorkspaceError(said) from None
         numbers = [str(each[4][0]) for each in found]
         if not self._is_named(address):
             for number in numbers:

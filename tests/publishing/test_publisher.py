@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import threading
 from dataclasses import replace
@@ -341,3 +342,22 @@ async def test_a_full_disk_of_the_server_is_not_ours(host: GitHost, tmp_path: Pa
     hook.chmod(0o755)
     with pytest.raises(PublishFailed, match="No space left on device"):
         await made.push(asked, prepared)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(socket.EAI_AGAIN, "transient"), (socket.EAI_NONAME, "refused")]
+)
+async def test_a_name_that_nobody_answers_for_just_now_is_tried_again(
+    host: GitHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: str
+) -> None:
+    """Found as a user: it counted as a host that there is not, and was tried once."""
+
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(number, "no name")
+
+    monkeypatch.setattr("agent_runtime.publishing.hosts.socket.getaddrinfo", unknown)
+    made = GitPublisher(str(tmp_path), GitHosts({}, {}))
+    asked = replace(order(host), spec=PublishSpec(push="https://git.example.org/a.git", pr="none"))
+    with pytest.raises(PublishFailed, match="is not known here") as refused:
+        await made.prepare(asked)
+    assert refused.value.kind == kind
