@@ -167,8 +167,11 @@ def gc(ctx: click.Context, older_than: float | None, dry_run: bool, as_json: boo
         swept = Swept()
         try:
             await retention.sweep(dry_run=dry_run, into=swept)
-        except AgentRuntimeError as error:
-            swept.problems.append(f"the rest: {error}")  # what is gone is told all the same
+        except AgentRuntimeError:
+            if swept.forgotten or swept.uploads or swept.audit_entries:  # what is gone is told
+                problems += swept.problems
+                _tell(swept, [], [], problems, dry_run=dry_run, as_json=as_json)
+            raise
         problems += swept.problems
         if not dry_run:
             for key in unused:
