@@ -19,14 +19,17 @@ class Changes:
     """Wakes waiters of one event loop.
 
     A waiter that loops misses nothing: what changed since its task's previous `wait` returned ends
-    the next one at once. Its first `wait` counts from the call. It may also return for nothing.
+    the next one at once. Its first `wait` misses what was announced before the call, but not what
+    another process wrote and nobody has noticed yet. It may also return for nothing: what was
+    announced is found once more by the next poll.
     """
 
     def __init__(self, poll: Callable[[], bool] | None = None, poll_seconds: float = 0.01) -> None:
         """`poll` says whether something changed that nobody announced (another process).
 
-        It is asked every `poll_seconds` at most, and less often when nothing has changed for a
-        while: with a busy writer beside it, a look at the file keeps the event loop from going on.
+        A waiter wants it asked every `poll_seconds`, and less often when nothing has changed for a
+        while. Many waiters together ask twice as often at most: with a busy writer beside it, a
+        look at the file keeps the event loop from going on.
         """
         self._count = 0
         self._changed: anyio.Event | None = None
@@ -48,9 +51,9 @@ class Changes:
     async def wait(self, seconds_max: float) -> None:
         """Return after the next change, or after `seconds_max`."""
         await anyio.lowlevel.checkpoint()
-        self._ask()
         last = _seen.get()
         seen = last[1] if last is not None and last[0] is self else self._count
+        self._ask()
         with anyio.move_on_after(seconds_max):
             while self._count == seen:
                 await self._next()
