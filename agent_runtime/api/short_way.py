@@ -38,6 +38,8 @@ _PLAIN: Final = frozenset(
 
 BODY_BYTES_MAX: Final = 256 << 10
 """Larger ones are worth the long way, and come in many parts."""
+_DIGITS_MAX: Final = 18
+"""As the guard has it."""
 
 
 class Plain(msgspec.Struct, frozen=True):
@@ -92,8 +94,10 @@ class ShortWay:
         prepared = endpoint.prepared(method)
         if prepared is None or prepared.operation.streamed or not prepared.operation.scope:
             return None
-        body_bytes = int(found.get(b"content-length", b"0"))
-        if body_bytes > min(BODY_BYTES_MAX, prepared.operation.body_bytes_max):
+        length = found.get(b"content-length", b"0")
+        if not length.isdigit() or len(length) > _DIGITS_MAX:
+            return None  # the parser takes blanks behind it, and zeros before it
+        if int(length) > min(BODY_BYTES_MAX, prepared.operation.body_bytes_max):
             return None
         return Plain(method, path, query, headers, found, endpoint, prepared, parameters)
 

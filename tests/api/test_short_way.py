@@ -126,6 +126,19 @@ def test_strangers_are_refused_alike(daemon: DaemonProcess, token: str) -> None:
     assert json.loads(told)["status"] == 401
 
 
+@pytest.mark.parametrize("odd", ["{} ", "{}\t", "0000000000000000000{}"])
+def test_an_odd_length_is_refused_on_both_ways(daemon: DaemonProcess, odd: str) -> None:
+    """RFC 9112, 6.3: a proxy could see another end of this body."""
+    length = f"Content-Length: {len(TASK)}"
+    for more in ((), (LONG,)):
+        wish = request(daemon, "POST", "/v1/tasks", TASK, *more).decode()
+        with line(daemon) as one:
+            one.ask(request(daemon, "GET", "/v1/inbox"))  # the host and the token are known now
+            odd_one = wish.replace(length, f"Content-Length: {odd.format(len(TASK))}")
+            status, headers, _ = one.ask(odd_one.encode())
+        assert (status, headers["connection"]) == (400, "close")
+
+
 def test_a_body_may_come_behind_its_head_or_in_parts(daemon: DaemonProcess) -> None:
     with line(daemon) as one:
         head, _, body = request(daemon, "POST", "/v1/tasks", TASK).partition(b"\r\n\r\n")
