@@ -24,6 +24,8 @@ from agent_runtime.api.short_way import Plain, ShortWay
 HEAD_SECONDS_MAX: Final = 15.0
 """For a request's head, from its first byte; and for the first byte of a connection."""
 HEAD_BYTES_MAX: Final = 64 << 10
+LAST_BODY_SECONDS: Final = 3.0
+"""So long is a body awaited when the server ends."""
 PLAIN_BODY_SECONDS: Final = 0.2
 """So long may a body be on its way, and its request still be plain."""
 LINGER_SECONDS: Final = 1.0
@@ -34,6 +36,9 @@ STALL_SECONDS: Final = 5.0
 """After which a client that has taken nothing of its answer counts as one that waits."""
 
 log = logging.getLogger(__name__)
+
+_STRANGERS: Final = (httptools.HttpParserError, UnicodeDecodeError)
+"""Of a URL that is none."""
 
 
 class CycleLine:
@@ -156,9 +161,13 @@ class GuardedProtocol(HttpToolsProtocol):
                     return
                 self._stop_looking()
                 self.handle_websocket_upgrade()
-        except httptools.HttpParserError:
-            # Not a line in the log for each: a stranger's to cause.
-            log.debug("a request is malformed")
+        except httptools.HttpParserError as error:
+            cause = error.__context__  # what one of our callbacks raised
+            if cause is None or isinstance(cause, _STRANGERS):
+                # Not a line in the log for each: a stranger's to cause.
+                log.debug("a request is malformed")
+            else:
+                log.error("a request failed by a defect", exc_info=cause)
             self._forget_plain()
             self.send_400_response("the request is malformed")
             return
@@ -226,15 +235,18 @@ class GuardedProtocol(HttpToolsProtocol):
     ) -> None:
         try:
             answer = await coming
-        except BaseException:  # the server ends, or it is a defect of ours
+            closes = not cycle.keep_alive
+            written = short_way.written(answer, self.server_state.default_headers, closes=closes)
+        except Exception:  # the border of a request
+            log.exception("an answer failed by a defect")
+            self.transport.close()
+            return
+        except BaseException:  # the server ends
             self.transport.close()
             raise
         if cycle.disconnected:
             return
-        closes = not cycle.keep_alive
-        self.transport.write(
-            short_way.written(answer, self.server_state.default_headers, closes=closes)
-        )
+        self.transport.write(written)
         cycle.response_complete = True
         if closes:
             self.transport.close()
@@ -254,10 +266,18 @@ class GuardedProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def shutdown(self) -> None:
-        """The server ends: no further request is taken, and this one is answered."""
+        """The server ends: no further request is taken, and this one is answered if it has come."""
         if self._plain is not None:
             self._go_long_way()
         super().shutdown()
+        if not self.transport.is_closing() and self.cycle.more_body:
+            self._stop_looking()
+            self._looking = self.loop.call_later(LAST_BODY_SECONDS, self._end_without_body)
+
+    def _end_without_body(self) -> None:
+        if self.cycle.more_body and not self.cycle.response_complete:
+            detail = "the daemon ends, and the body did not come in time"
+            self._refuse(503, "Service Unavailable", detail, b"2")
 
     def _begin_long_way(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
@@ -322,16 +342,21 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _look(self) -> None:
         """One timer a connection, not one a request."""
-        self._looking = self.loop.call_later(HEAD_SECONDS_MAX, self._look)
         since, now = self._head_since, self.loop.time()
-        if since is not None and now - since >= HEAD_SECONDS_MAX - 0.01:
+        left = HEAD_SECONDS_MAX  # what begins from now on need not be looked at before
+        if since is not None:
+            left = since + HEAD_SECONDS_MAX - now
+        elif self._is_idle():
+            left = min(left, self._idle_since + self.timeout_keep_alive - now)
+        if left > 0:
+            self._looking = self.loop.call_later(left, self._look)
+        elif since is not None:
             self._refuse(408, "Request Timeout", "the head of the request did not come in time")
-        elif since is None and now - self._idle_since >= self.timeout_keep_alive:
-            self._end_if_idle()
-
-    def _end_if_idle(self) -> None:
-        if self.cycle is not None and self.cycle.response_complete and self._plain is None:
+        else:
             self.transport.close()
+
+    def _is_idle(self) -> bool:
+        return self.cycle is not None and self.cycle.response_complete and self._plain is None
 
     def send_400_response(self, msg: str) -> None:
         """As every other refusal: a problem."""

@@ -31,13 +31,20 @@ def anyio_backend() -> str:
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["path"] == "/slow":
         await anyio.sleep(SLOW)
+    if scope["method"] == "POST":
+        while (await receive()).get("more_body"):
+            pass
     await Answer(200, b"{}")(scope, receive, send)
 
 
 @asynccontextmanager
-async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[anyio.abc.SocketStream]:
+async def served(
+    monkeypatch: pytest.MonkeyPatch,
+    ending: anyio.Event | None = None,
+    short_way: Any = None,
+) -> AsyncIterator[anyio.abc.SocketStream]:
     monkeypatch.setattr(protocol, "HEAD_SECONDS_MAX", 0.1)  # and the time between two looks
-    made: Any = partial(GuardedProtocol, lobby=Lobby(monotonic))
+    made: Any = partial(GuardedProtocol, lobby=Lobby(monotonic), short_way=short_way)
     config = uvicorn.Config(
         app, loop="none", http=made, lifespan="off", log_config=None, timeout_keep_alive=0
     )
@@ -45,6 +52,8 @@ async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[anyio.abc.Soc
     [listening] = listen("127.0.0.1", 0)
     async with anyio.create_task_group() as tg:
         tg.start_soon(partial(server.serve, sockets=[listening]))
+        if ending is not None:
+            tg.start_soon(end_on, ending, server)
         stream = await anyio.connect_tcp("127.0.0.1", listening.getsockname()[1])
         stream.extra(anyio.abc.SocketAttribute.raw_socket).setsockopt(
             socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
@@ -53,6 +62,11 @@ async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[anyio.abc.Soc
             with anyio.fail_after(10):
                 yield stream
         server.should_exit = True
+
+
+async def end_on(ending: anyio.Event, server: uvicorn.Server) -> None:
+    await ending.wait()
+    server.should_exit = True
 
 
 async def until_closed(stream: anyio.abc.SocketStream) -> bytes:
@@ -91,3 +105,58 @@ async def test_half_a_head_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
         await stream.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HT")
         read = await until_closed(stream)
     assert read.startswith(b"HTTP/1.1 200 OK") and b"HTTP/1.1 408" in read
+
+
+async def test_the_end_does_not_wait_for_a_body_that_does_not_come(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else one client keeps a daemon from ending for as long as it may take, and fills its log."""
+    monkeypatch.setattr(protocol, "LAST_BODY_SECONDS", 0.05)
+    ending = anyio.Event()
+    wish = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+    async with served(monkeypatch, ending) as stream:
+        await stream.send(wish)
+        assert b"100 Continue" in await stream.receive()  # somebody waits for the body
+        ending.set()
+        read = await until_closed(stream)
+    assert read.startswith(b"HTTP/1.1 503") and b"the body did not come" in read
+    assert not caplog.records
+
+
+class Defective:
+    """A short way that fails at one of its steps."""
+
+    def __init__(self, step: str) -> None:
+        self._step = step
+
+    def plain(self, *_: object) -> object:
+        if self._step == "plain":
+            raise KeyError("a defect")
+        return object()
+
+    async def answer(self, *_: object, **__: object) -> Answer:
+        return Answer(200)
+
+    def written(self, *_: object, **__: object) -> bytes:
+        raise AssertionError("a defect")
+
+
+async def test_a_defect_before_an_operation_is_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served(monkeypatch, short_way=Defective("plain")) as stream:
+        await stream.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        read = await until_closed(stream)
+    assert read.startswith(b"HTTP/1.1 400")
+    [record] = caplog.records
+    assert record.exc_info is not None and record.exc_info[0] is KeyError
+
+
+async def test_an_answer_that_cannot_be_written_ends_the_connection(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else its client would wait for ever."""
+    async with served(monkeypatch, short_way=Defective("written")) as stream:
+        await stream.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await until_closed(stream) == b""
+    assert "an answer failed by a defect" in caplog.text
