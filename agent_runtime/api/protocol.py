@@ -285,8 +285,11 @@ class GuardedProtocol(HttpToolsProtocol):
         self.url, self.expect_100_continue = url, expects
         self.headers += headers
         super().on_headers_complete()
-        cycle = self.cycle  # its task has not begun yet; a WebSocket has none
-        if cycle is not None and cycle.scope is self.scope and self.scope["path"].endswith(STREAMS):
+        # Its task has not begun yet. A WebSocket has no cycle: here may be the one before it.
+        cycle: Any = self.cycle
+        if not isinstance(cycle, RequestResponseCycle) or cycle.scope is not self.scope:
+            return
+        if self.scope["path"].endswith(STREAMS):
             self.scope["line"] = CycleLine(cycle)  # type: ignore[typeddict-unknown-key]
 
     def on_response_complete(self) -> None:

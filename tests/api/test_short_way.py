@@ -172,6 +172,17 @@ def test_requests_behind_each_other_are_answered_in_their_order(daemon: DaemonPr
         assert [one.answer()[0] for _ in wishes] == [201, 422, 201, 200, 201]
 
 
+def test_a_websocket_may_follow_a_plain_request(daemon: DaemonProcess) -> None:
+    """A proxy keeps its connections, and takes any of them for the next request."""
+    upgrade = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13")
+    with line(daemon) as one:
+        one.ask(request(daemon, "GET", "/v1/inbox"))
+        task = json.loads(one.ask(request(daemon, "POST", "/v1/tasks", TASK))[2])["id"]
+        path = f"/v1/tasks/{task}/attach"
+        key = f"Sec-WebSocket-Key: {'A' * 22}=="
+        assert one.ask(request(daemon, "GET", path, "", *upgrade, key))[0] == 101
+
+
 def test_a_repeated_key_gives_the_same_task_whichever_way(daemon: DaemonProcess) -> None:
     with line(daemon) as one:
         told = [
