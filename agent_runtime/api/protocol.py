@@ -270,9 +270,18 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._plain is not None:
             self._go_long_way()
         super().shutdown()
-        if not self.transport.is_closing() and self.cycle.more_body:
+        if self.transport.is_closing():
+            self._stop_looking()
+            self._looking = self.loop.call_later(LINGER_SECONDS, self._stop_lingering)
+        elif self.cycle.more_body:
             self._stop_looking()
             self._looking = self.loop.call_later(LAST_BODY_SECONDS, self._end_without_body)
+
+    def _stop_lingering(self) -> None:
+        # Over TLS, closing waits half a minute for the client to say so as well, and whoever keeps
+        # a connection for later does not listen.
+        if not self.transport.get_write_buffer_size():
+            self.transport.abort()
 
     def _end_without_body(self) -> None:
         if self.cycle.more_body and not self.cycle.response_complete:
@@ -399,3 +408,4 @@ class GuardedProtocol(HttpToolsProtocol):
             self._looking = self.loop.call_later(LINGER_SECONDS, self.transport.close)
         else:
             self.transport.close()
+            self._looking = self.loop.call_later(LINGER_SECONDS, self._stop_lingering)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import anyio
 import pytest
 import uvicorn
+from anyio.streams.tls import TLSStream
 
 from agent_runtime.api import protocol
 from agent_runtime.api.answers import Answer, Receive, Scope, Send
 from agent_runtime.api.lobby import Lobby
 from agent_runtime.api.protocol import GuardedProtocol
 from agent_runtime.api.server import listen
+from tests.api.test_access_live import write_certificate
 
 SLOW = 0.4
 pytestmark = pytest.mark.anyio
@@ -121,6 +125,31 @@ async def test_the_end_does_not_wait_for_a_body_that_does_not_come(
         read = await until_closed(stream)
     assert read.startswith(b"HTTP/1.1 503") and b"the body did not come" in read
     assert not caplog.records
+
+
+async def test_the_end_does_not_wait_for_an_idle_client_over_tls(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Who keeps a connection for later does not hear that it is closed, and does not say so."""
+    monkeypatch.setattr(protocol, "LINGER_SECONDS", 0.05)
+    write_certificate(tmp_path, 1)
+    made: Any = partial(GuardedProtocol, lobby=Lobby(monotonic))
+    config = uvicorn.Config(
+        app, loop="none", http=made, lifespan="off", log_config=None,
+        ssl_certfile=tmp_path / "cert.pem", ssl_keyfile=tmp_path / "key.pem",
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    [listening] = listen("127.0.0.1", 0)
+    trusting = ssl.create_default_context(cafile=tmp_path / "cert.pem")
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(partial(server.serve, sockets=[listening]))
+            stream = await anyio.connect_tcp("localhost", listening.getsockname()[1])
+            tls = await TLSStream.wrap(stream, hostname="localhost", ssl_context=trusting)
+            await tls.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await tls.receive()).startswith(b"HTTP/1.1 200")
+            server.should_exit = True
+    await anyio.aclose_forcefully(tls)
 
 
 class Defective:
