@@ -246,7 +246,8 @@ class GuardedProtocol(HttpToolsProtocol):
             raise
         if cycle.disconnected:
             return
-        self.transport.write(written)
+        for part in written:
+            self.transport.write(part)
         cycle.response_complete = True
         if closes:
             self.transport.close()

@@ -38,6 +38,8 @@ _PLAIN: Final = frozenset(
 
 BODY_BYTES_MAX: Final = 256 << 10
 """Larger ones are worth the long way, and come in many parts."""
+_COPIED_BYTES: Final = 64 << 10
+"""Smaller bodies are sent with their heads: a copy costs less than a call of the kernel."""
 _DIGITS_MAX: Final = 18
 """As the guard has it."""
 
@@ -136,8 +138,13 @@ class ShortWay:
                 plain.method, plain.prepared.name, status, self._monotonic() - begun
             )
 
-    def written(self, answer: Answer, common: Sequence[Header], *, closes: bool) -> bytes:
-        """An answer as HTTP/1.1 has it. `common`: the server's own headers, a date among them."""
+    def written(
+        self, answer: Answer, common: Sequence[Header], *, closes: bool
+    ) -> tuple[bytes, ...]:
+        """An answer as HTTP/1.1 has it, a large body (a bundle) as a part of its own.
+
+        `common`: the server's own headers, a date among them.
+        """
         if common is not self._common[0]:
             self._common = (common, b"".join([b"%b: %b\r\n" % header for header in common]))
         fields = answer.fields()
@@ -146,7 +153,8 @@ class ShortWay:
         text = b"".join([b"%b: %b\r\n" % field for field in fields])
         # None of ours may end a line: what a caller sent would stand in the head as its own.
         assert text.count(b"\n") == len(fields) == text.count(b"\r")
-        return b"%b%b%b\r\n%b" % (_STATUS_LINES[answer.status], self._common[1], text, answer.body)
+        head = b"%b%b%b\r\n" % (_STATUS_LINES[answer.status], self._common[1], text)
+        return (head + answer.body,) if len(answer.body) < _COPIED_BYTES else (head, answer.body)
 
 
 _STATUS_LINES: Final = {

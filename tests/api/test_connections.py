@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -21,9 +21,11 @@ from agent_runtime.api.answers import Answer, Receive, Scope, Send
 from agent_runtime.api.lobby import Lobby
 from agent_runtime.api.protocol import GuardedProtocol
 from agent_runtime.api.server import listen
+from agent_runtime.api.short_way import ShortWay
 from tests.api.test_access_live import write_certificate
 
 SLOW = 0.4
+LARGE = b"x" * 300_000
 pytestmark = pytest.mark.anyio
 
 
@@ -166,7 +168,7 @@ class Defective:
     async def answer(self, *_: object, **__: object) -> Answer:
         return Answer(200)
 
-    def written(self, *_: object, **__: object) -> bytes:
+    def written(self, answer: Answer, *_: object, **__: object) -> tuple[bytes, ...]:
         raise AssertionError("a defect")
 
 
@@ -189,3 +191,22 @@ async def test_an_answer_that_cannot_be_written_ends_the_connection(
         await stream.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert await until_closed(stream) == b""
     assert "an answer failed by a defect" in caplog.text
+
+
+class Large(Defective):
+    """A short way whose answer has a large body."""
+
+    async def answer(self, *_: object, **__: object) -> Answer:
+        return Answer(200, LARGE)
+
+    def written(self, answer: Answer, *_: object, **__: object) -> tuple[bytes, ...]:
+        return ShortWay.written(cast(ShortWay, self), answer, self._common[0], closes=True)
+
+    _common: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
+
+
+async def test_a_large_answer_comes_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with served(monkeypatch, short_way=Large("none")) as stream:
+        await stream.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        head, _, body = (await until_closed(stream)).partition(b"\r\n\r\n")
+    assert b"content-length: 300000" in head and body == LARGE
