@@ -101,7 +101,7 @@ ASKED: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
     "a change of nothing": ("PATCH", "/v1/tasks/task_" + "0" * 32, '{"priority": 2}', ()),
     "who may ask": ("GET", "/v1/keys", "", ()),
     "a probe": ("GET", "/livez", "", ()),
-    "the inbox": ("GET", "/v1/inbox", "", ()),
+    "approvals": ("GET", "/v1/approvals", "", ()),
 }
 
 
