@@ -204,11 +204,12 @@ def _with(schema: dict[str, Json], rule: Mapping[str, Json]) -> dict[str, Json]:
 
 _TEXT: Final = {"minLength": 1, "pattern": r"\S"}
 _NAME: Final = {"pattern": r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$"}
+_LINE: Final = r"^[^\u0000-\u001f\u007f]*$"
 _DAY: Final = {"exclusiveMinimum": 0, "maximum": 86_400}
 _LABELS: Final[Mapping[str, Json]] = {
     "maxProperties": LABELS_MAX,
-    "propertyNames": {"minLength": 1, "maxLength": LABEL_CHARS_MAX},
-    "additionalProperties": {"type": "string", "maxLength": LABEL_CHARS_MAX},
+    "propertyNames": {"minLength": 1, "maxLength": LABEL_CHARS_MAX, "pattern": _LINE},
+    "additionalProperties": {"type": "string", "maxLength": LABEL_CHARS_MAX, "pattern": _LINE},
 }
 _RULES: Final[Mapping[str, Mapping[str, Mapping[str, Json]]]] = {
     "TaskSpec": {

@@ -34,12 +34,12 @@ def _attack(daemon: DaemonProcess, seconds: int, *options: str) -> None:
 def test_schemathesis_finds_nothing_with_credentials(daemon: DaemonProcess) -> None:
     """All checks, all phases."""
     bearer = f"Authorization: Bearer {daemon.token}"
-    _attack(daemon, 90, "-H", bearer, "-n", "40", "-w", "2")
+    _attack(daemon, 90, "-H", bearer, "-n", "40")
 
 
 @pytest.mark.long
 def test_schemathesis_finds_nothing_without_credentials(daemon: DaemonProcess) -> None:
-    _attack(daemon, 30, "-n", "20", "-w", "2")
+    _attack(daemon, 30, "-n", "20")
 
 
 def test_without_credentials_only_the_probes_and_the_document_are_reached(
