@@ -461,6 +461,11 @@ def change_hook(hook_id: str, **change: Json) -> Ask[v.HookView]:
     return _patch(_at("hooks", hook_id), _as(v.HookView), change)
 
 
+def rotate_hook(hook_id: str) -> Ask[v.NewHookView]:
+    """Sent once: a second time would end the secret before the lost one."""
+    return _post(_at("hooks", hook_id, "rotate"), _as(v.NewHookView), {}, seq=None)
+
+
 def delete_hook(hook_id: str) -> Ask[None]:
     return Ask("DELETE", _at("hooks", hook_id), _nothing, None)
 

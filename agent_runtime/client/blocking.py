@@ -419,6 +419,10 @@ class Client(BlockingWire):
         """Another `name`, `task`, `filters`, `enabled` or `description`; the rest stays."""
         return self.send(asks.change_hook(hook_id, **change))
 
+    def rotate_hook(self, hook_id: str) -> v.NewHookView:
+        """A new secret; for a day, what is signed with the old one is taken, too."""
+        return self.send(asks.rotate_hook(hook_id))
+
     def delete_hook(self, hook_id: str) -> None:
         """Forget a hook; its tasks stay."""
         self.send(asks.delete_hook(hook_id))

@@ -410,6 +410,10 @@ class AsyncClient(WaitingWire):
         """Another `name`, `task`, `filters`, `enabled` or `description`; the rest stays."""
         return await self.send(asks.change_hook(hook_id, **change))
 
+    async def rotate_hook(self, hook_id: str) -> v.NewHookView:
+        """A new secret; for a day, what is signed with the old one is taken, too."""
+        return await self.send(asks.rotate_hook(hook_id))
+
     async def delete_hook(self, hook_id: str) -> None:
         """Forget a hook; its tasks stay."""
         await self.send(asks.delete_hook(hook_id))

@@ -175,6 +175,7 @@ def test_webhooks_out_and_in(client: Client) -> None:
     client.cancel(taken[0].task_id)
     with pytest.raises(Unauthenticated, match="not signed"):
         client.call_hook(hook_id, sent, {"X-Gitlab-Token": "wrong"})
+    assert client.rotate_hook(hook_id).secret != hook.secret
     assert client.change_hook(hook_id, enabled=False).enabled is client.hook(hook_id).enabled
     client.delete_hook(hook_id)
     assert client.hooks() == []

@@ -63,6 +63,7 @@ ALL: list[asks.Ask[Any]] = [
     asks.ping_webhook("w"), asks.deliveries("w"), asks.redeliver("w", "d"),
     asks.create_hook("x", "github", {"goal": "x"}), asks.hooks(), asks.hook("h"),
     asks.change_hook("h", enabled=False), asks.delete_hook("h"), asks.try_hook("h", {}),
+    asks.rotate_hook("h"),
     asks.call_hook("h", b"{}", {}),
 ]  # fmt: skip
 
