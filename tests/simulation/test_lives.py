@@ -7,12 +7,13 @@ from tests.simulation.lives import failures_of
 from tests.simulation.world import Chances
 
 LIVES, CHUNK = 1000, 50
+SHORT = 300
 
 
 @pytest.mark.parametrize(
     "first",
     [
-        pytest.param(first, marks=[pytest.mark.long] if first >= LIVES // 2 else [])
+        pytest.param(first, marks=[pytest.mark.long] if first >= SHORT else [])
         for first in range(0, LIVES, CHUNK)
     ],
 )

@@ -229,7 +229,7 @@ def forget_what_was_asked_for(patch: pytest.MonkeyPatch) -> None:
         (spend_freely, "overshoot: limits.steps"),
         (talk_freely, "overshoot: limits."),
         (forget_the_lane, "overlaps another writing call"),
-        (forget_the_conversation, "conversation"),
+        pytest.param(forget_the_conversation, "conversation", marks=pytest.mark.long),
         (decide_by_chance, "decided differently"),
         (keep_quiet, "unreported: "),
         (believe, "succeeded without a proof"),
@@ -240,7 +240,7 @@ def forget_what_was_asked_for(patch: pytest.MonkeyPatch) -> None:
         (store_it_later, "late: "),
         (begin_again, "tree"),
         (skip_the_setup, "environment: "),
-        (forget_what_was_asked_for, "is forgotten"),
+        pytest.param(forget_what_was_asked_for, "is forgotten", marks=pytest.mark.long),
     ],
 )
 def test_the_simulation_notices(
