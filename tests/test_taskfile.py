@@ -523,7 +523,7 @@ json_like = st.recursive(
 
 @given(json_like)
 @example({"goal": "g", "plan": {"steps": [{"id": "a", "tool": "t", "needs": "a"}]}})
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_json_is_a_task_or_a_usage_error(document: object) -> None:
     try:
         task = parse_task(document, base_dir="/base")
@@ -538,7 +538,7 @@ def test_any_json_is_a_task_or_a_usage_error(document: object) -> None:
     st.text(max_size=60)
     | st.lists(st.sampled_from(list("{}[]:-,&*!|>'\"#%@ \n\tab0.~?<"))).map("".join)
 )
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_any_text_is_a_document_or_a_usage_error(text: str) -> None:
     try:
         load(text, name="f")

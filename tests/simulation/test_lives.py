@@ -7,7 +7,7 @@ from tests.simulation.lives import failures_of
 from tests.simulation.world import Chances
 
 LIVES, CHUNK = 1000, 50
-SHORT = 300
+SHORT = 250
 
 
 @pytest.mark.parametrize(
