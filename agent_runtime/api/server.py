@@ -29,6 +29,7 @@ from agent_runtime.api.lobby import Lobby, connections_max
 from agent_runtime.api.protocol import GuardedProtocol
 from agent_runtime.api.short_way import ShortWay
 from agent_runtime.errors import AgentRuntimeError, ConfigError, SandboxUnavailable, StoreBroken
+from agent_runtime.loop.supervisor import YOUNG_OBJECTS_MIN
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ PROBE_SECONDS: Final = 5.0
 """Between two tries to write to a store that was well. Whoever writes meanwhile is told anyway."""
 SANDBOX_SECONDS: Final = 30.0
 """Between two looks for a sandbox where there was none."""
-COLLECTIONS: Final = (50_000, 20, 100)
+COLLECTIONS: Final = (YOUNG_OBJECTS_MIN, 20, 100)
 """Young objects (a few MB) before they are collected, and how often before the older ones are."""
 DISK_BYTES_MIN: Final = 64 << 20
 """Free room below which no new work is taken: what runs needs it."""

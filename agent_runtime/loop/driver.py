@@ -47,30 +47,12 @@ _BEFORE_CALLS = (Phase.ANALYZE_REQUIREMENTS, Phase.TOOL_DISCOVERY, Phase.PLANNIN
 """The working copy is there, and its worker may start beside what these do."""
 
 
-class _Doing:
-    """One that is going on."""
-
-    __slots__ = ("scope", "storing", "unwanted")
-
-    def __init__(self) -> None:
-        self.scope = anyio.CancelScope()
-        self.storing = False
-        """What came back of it is on its way into the log."""
-        self.unwanted = False
-
-    def stop(self) -> None:
-        """Now, or as soon as what came back is stored."""
-        self.unwanted = True
-        if not self.storing:
-            self.scope.cancel()
-
-
 class _Loop:
     """The actions of one task that are going on."""
 
     def __init__(self, journal: Journal, hands: Hands, stop: Stop) -> None:
         self._journal, self._hands, self._stop = journal, hands, stop
-        self._running: dict[str, _Doing] = {}
+        self._running: dict[str, anyio.CancelScope] = {}
         self._changed = anyio.Event()
         self._outside = False
         self._asked_about: State | None = None
@@ -96,12 +78,12 @@ class _Loop:
                     wanted = {} if self._stop.is_set() else self._wanted()
                     unwanted = [key for key in self._running if key not in wanted]
                     for key in unwanted:
-                        self._running[key].stop()
+                        self._running[key].cancel()
                     if not unwanted:
                         for key, action in wanted.items():
                             if key not in self._running:
-                                doing = self._running[key] = _Doing()
-                                tg.start_soon(self._act, action, doing)
+                                scope = self._running[key] = anyio.CancelScope()
+                                tg.start_soon(self._act, action, scope)
                     before_calls = journal.state.stage in _BEFORE_CALLS and bool(wanted)
                     if before_calls and self._hands.may_prestart():
                         tg.start_soon(self._hands.prestart)
@@ -132,31 +114,31 @@ class _Loop:
             await journal.commit(e.Interrupted(reason=e.NOTHING_TO_DO))
         return self._stop.is_set() or not journal.state.alive
 
-    async def _act(self, action: Action, doing: _Doing) -> None:
+    async def _act(self, action: Action, scope: anyio.CancelScope) -> None:
         """Do `action`, and what follows from it if that is one thing: a call after its intent.
 
         An error ends the driver. The action then counts as running to the last: a call must not
         begin once more in the moment before everything is stopped.
         """
-        with doing.scope as scope:
+        with scope, anyio.CancelScope() as storing:
             while True:
                 outcome, blobs = await perform(action, self._hands)
-                # What came back is a fact: it is stored although nobody wants it any more. The
-                # scope is the shield, too: another one for each commit is a twentieth of a step.
-                doing.storing = scope.shield = True
-                scope.deadline = anyio.current_time() + COMMIT_SECONDS_MAX
+                # What came back is a fact: it is stored although nobody wants it any more. One
+                # scope for all commits of a chain: a new one for each costs twice as much. It is
+                # not the action's own, which does not shield from a stop that came before.
+                storing.shield = True
+                storing.deadline = anyio.current_time() + COMMIT_SECONDS_MAX
                 await self._hands.egress.store()
                 await self._journal.commit(outcome, blobs, self._follow)
-                scope.deadline = math.inf
-                doing.storing = scope.shield = False
-                stops = doing.unwanted or scope.cancel_called
-                following = None if stops else self._following(action)
+                storing.deadline = math.inf
+                storing.shield = False
+                following = None if scope.cancel_called else self._following(action)
                 if following is None:
                     break
                 del self._running[action.key]
                 action = following
-                self._running[action.key] = doing
-        if doing.storing:
+                self._running[action.key] = scope
+        if storing.cancelled_caught:
             raise TimeoutError(f"the log took nothing for {COMMIT_SECONDS_MAX:g} s")
         del self._running[action.key]
         self._changed.set()

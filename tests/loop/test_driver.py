@@ -16,9 +16,11 @@ from agent_runtime.errors import (
     LeaseLost,
     StoreUnavailable,
 )
+from agent_runtime.loop import driver
 from agent_runtime.loop import events as e
 from agent_runtime.loop.driver import drive
 from agent_runtime.loop.journal import APPEND_TRIES, Journal, append_fact
+from agent_runtime.loop.perform import perform
 from agent_runtime.loop.stopping import Stop
 from agent_runtime.ports import SandboxLimits, SandboxSession, SandboxSpec
 from agent_runtime.sandboxes.pool import Pool
@@ -581,6 +583,30 @@ async def test_a_driver_that_fails_begins_no_call_again_on_its_way_out() -> None
     assert len(pay.calls) == 1
     store.crash()
     bench.hook = None
+    state = await bench.drive()
+    assert len(pay.calls) == 1
+    assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
+
+
+async def test_what_came_back_is_stored_though_the_stop_came_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A call whose last wait is shielded (its sandbox's end) returns in spite of the stop."""
+    pay, stop = Script("pay", Effect.ONCE), Stop()
+    bench = Bench(pay)
+
+    async def stopped_before_it_returned(action: Any, hands: Any) -> Any:
+        outcome = await perform(action, hands)
+        if any(isinstance(each, e.CallReturned) for each in outcome):
+            with anyio.CancelScope(shield=True):
+                stop.set()
+                await anyio.sleep(1)
+        return outcome
+
+    monkeypatch.setattr(driver, "perform", stopped_before_it_returned)
+    await bench.submit(task(step("a", "pay")))
+    await bench.drive(stop=stop)
+    assert [row.type for row in bench.rows()].count("CallReturned") == 1
     state = await bench.drive()
     assert len(pay.calls) == 1
     assert state.conclusion is not None and state.conclusion.status is Status.SUCCEEDED
